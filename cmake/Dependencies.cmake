@@ -1,0 +1,41 @@
+# Every library that Tandem uses, in one place. All come from Debian 12 or PyPI: see
+# deploy/debian_packages.txt and deploy/requirements.txt for names and versions.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
+
+find_program(TANDEM_CCACHE ccache)
+if(TANDEM_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${TANDEM_CCACHE}")
+endif()
+
+find_package(Threads REQUIRED)
+find_package(absl CONFIG REQUIRED)          # 20220623.1
+find_package(Protobuf REQUIRED)             # 3.21.12
+find_package(gRPC CONFIG REQUIRED)          # 1.51.1
+find_package(yaml-cpp CONFIG REQUIRED)      # 0.7.0
+find_package(prometheus-cpp CONFIG REQUIRED) # 1.0.1
+find_package(Boost 1.81 REQUIRED COMPONENTS json)
+
+find_path(PCRE2_INCLUDE_DIR pcre2.h REQUIRED)
+find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)
+add_library(tandem_pcre2 INTERFACE)
+target_include_directories(tandem_pcre2 INTERFACE "${PCRE2_INCLUDE_DIR}")
+target_link_libraries(tandem_pcre2 INTERFACE "${PCRE2_LIBRARY}")
+
+# UCX 1.22 of the PyPI wheel libucx-cu13; a site that needs RDMA sets ucx_ROOT to its own build.
+if(TANDEM_WITH_UCX)
+  if(NOT ucx_ROOT)
+    file(GLOB ucx_ROOT "${CMAKE_SOURCE_DIR}/build/python/lib/python3*/site-packages/libucx")
+  endif()
+  find_package(ucx CONFIG REQUIRED HINTS "${ucx_ROOT}")
+endif()
+
+if(TANDEM_BUILD_TESTS)
+  find_package(GTest REQUIRED)              # 1.12.1
+  find_package(benchmark REQUIRED)          # 1.7.1
+  include(GoogleTest)
+endif()

@@ -1,0 +1,55 @@
+# tandem_library, tandem_program and tandem_test: the only ways a target is made.
+
+add_library(tandem_flags INTERFACE)
+target_compile_options(tandem_flags INTERFACE
+  -Wall -Wextra -Werror -Wno-sign-compare -Wno-missing-field-initializers)
+target_include_directories(tandem_flags INTERFACE "${CMAKE_SOURCE_DIR}")
+find_program(TANDEM_MOLD mold)
+if(TANDEM_MOLD)
+  target_link_options(tandem_flags INTERFACE -fuse-ld=mold)
+endif()
+
+set(TANDEM_SANITIZE "" CACHE STRING "address, thread or empty")
+if(TANDEM_SANITIZE STREQUAL "address")
+  target_compile_options(tandem_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_link_options(tandem_flags INTERFACE -fsanitize=address,undefined)
+elseif(TANDEM_SANITIZE STREQUAL "thread")
+  # -Wtsan: absl's atomic fences are only in code that TSan knows by annotations.
+  target_compile_options(tandem_flags INTERFACE -fsanitize=thread -Wno-error=tsan)
+  target_link_options(tandem_flags INTERFACE -fsanitize=thread)
+endif()
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  target_compile_options(tandem_flags INTERFACE -Wthread-safety -Werror=thread-safety)
+endif()
+
+# tandem_library(name SRCS a.cc ... HDRS a.h ... DEPS target ...)
+function(tandem_library name)
+  cmake_parse_arguments(ARG "" "" "SRCS;HDRS;DEPS" ${ARGN})
+  add_library(tandem_${name} STATIC ${ARG_SRCS} ${ARG_HDRS})
+  add_library(tandem::${name} ALIAS tandem_${name})
+  target_link_libraries(tandem_${name} PUBLIC tandem_flags ${ARG_DEPS})
+endfunction()
+
+# tandem_program(name SRCS main.cc DEPS target ...): build/.../bin/name
+function(tandem_program name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS})
+endfunction()
+
+# tandem_test(name LABELS unit SRCS a_test.cc ... DEPS target ...): each TEST is one ctest test.
+function(tandem_test name)
+  if(NOT TANDEM_BUILD_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS;SRCS;DEPS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 60)
+  endif()
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS} GTest::gmock_main)
+  target_compile_definitions(${name} PRIVATE
+    TANDEM_SOURCE_DIR="${CMAKE_SOURCE_DIR}" TANDEM_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+endfunction()

@@ -1,0 +1,226 @@
+#include "common/topology.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "common/config_node.h"
+#include "common/status_macros.h"
+
+namespace tandem {
+namespace {
+
+constexpr int64_t kMaxCount = 1'000'000;
+
+ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
+  ModelSettings model;
+  model.path = node.RequireString("path");
+  if (!model.path.empty()) model.path = std::filesystem::weakly_canonical(folder / model.path);
+  model.served_name = node.RequireString("served_name");
+  model.precision = node.GetEnum("precision", "quantised", {"quantised", "full"}) == "full"
+                        ? Precision::kFull
+                        : Precision::kQuantised;
+  return model;
+}
+
+// "host:port" or "unix:/path"; the empty text only where `optional`.
+std::string ReadAddress(ConfigNode& node, absl::string_view key, const std::string& default_value,
+                        bool optional) {
+  std::string address = node.GetString(key, default_value);
+  if (absl::StartsWith(address, "unix:") || (optional && address.empty())) return address;
+  size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
+    node.AddError(key, absl::StrCat("expected host:port or unix:/path, got \"", address, "\""));
+  }
+  return address;
+}
+
+RouterSettings ReadRouter(ConfigNode node) {
+  RouterSettings router;
+  router.listen = ReadAddress(node, "listen", router.listen, /*optional=*/false);
+  router.metrics_listen = ReadAddress(node, "metrics_listen", router.metrics_listen, /*optional=*/true);
+  router.max_active_requests = node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
+  router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
+  router.worker_timeout = node.GetDuration("worker_timeout", router.worker_timeout);
+  router.placement_timeout = node.GetDuration("placement_timeout", router.placement_timeout);
+  return router;
+}
+
+Parallelism ReadParallelism(ConfigNode node, const std::string& device) {
+  Parallelism parallelism;
+  parallelism.tp = static_cast<int>(node.GetInt("tp", 1, 1, 1024));
+  parallelism.dp = static_cast<int>(node.GetInt("dp", 1, 1, 1024));
+  parallelism.ep = static_cast<int>(node.GetInt("ep", 1, 1, 1024));
+  parallelism.pp = static_cast<int>(node.GetInt("pp", 1, 1, 1024));
+  for (const auto& [key, value] : {std::pair{"tp", parallelism.tp}, {"dp", parallelism.dp},
+                                   {"ep", parallelism.ep}, {"pp", parallelism.pp}}) {
+    if (device == "cpu" && value != 1) {
+      node.AddError(key, absl::StrCat("device cpu runs one rank per process; set it to 1 and use "
+                                      "replicas instead, got ", value));
+    }
+  }
+  return parallelism;
+}
+
+PoolSettings ReadPool(ConfigNode node) {
+  PoolSettings pool;
+  pool.where = node.Where("name");
+  pool.name = node.RequireString("name");
+  pool.role = node.GetEnum("role", "", {"prefill", "decode"}) == "decode" ? Role::kDecode : Role::kPrefill;
+  pool.replicas = static_cast<int>(node.GetInt("replicas", 1, 1, 1000));
+  pool.device = node.GetEnum("device", "cpu", {"cpu"});
+  pool.threads = static_cast<int>(node.GetInt("threads", 1, 1, 1024));
+  pool.parallelism = ReadParallelism(node.GetMap("parallelism"), pool.device);
+  pool.kv_memory_bytes = node.GetBytes("kv_memory", pool.kv_memory_bytes);
+  pool.page_tokens = static_cast<int>(node.GetInt("page_tokens", pool.page_tokens, 1, 1024));
+  ConfigNode limits = node.GetMap("limits");
+  pool.max_step_tokens = limits.GetInt("max_step_tokens", pool.max_step_tokens, 1, kMaxCount);
+  pool.max_running_requests = limits.GetInt("max_running_requests", pool.max_running_requests, 1, kMaxCount);
+  pool.max_waiting_requests = limits.GetInt("max_waiting_requests", pool.max_waiting_requests, 1, kMaxCount);
+  pool.kv_hold = limits.GetDuration("kv_hold", pool.kv_hold);
+  if (pool.max_step_tokens < pool.max_running_requests && pool.role == Role::kDecode) {
+    limits.AddError("max_step_tokens", absl::StrCat("must be at least max_running_requests (",
+                    pool.max_running_requests, "): each running request needs one token a step"));
+  }
+  pool.host = node.GetString("host", pool.host);
+  ConfigNode ports = node.GetMap("ports");
+  pool.service_port = static_cast<int>(ports.GetInt("service", 0, 0, 65535));
+  pool.link_port = static_cast<int>(ports.GetInt("link", 0, 0, 65535));
+  pool.metrics_port = static_cast<int>(ports.GetInt("metrics", 0, 0, 65535));
+  return pool;
+}
+
+LinkSettings ReadLinks(ConfigNode node) {
+  LinkSettings links;
+  links.transports = node.GetStrings("transports", links.transports);
+  const std::vector<std::string> known = {"shm", "ucx"};
+  for (const std::string& transport : links.transports) {
+    if (std::find(known.begin(), known.end(), transport) == known.end()) {
+      node.AddError("transports", absl::StrCat("expected some of ", absl::StrJoin(known, ", "),
+                                               "; got \"", transport, "\""));
+    }
+  }
+  if (links.transports.empty()) node.AddError("transports", "must allow at least one");
+  links.checksums = node.GetBool("checksums", links.checksums);
+  links.layer_groups = static_cast<int>(node.GetInt("layer_groups", links.layer_groups, 1, 1000));
+  links.heartbeat = node.GetDuration("heartbeat", links.heartbeat);
+  links.missed_heartbeats = static_cast<int>(node.GetInt("missed_heartbeats", links.missed_heartbeats, 1, 1000));
+  if (links.heartbeat <= absl::ZeroDuration()) node.AddError("heartbeat", "must be over 0");
+  return links;
+}
+
+// Adds an error at the first pool or router key that uses a port twice.
+void CheckPorts(const Topology& topology, ConfigNode& root) {
+  std::map<std::string, std::string> users;  // "host:port" -> process.
+  for (const ProcessPlan& process : topology.Processes()) {
+    for (const std::string& address :
+         {process.service_address, process.link_address, process.metrics_address}) {
+      if (address.empty() || absl::EndsWith(address, ":0")) continue;
+      auto [entry, inserted] = users.emplace(address, process.name);
+      if (!inserted) {
+        root.AddError(process.pool < 0 ? "router" : "pools",
+                      absl::StrCat(address, " is used by ", entry->second, " and by ", process.name,
+                                   "; give one of them another port"));
+      }
+    }
+  }
+}
+
+void CheckPools(const Topology& topology, ConfigNode& root) {
+  std::map<std::string, std::string> names;
+  bool has_decode = false;
+  for (const PoolSettings& pool : topology.pools) {
+    has_decode |= pool.role == Role::kDecode;
+    auto [entry, inserted] = names.emplace(pool.name, pool.where);
+    if (!inserted) {
+      root.AddError("pools", absl::StrCat("two pools are named ", pool.name, " (the other at ",
+                                          entry->second, ")"));
+    }
+    if (pool.name == "router") root.AddError("pools", "a pool cannot be named router");
+  }
+  if (!has_decode) {
+    root.AddError("pools", "needs at least one pool with role decode: it generates the tokens");
+  }
+}
+
+std::string WithPort(const std::string& host, int base, int replica) {
+  return absl::StrCat(host, ":", base == 0 ? 0 : base + replica);
+}
+
+absl::StatusOr<Topology> Read(ConfigNode root, const std::string& file) {
+  Topology topology;
+  topology.file = file;
+  std::filesystem::path folder = std::filesystem::path(file).parent_path();
+  topology.model = ReadModel(root.GetMap("model"), folder);
+  topology.router = ReadRouter(root.GetMap("router"));
+  for (ConfigNode& pool : root.GetList("pools")) topology.pools.push_back(ReadPool(pool));
+  topology.links = ReadLinks(root.GetMap("links"));
+  CheckPools(topology, root);
+  CheckPorts(topology, root);
+  RETURN_IF_ERROR(root.Finish());
+  return topology;
+}
+
+}  // namespace
+
+absl::string_view RoleName(Role role) {
+  switch (role) {
+    case Role::kPrefill:
+      return "prefill";
+    case Role::kDecode:
+      return "decode";
+  }
+  return "";
+}
+
+absl::StatusOr<Topology> Topology::Load(const std::string& path) {
+  ASSIGN_OR_RETURN(ConfigNode root, ConfigNode::ParseFile(path));
+  return Read(std::move(root), path);
+}
+
+absl::StatusOr<Topology> Topology::Parse(const std::string& text, const std::string& name) {
+  ASSIGN_OR_RETURN(ConfigNode root, ConfigNode::ParseText(text, name));
+  return Read(std::move(root), name);
+}
+
+std::vector<ProcessPlan> Topology::Processes() const {
+  std::vector<ProcessPlan> processes;
+  processes.push_back({.name = "router", .program = "tandem-router", .service_address = router.listen,
+                       .metrics_address = router.metrics_listen});
+  for (int i = 0; i < pools.size(); ++i) {
+    const PoolSettings& pool = pools[i];
+    for (int replica = 0; replica < pool.replicas; ++replica) {
+      ProcessPlan process{.name = absl::StrCat(pool.name, "-", replica),
+                          .program = absl::StrCat("tandem-", RoleName(pool.role)),
+                          .pool = i,
+                          .replica = replica};
+      process.service_address = WithPort(pool.host, pool.service_port, replica);
+      process.metrics_address = WithPort(pool.host, pool.metrics_port, replica);
+      if (pool.role == Role::kDecode) {
+        process.link_address = WithPort(pool.host, pool.link_port, replica);
+      }
+      processes.push_back(std::move(process));
+    }
+  }
+  return processes;
+}
+
+absl::StatusOr<ProcessPlan> Topology::FindProcess(absl::string_view name) const {
+  std::vector<std::string> names;
+  for (ProcessPlan& process : Processes()) {
+    if (process.name == name) return std::move(process);
+    names.push_back(process.name);
+  }
+  return absl::NotFoundError(absl::StrCat(file, " has no process named ", name, "; it has ",
+                                          absl::StrJoin(names, ", ")));
+}
+
+}  // namespace tandem
