@@ -1,0 +1,188 @@
+#include "engine/cpu/kernel_parts.h"
+#include "engine/cpu/vector_math.h"
+
+// Attention of a block of query rows over one KV head, in two passes: all scores, then softmax and the
+// weighted sum of values. Tokens are taken in tiles of 16 by their position in the sequence, so neither
+// the page size nor how a prompt was cut into chunks changes a result.
+
+namespace tandem {
+namespace TANDEM_KERNEL_VARIANT {
+namespace {
+
+constexpr int kTile = 16;
+
+// Where the tokens of one head lie.
+struct HeadView {
+  const AttentionTask& task;
+  int plane;
+  const uint8_t* Token(int position) const {
+    const KvGeometry& geometry = task.kv.geometry;
+    int page = position / geometry.page_tokens, slot = position % geometry.page_tokens;
+    return task.kv.base + geometry.HeadOffset(task.pages[page], task.layer, plane, task.kv_head) +
+           int64_t{slot} * geometry.head_dim * geometry.element_bytes;
+  }
+};
+
+// One token's row as floats, padded with zeros to a multiple of 16.
+TANDEM_INLINE void LoadToken(const uint8_t* from, int head_dim, int element_bytes, float* to) {
+  int d = 0;
+  for (; d + 16 <= head_dim; d += 16) {
+    StoreVec(to + d, element_bytes == 2 ? LoadHalfVec(from + d * 2) : LoadVec(reinterpret_cast<const float*>(from) + d));
+  }
+  if (d == head_dim) return;
+  for (int i = d; i < (head_dim + 15) / 16 * 16; ++i) {
+    float value = 0;
+    if (i < head_dim && element_bytes == 2) {
+      _Float16 half;
+      std::memcpy(&half, from + 2 * i, 2);
+      value = static_cast<float>(half);
+    } else if (i < head_dim) {
+      std::memcpy(&value, from + 4 * i, 4);
+    }
+    to[i] = value;
+  }
+}
+
+// Keys of up to 16 tokens, transposed: [head_dim][16 tokens]; missing tokens are zero.
+void LoadKeyTile(const HeadView& keys, int first, int count, int padded_dim, float* row, float* tile) {
+  const KvGeometry& geometry = keys.task.kv.geometry;
+  std::memset(tile, 0, sizeof(float) * kTile * padded_dim);
+  for (int t = 0; t < count; ++t) {
+    LoadToken(keys.Token(first + t), geometry.head_dim, geometry.element_bytes, row);
+    for (int d = 0; d < geometry.head_dim; ++d) tile[d * kTile + t] = row[d];
+  }
+}
+
+// Scores of one query against a transposed tile. Four sums hide the latency of the additions.
+TANDEM_INLINE Vec ScoreTile(const float* query, const float* tile, int head_dim) {
+  Vec sums[4] = {};
+  int d = 0;
+  for (; d + 4 <= head_dim; d += 4) {
+    for (int i = 0; i < 4; ++i) {
+      sums[i] = MultiplyAdd(Broadcast(query[d + i]), LoadVec(tile + (d + i) * kTile), sums[i]);
+    }
+  }
+  for (; d < head_dim; ++d) sums[0] = MultiplyAdd(Broadcast(query[d]), LoadVec(tile + d * kTile), sums[0]);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+// Turns `visible` scores into probabilities.
+void Softmax(float* scores, int visible) {
+  int padded = (visible + 15) / 16 * 16;
+  for (int t = visible; t < padded; ++t) scores[t] = -1e30f;
+  Vec top = LoadVec(scores);
+  for (int t = 16; t < padded; t += 16) {
+    Vec next = LoadVec(scores + t);
+    top = next > top ? next : top;
+  }
+  Vec largest = Broadcast(Max(top)), sum = {};
+  for (int t = 0; t < padded; t += 16) {
+    Vec weight = Exp(LoadVec(scores + t) - largest);
+    StoreVec(scores + t, weight);
+    sum += weight;
+  }
+  // The padding's weights are e^-87: they vanish in the sum and are never multiplied with a value.
+  Vec inverse = Broadcast(1.0f / Sum(sum));
+  for (int t = 0; t < padded; t += 16) StoreVec(scores + t, LoadVec(scores + t) * inverse);
+}
+
+// out[dim] += sum over `count` tokens of weights[t] * values[t].
+TANDEM_INLINE void AddValues(const float* weights, const float* values, int count, int head_dim, int padded_dim,
+                             float* out) {
+  int d = 0;
+  for (; d + 16 <= head_dim; d += 16) {
+    Vec sum = LoadVec(out + d);
+    for (int t = 0; t < count; ++t) {
+      sum = MultiplyAdd(Broadcast(weights[t]), LoadVec(values + t * padded_dim + d), sum);
+    }
+    StoreVec(out + d, sum);
+  }
+  for (; d < head_dim; ++d) {
+    for (int t = 0; t < count; ++t) out[d] += weights[t] * values[t * padded_dim + d];
+  }
+}
+
+}  // namespace
+
+void Attention(const AttentionTask& task, float* scratch) {
+  const KvGeometry& geometry = task.kv.geometry;
+  const int head_dim = geometry.head_dim, padded_dim = (head_dim + 15) / 16 * 16;
+  const int context = task.first_position + task.num_rows;
+  const int64_t padded_context = (context + 15) / 16 * 16;
+  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head_dim));
+  float* tile = scratch;                       // [padded_dim][16] keys or [16][padded_dim] values.
+  float* row_buffer = tile + kTile * padded_dim;
+  float* scores = row_buffer + padded_dim;     // [num_rows][group_heads][padded_context]
+
+  HeadView keys{task, 0}, values{task, geometry.num_planes - 1};
+  auto scores_of = [&](int row, int head) { return scores + (int64_t{row} * task.group_heads + head) * padded_context; };
+  for (int first = 0; first < context; first += kTile) {
+    int count = context - first < kTile ? context - first : kTile;
+    LoadKeyTile(keys, first, count, padded_dim, row_buffer, tile);
+    for (int row = 0; row < task.num_rows; ++row) {
+      if (task.first_position + row < first) continue;
+      for (int head = 0; head < task.group_heads; ++head) {
+        const float* query = task.q + row * task.q_stride + head * head_dim;
+        StoreVec(scores_of(row, head) + first, ScoreTile(query, tile, head_dim) * scale);
+      }
+    }
+  }
+  for (int row = 0; row < task.num_rows; ++row) {
+    for (int head = 0; head < task.group_heads; ++head) {
+      Softmax(scores_of(row, head), task.first_position + row + 1);
+      std::memset(task.out + row * task.out_stride + head * head_dim, 0, sizeof(float) * head_dim);
+    }
+  }
+  for (int first = 0; first < context; first += kTile) {
+    int count = context - first < kTile ? context - first : kTile;
+    for (int t = 0; t < count; ++t) {
+      LoadToken(values.Token(first + t), head_dim, geometry.element_bytes, tile + t * padded_dim);
+    }
+    for (int row = 0; row < task.num_rows; ++row) {
+      int visible = task.first_position + row + 1 - first;
+      if (visible <= 0) continue;
+      for (int head = 0; head < task.group_heads; ++head) {
+        AddValues(scores_of(row, head) + first, tile, visible < count ? visible : count, head_dim, padded_dim,
+                  task.out + row * task.out_stride + head * head_dim);
+      }
+    }
+  }
+}
+
+void RmsNorm(const float* in, const float* weight, float epsilon, int64_t columns, float* out) {
+  Vec squares = {};
+  float tail = 0;
+  int64_t c = 0;
+  for (; c + 16 <= columns; c += 16) squares = MultiplyAdd(LoadVec(in + c), LoadVec(in + c), squares);
+  for (; c < columns; ++c) tail += in[c] * in[c];
+  float inverse = 1.0f / __builtin_sqrtf((Sum(squares) + tail) / static_cast<float>(columns) + epsilon);
+  for (c = 0; c + 16 <= columns; c += 16) {
+    StoreVec(out + c, LoadVec(in + c) * Broadcast(inverse) * LoadVec(weight + c));
+  }
+  for (; c < columns; ++c) out[c] = in[c] * inverse * weight[c];
+}
+
+void SiluMul(const float* gate, const float* up, int64_t columns, float* out) {
+  int64_t c = 0;
+  for (; c + 16 <= columns; c += 16) {
+    Vec g = LoadVec(gate + c);
+    StoreVec(out + c, g / (1.0f + Exp(-g)) * LoadVec(up + c));
+  }
+  for (; c < columns; ++c) out[c] = gate[c] / (1.0f + __builtin_expf(-gate[c])) * up[c];
+}
+
+void StoreKv(const float* in, int64_t count, int element_bytes, uint8_t* out) {
+  if (element_bytes == 4) {
+    std::memcpy(out, in, count * sizeof(float));
+    return;
+  }
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) StoreHalfVec(out + 2 * i, LoadVec(in + i));
+  for (; i < count; ++i) {
+    _Float16 half = static_cast<_Float16>(in[i]);
+    std::memcpy(out + 2 * i, &half, 2);
+  }
+}
+
+}  // namespace TANDEM_KERNEL_VARIANT
+}  // namespace tandem

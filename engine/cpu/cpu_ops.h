@@ -1,0 +1,17 @@
+#pragma once
+
+#include <memory>
+
+#include "common/topology.h"
+#include "engine/ops.h"
+
+namespace tandem {
+
+// The ops on the CPU: AVX-512 VNNI where the processor has it, portable vectors elsewhere; f32 activations,
+// int8 ones for quantised weights under Precision::kQuantised.
+std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision);
+
+// Name of the kernels that NewCpuOps uses here: "avx512" or "portable".
+const char* CpuKernelsName();
+
+}  // namespace tandem

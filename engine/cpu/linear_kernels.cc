@@ -1,0 +1,233 @@
+#include "engine/cpu/kernel_parts.h"
+#include "engine/cpu/vector_math.h"
+
+// Weights are read once per tile of rows; a tile's sums stay in registers. A row's arithmetic is the same
+// sequence of operations whatever the tile's height, so its result does not depend on the batch.
+
+namespace tandem {
+namespace TANDEM_KERNEL_VARIANT {
+namespace {
+
+constexpr int kTileRows = 8;
+
+TANDEM_INLINE void StoreResult(Vec value, const Vec& bias, int row, const PanelOutput& out) {
+  value += bias;
+  float* to = out.out + row * out.out_stride;
+  if (out.num_outputs == kPanelRows) {
+    StoreVec(to, out.add ? LoadVec(to) + value : value);
+    return;
+  }
+  for (int i = 0; i < out.num_outputs; ++i) to[i] = out.add ? to[i] + value[i] : value[i];
+}
+
+Vec LoadBias(const PackedMatrix& weight, int64_t panel) {
+  return weight.bias.empty() ? Vec{} : LoadVec(weight.bias.data() + panel * kPanelRows);
+}
+
+// Codes of one quad of columns: 16 rows x 4 bytes.
+#if defined(__AVX512VNNI__)
+using Codes = __m512i;
+TANDEM_INLINE Codes LoadCodes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+TANDEM_INLINE Codes LowNibbles(Codes c) { return _mm512_and_si512(c, _mm512_set1_epi8(15)); }
+TANDEM_INLINE Codes HighNibbles(Codes c) { return LowNibbles(_mm512_srli_epi16(c, 4)); }
+// sum[row] += dot of the row's 4 codes and the 4 activations.
+TANDEM_INLINE IntVec Dot(IntVec sum, Codes codes, const int8_t* activations) {
+  int32_t quad;
+  std::memcpy(&quad, activations, 4);
+  return (IntVec)_mm512_dpbusd_epi32((__m512i)sum, codes, _mm512_set1_epi32(quad));
+}
+#else
+struct Codes {
+  uint8_t bytes[64];
+};
+TANDEM_INLINE Codes LoadCodes(const uint8_t* p) {
+  Codes codes;
+  std::memcpy(codes.bytes, p, 64);
+  return codes;
+}
+TANDEM_INLINE Codes LowNibbles(Codes c) {
+  for (uint8_t& byte : c.bytes) byte &= 15;
+  return c;
+}
+TANDEM_INLINE Codes HighNibbles(Codes c) {
+  for (uint8_t& byte : c.bytes) byte >>= 4;
+  return c;
+}
+TANDEM_INLINE IntVec Dot(IntVec sum, const Codes& codes, const int8_t* activations) {
+  for (int row = 0; row < 16; ++row) {
+    int32_t dot = 0;
+    for (int i = 0; i < 4; ++i) dot += static_cast<int32_t>(codes.bytes[row * 4 + i]) * activations[i];
+    sum[row] += dot;
+  }
+  return sum;
+}
+#endif
+
+// Loads the `kQuads` quads of a group.
+template <PackedEncoding kEncoding, int kQuads>
+TANDEM_INLINE void LoadGroup(const uint8_t* codes, Codes (&out)[kQuads]) {
+  if constexpr (kEncoding == PackedEncoding::kU4) {
+    for (int i = 0; i < kQuads / 2; ++i) {
+      Codes both = LoadCodes(codes + i * 64);
+      out[2 * i] = LowNibbles(both);
+      out[2 * i + 1] = HighNibbles(both);
+    }
+  } else {
+    for (int i = 0; i < kQuads; ++i) out[i] = LoadCodes(codes + i * 64);
+  }
+}
+
+template <PackedEncoding kEncoding, int kGroup, bool kWide, int kRows>
+void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, const Vec& bias, const PanelOutput& out,
+                   int out_row) {
+  constexpr int kQuads = kGroup / 4;
+  constexpr int kScaleBytes = kPanelRows * (kWide ? 4 : 2);
+  constexpr int kCodeBytes = kEncoding == PackedEncoding::kU4 ? kPanelRows * kGroup / 2 : kPanelRows * kGroup;
+  const int64_t groups = in.columns / kGroup;
+  const int64_t scales_per_row = in.columns / kActivationGroup;
+  const int8_t* values = in.values + row * in.columns;
+  const float* scales = in.scales + row * scales_per_row;
+  const float* sums = in.sums + row * groups;
+  Vec total[kRows] = {};
+  for (int64_t group = 0; group < groups; ++group) {
+    Vec scale, minimum;
+    if constexpr (kWide) {
+      scale = LoadVec(reinterpret_cast<const float*>(panel));
+      minimum = LoadVec(reinterpret_cast<const float*>(panel + kScaleBytes));
+    } else {
+      scale = LoadHalfVec(panel);
+      minimum = LoadHalfVec(panel + kScaleBytes);
+    }
+    Codes codes[kQuads];
+    LoadGroup<kEncoding, kQuads>(panel + 2 * kScaleBytes, codes);
+    panel += 2 * kScaleBytes + kCodeBytes;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const int8_t* quads = values + r * in.columns + group * kGroup;
+      IntVec dot = {};
+#pragma GCC unroll 8
+      for (int i = 0; i < kQuads; ++i) dot = Dot(dot, codes[i], quads + 4 * i);
+      Vec row_scale = Broadcast(scales[r * scales_per_row + group * kGroup / kActivationGroup]);
+      total[r] = MultiplyAdd(__builtin_convertvector(dot, Vec), scale * row_scale, total[r]);
+      total[r] = MultiplyAdd(minimum, Broadcast(sums[r * groups + group]), total[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) StoreResult(total[r], bias, out_row + r, out);
+}
+
+template <PackedEncoding kEncoding, int kGroup, bool kWide>
+void QuantisedRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
+                             int64_t num_rows, const PanelOutput& out) {
+  const uint8_t* codes = weight.panel(panel);
+  Vec bias = LoadBias(weight, panel);
+  int64_t r = 0;
+  for (; r + kTileRows <= num_rows; r += kTileRows) {
+    QuantisedTile<kEncoding, kGroup, kWide, kTileRows>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+  }
+  if (num_rows - r >= 4) {
+    QuantisedTile<kEncoding, kGroup, kWide, 4>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+    r += 4;
+  }
+  if (num_rows - r >= 2) {
+    QuantisedTile<kEncoding, kGroup, kWide, 2>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+    r += 2;
+  }
+  if (num_rows - r >= 1) {
+    QuantisedTile<kEncoding, kGroup, kWide, 1>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+  }
+}
+
+template <PackedEncoding kEncoding>
+TANDEM_INLINE Vec LoadWeights(const uint8_t* panel, int64_t column) {
+  if constexpr (kEncoding == PackedEncoding::kF32) {
+    return LoadVec(reinterpret_cast<const float*>(panel) + column * kPanelRows);
+  } else if constexpr (kEncoding == PackedEncoding::kF16) {
+    return LoadHalfVec(panel + column * kPanelRows * 2);
+  } else {
+    return LoadBFloatVec(panel + column * kPanelRows * 2);
+  }
+}
+
+template <PackedEncoding kEncoding, int kRows>
+void FloatTile(const uint8_t* panel, const float* in, int64_t in_stride, int64_t columns, const Vec& bias,
+               const PanelOutput& out, int out_row) {
+  Vec total[kRows] = {};
+  for (int64_t column = 0; column < columns; ++column) {
+    Vec weights = LoadWeights<kEncoding>(panel, column);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      total[r] = MultiplyAdd(weights, Broadcast(in[r * in_stride + column]), total[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) StoreResult(total[r], bias, out_row + r, out);
+}
+
+template <PackedEncoding kEncoding>
+void FloatRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride,
+                         int64_t num_rows, const PanelOutput& out) {
+  const uint8_t* weights = weight.panel(panel);
+  Vec bias = LoadBias(weight, panel);
+  int64_t r = 0;
+  for (; r + kTileRows <= num_rows; r += kTileRows) {
+    FloatTile<kEncoding, kTileRows>(weights, in + r * in_stride, in_stride, weight.in(), bias, out, static_cast<int>(r));
+  }
+  for (; r < num_rows; ++r) {
+    FloatTile<kEncoding, 1>(weights, in + r * in_stride, in_stride, weight.in(), bias, out, static_cast<int>(r));
+  }
+}
+
+}  // namespace
+
+void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* values, float* scales, float* sums) {
+  for (int64_t begin = 0; begin < columns; begin += kActivationGroup) {
+    Vec first = LoadVec(in + begin), second = LoadVec(in + begin + 16);
+    Vec top = first > second ? first : second, bottom = first < second ? first : second;
+    Vec magnitude = top > -bottom ? top : -bottom;
+    float largest = Max(magnitude);
+    float scale = largest / 127.0f;
+    float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    scales[begin / kActivationGroup] = scale;
+    int32_t group_sum = 0;
+    for (int i = 0; i < kActivationGroup; ++i) {
+      int8_t value = static_cast<int8_t>(__builtin_lrintf(in[begin + i] * inverse));
+      values[begin + i] = value;
+      group_sum += value;
+      if ((i + 1) % group_columns == 0) {
+        sums[(begin + i) / group_columns] = scale * static_cast<float>(group_sum);
+        group_sum = 0;
+      }
+    }
+  }
+}
+
+void QuantisedPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
+                    int64_t num_rows, const PanelOutput& out) {
+  constexpr PackedEncoding kU4 = PackedEncoding::kU4, kU8 = PackedEncoding::kU8;
+  if (weight.encoding == kU4) {
+    weight.wide_scales ? QuantisedRowsTimesPanel<kU4, 32, true>(weight, panel, in, first_row, num_rows, out)
+                       : QuantisedRowsTimesPanel<kU4, 32, false>(weight, panel, in, first_row, num_rows, out);
+  } else if (weight.group_columns == 16) {
+    QuantisedRowsTimesPanel<kU8, 16, true>(weight, panel, in, first_row, num_rows, out);
+  } else {
+    weight.wide_scales ? QuantisedRowsTimesPanel<kU8, 32, true>(weight, panel, in, first_row, num_rows, out)
+                       : QuantisedRowsTimesPanel<kU8, 32, false>(weight, panel, in, first_row, num_rows, out);
+  }
+}
+
+void FloatPanel(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride, int64_t num_rows,
+                const PanelOutput& out) {
+  switch (weight.encoding) {
+    case PackedEncoding::kF32:
+      return FloatRowsTimesPanel<PackedEncoding::kF32>(weight, panel, in, in_stride, num_rows, out);
+    case PackedEncoding::kF16:
+      return FloatRowsTimesPanel<PackedEncoding::kF16>(weight, panel, in, in_stride, num_rows, out);
+    case PackedEncoding::kBF16:
+      return FloatRowsTimesPanel<PackedEncoding::kBF16>(weight, panel, in, in_stride, num_rows, out);
+    case PackedEncoding::kU4:
+    case PackedEncoding::kU8:
+      return;
+  }
+}
+
+}  // namespace TANDEM_KERNEL_VARIANT
+}  // namespace tandem

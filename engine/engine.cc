@@ -1,0 +1,236 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/error_reason.h"
+#include "common/status_macros.h"
+#include "common/units.h"
+#include "engine/cpu/cpu_ops.h"
+
+namespace tandem {
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
+                                                       const Clock& clock) {
+  std::unique_ptr<Ops> ops = NewCpuOps(options.threads, options.precision);
+  ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
+                   LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
+                                    std::min(options.max_step_tokens, std::max(options.max_running, 1))));
+  KvGeometry geometry = model->kv_geometry();
+  geometry.page_tokens = options.page_tokens;
+  geometry.element_bytes = options.precision == Precision::kFull ? 4 : 2;
+  int64_t num_pages = options.kv_memory_bytes / geometry.page_bytes();
+  if (num_pages < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("KV memory of ", FormatBytes(options.kv_memory_bytes),
+                                                   " holds no page; one of ", options.page_tokens, " tokens takes ",
+                                                   FormatBytes(geometry.page_bytes())));
+  }
+  geometry.num_pages = static_cast<int>(std::min<int64_t>(num_pages, 1 << 30));
+  return std::unique_ptr<Engine>(new Engine(std::move(checkpoint), options, clock, geometry.num_pages, geometry,
+                                            std::move(ops), std::move(model)));
+}
+
+Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
+               KvGeometry geometry, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model)
+    : checkpoint_(std::move(checkpoint)),
+      options_(options),
+      clock_(clock),
+      geometry_(geometry),
+      ops_(std::move(ops)),
+      model_(std::move(model)),
+      fingerprint_(checkpoint_->Fingerprint() ^ (options.precision == Precision::kFull ? 1 : 0)),
+      max_context_tokens_(static_cast<int>(std::min<int64_t>(checkpoint_->config().max_context_tokens,
+                                                             int64_t{num_pages} * options.page_tokens))),
+      cache_(num_pages, options.page_tokens),
+      scheduler_({.max_step_tokens = options.max_step_tokens, .max_running = options.max_running}, cache_) {}
+
+absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
+  if (request.tokens.empty()) return absl::InvalidArgumentError("prompt: must have at least one token");
+  if (request.tokens.size() >= max_context_tokens_) {
+    return MakeError(absl::StatusCode::kInvalidArgument, ErrorReason::kRequestTooLong,
+                     absl::StrCat("prompt: ", request.tokens.size(), " tokens leave no room for output in the context of ",
+                                  max_context_tokens_, " tokens"));
+  }
+  for (TokenId token : request.tokens) {
+    if (token < 0 || token >= model_config().vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("prompt: token id ", token, " is not in the vocabulary of ",
+                                                     model_config().vocab_size));
+    }
+  }
+  if (scheduler_.Find(request.id) != nullptr || held_.contains(request.id)) {
+    return absl::AlreadyExistsError(absl::StrCat("request ", request.id.value(), " is running already"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Add(SequenceRequest request) {
+  RETURN_IF_ERROR(CheckRequest(request));
+  if (scheduler_.num_waiting() >= options_.max_waiting) {
+    return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
+                     absl::StrCat("queue is full: ", options_.max_waiting, " requests wait"));
+  }
+  auto sequence = std::make_unique<Sequence>();
+  sequence->request = std::move(request);
+  sequence->arrival = clock_.Now();
+  scheduler_.Add(std::move(sequence));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> pages) {
+  RETURN_IF_ERROR(CheckRequest(request));
+  auto sequence = std::make_unique<Sequence>();
+  sequence->request = std::move(request);
+  sequence->arrival = sequence->first_scheduled = clock_.Now();
+  sequence->computed_tokens = sequence->num_tokens() - 1;
+  sequence->pages = std::move(pages);
+  cache_.Publish(absl::MakeConstSpan(sequence->tokens()).subspan(0, sequence->computed_tokens), sequence->pages);
+  sequence->published_pages = sequence->computed_tokens / geometry_.page_tokens;
+  scheduler_.AddRunning(std::move(sequence));
+  return absl::OkStatus();
+}
+
+bool Engine::Cancel(RequestId id) {
+  std::unique_ptr<Sequence> sequence = scheduler_.Remove(id);
+  if (sequence == nullptr) {
+    auto held = held_.find(id);
+    if (held == held_.end()) return false;
+    sequence = std::move(held->second);
+    held_.erase(held);
+  }
+  cache_.Release(sequence->pages);
+  return true;
+}
+
+absl::Span<const PageIndex> Engine::PagesOf(RequestId id) const {
+  if (const Sequence* sequence = scheduler_.Find(id); sequence != nullptr) return sequence->pages;
+  auto held = held_.find(id);
+  return held == held_.end() ? absl::Span<const PageIndex>() : absl::MakeConstSpan(held->second->pages);
+}
+
+void Engine::FailExpired(std::vector<SequenceEvent>& events) {
+  for (RequestId id : scheduler_.Expired(clock_.Now())) {
+    Cancel(id);
+    events.push_back({.id = id, .error = absl::DeadlineExceededError("deadline passed on the worker")});
+  }
+}
+
+StepBatch Engine::BuildBatch(absl::Span<const StepItem> items) const {
+  StepBatch batch;
+  for (const StepItem& item : items) {
+    const Sequence& sequence = *item.sequence;
+    BatchSequence part{.first_row = batch.rows(), .num_rows = item.num_tokens,
+                       .context_tokens = sequence.computed_tokens + item.num_tokens, .pages = sequence.pages};
+    for (int i = 0; i < item.num_tokens; ++i) {
+      batch.tokens.push_back(sequence.tokens()[sequence.computed_tokens + i]);
+      batch.positions.push_back(sequence.computed_tokens + i);
+    }
+    if (part.context_tokens == sequence.num_tokens()) batch.logit_rows.push_back(batch.rows() - 1);
+    batch.sequences.push_back(part);
+  }
+  return batch;
+}
+
+std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgress&)>& progress) {
+  std::vector<SequenceEvent> events;
+  FailExpired(events);
+  std::vector<StepItem> items = scheduler_.Plan(clock_.Now());
+  if (items.empty()) return events;
+  StepBatch batch = BuildBatch(items);
+  const int group_layers = (geometry_.num_layers + options_.layer_groups - 1) / options_.layer_groups;
+  const Activation& logits =
+      model_->Forward(batch, {geometry_, kv_base_}, group_layers, [&](int begin_layer, int end_layer) {
+        for (const StepItem& item : items) {
+          if (!item.sequence->request.hold_after_first_token || !progress) continue;
+          progress({item.sequence->request.id, item.sequence->computed_tokens,
+                    item.sequence->computed_tokens + item.num_tokens, begin_layer, end_layer});
+        }
+      });
+  ++num_steps_;
+
+  std::vector<Sequence*> sampled;
+  std::vector<SampleInput> inputs;
+  std::vector<std::vector<TokenId>> forbidden;
+  forbidden.reserve(items.size());
+  for (const StepItem& item : items) {
+    Sequence& sequence = *item.sequence;
+    sequence.computed_tokens += item.num_tokens;
+    int full_pages = sequence.computed_tokens / geometry_.page_tokens;
+    if (full_pages > sequence.published_pages) {
+      cache_.Publish(absl::MakeConstSpan(sequence.tokens()).subspan(0, sequence.computed_tokens), sequence.pages);
+      sequence.published_pages = full_pages;
+    }
+    if (sequence.computed_tokens != sequence.num_tokens()) continue;
+    forbidden.push_back(ForbiddenTokens(sequence));
+    sampled.push_back(&sequence);
+    inputs.push_back({&sequence.request.sampling, sequence.prompt(), sequence.output(), forbidden.back()});
+  }
+  std::vector<SampledToken> tokens = ops_->Sample(logits, inputs);
+  for (size_t i = 0; i < sampled.size(); ++i) events.push_back(Advance(*sampled[i], std::move(tokens[i])));
+  return events;
+}
+
+std::vector<TokenId> Engine::ForbiddenTokens(const Sequence& sequence) const {
+  std::vector<TokenId> tokens;
+  const SamplingParams& sampling = sequence.request.sampling;
+  if (static_cast<int>(sequence.output().size()) >= sampling.min_tokens) return tokens;
+  tokens = model_config().eos_tokens;
+  tokens.insert(tokens.end(), sampling.stop_token_ids.begin(), sampling.stop_token_ids.end());
+  return tokens;
+}
+
+FinishReason Engine::CheckFinish(const Sequence& sequence, TokenId token) const {
+  const SamplingParams& sampling = sequence.request.sampling;
+  const auto& eos = model_config().eos_tokens;
+  if (!sampling.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) return FinishReason::kStop;
+  const auto& stops = sampling.stop_token_ids;
+  if (std::find(stops.begin(), stops.end(), token) != stops.end()) return FinishReason::kStop;
+  int output = static_cast<int>(sequence.output().size()) + 1;
+  bool at_limit = sampling.max_tokens > 0 && output >= sampling.max_tokens;
+  return at_limit || sequence.num_tokens() + 1 >= max_context_tokens_ ? FinishReason::kLength : FinishReason::kNone;
+}
+
+SequenceEvent Engine::Advance(Sequence& sequence, SampledToken token) {
+  const RequestId id = sequence.request.id;
+  SequenceEvent event{.id = id, .finish = CheckFinish(sequence, token.token)};
+  if (sequence.cached_tokens >= 0) {  // Told once.
+    event.first_token = true;
+    event.cached_tokens = sequence.cached_tokens;
+    event.queue_time = sequence.first_scheduled - sequence.arrival;
+    event.prefill_time = clock_.Now() - sequence.first_scheduled;
+    sequence.cached_tokens = -1;
+  }
+  sequence.tokens().push_back(token.token);
+  if (event.finish != FinishReason::kStop) event.token = std::move(token);
+  if (event.finish != FinishReason::kNone && !sequence.request.hold_after_first_token) {
+    Cancel(id);
+  } else if (sequence.request.hold_after_first_token) {
+    held_[id] = scheduler_.Remove(id);
+  }
+  return event;
+}
+
+absl::StatusOr<std::vector<std::vector<float>>> Engine::ScoreAll(absl::Span<const TokenId> tokens) {
+  if (HasWork() || num_held() > 0) return absl::FailedPreconditionError("the engine is not idle");
+  auto pages = cache_.Allocate(cache_.PagesFor(tokens.size()));
+  if (!pages.has_value()) return absl::ResourceExhaustedError("too few pages");
+  std::vector<std::vector<float>> scores;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    StepBatch batch;
+    batch.tokens = {tokens[i]};
+    batch.positions = {static_cast<int32_t>(i)};
+    batch.logit_rows = {0};
+    batch.sequences = {{.first_row = 0, .num_rows = 1, .context_tokens = static_cast<int>(i) + 1, .pages = *pages}};
+    const Activation& logits = model_->Forward(batch, {geometry_, kv_base_}, geometry_.num_layers, [](int, int) {});
+    SamplingParams all;
+    all.logprobs = model_config().vocab_size;
+    std::vector<SampledToken> sampled = ops_->Sample(logits, {{.params = &all}});
+    std::vector<float> row(model_config().vocab_size);
+    for (const TokenLogprob& entry : sampled[0].top) row[entry.token] = entry.logprob;
+    scores.push_back(std::move(row));
+  }
+  cache_.Release(*pages);
+  return scores;
+}
+
+}  // namespace tandem

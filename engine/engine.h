@@ -1,0 +1,127 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/topology.h"
+#include "engine/kv_cache.h"
+#include "engine/models/decoder_model.h"
+#include "engine/ops.h"
+#include "engine/sequence.h"
+#include "engine/step_scheduler.h"
+#include "model/checkpoint.h"
+
+namespace tandem {
+
+enum class FinishReason { kNone, kStop, kLength };
+
+// What a step did for one sequence.
+struct SequenceEvent {
+  RequestId id;
+  std::optional<SampledToken> token;          // Absent when a stop token ended the sequence.
+  FinishReason finish = FinishReason::kNone;  // Set with the last event of a sequence that ended well.
+  absl::Status error;                         // Not OK: the sequence failed and is gone.
+  bool first_token = false;                   // The first event of this leg.
+  int cached_tokens = 0;                      // With first_token: prompt tokens that were not computed.
+  absl::Duration queue_time, prefill_time;    // With first_token.
+};
+
+// KV that was just written: tokens [begin_token, end_token) of layers [begin_layer, end_layer).
+struct KvProgress {
+  RequestId id;
+  int begin_token = 0, end_token = 0;
+  int begin_layer = 0, end_layer = 0;
+};
+
+// Runs a model: sequences in, tokens out, one step at a time.
+//
+// A sequence with hold_after_first_token stays "held" after its first token: its pages are kept, unchanged,
+// until ReleaseHeld. Every other end of a sequence frees its pages (its full pages stay as prefix cache).
+//
+// Thread-safety: not thread-safe; the engine thread owns it and is the only caller.
+// Ownership: owns model, KV memory bookkeeping and sequences. The KV memory itself is the caller's, so that
+// it may be shared memory.
+class Engine {
+ public:
+  struct Options {
+    Precision precision = Precision::kQuantised;
+    int threads = 1;
+    int64_t kv_memory_bytes = int64_t{64} << 20;
+    int page_tokens = 16;
+    int max_step_tokens = 256;
+    int max_running = 32;
+    int max_waiting = 256;
+    int layer_groups = 4;
+  };
+  // Opens the model and prepares its weights. INVALID_ARGUMENT when the KV memory holds no page.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint,
+                                                        const Options& options, const Clock& clock);
+
+  // Shape of the pool; its memory is given by SetKvMemory before the first step.
+  const KvGeometry& geometry() const { return geometry_; }
+  void SetKvMemory(uint8_t* base) { kv_base_ = base; }
+
+  // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED (QUEUE_FULL).
+  // ALREADY_EXISTS. Nothing is kept on error.
+  absl::Status Add(SequenceRequest request);
+  // Takes a sequence whose tokens but the last have their KV in `pages`, which it owns from now on.
+  absl::Status AddWithKv(SequenceRequest request, std::vector<PageIndex> pages);
+  // Ends a sequence, held or not, and frees its pages. False when there is none.
+  bool Cancel(RequestId id);
+  // Pages of a sequence, held or not; empty when unknown.
+  absl::Span<const PageIndex> PagesOf(RequestId id) const;
+
+  // Runs one step. The events of ended and failed sequences are their last. `progress` is told about held
+  // sequences' KV while the step runs.
+  std::vector<SequenceEvent> Step(const std::function<void(const KvProgress&)>& progress);
+  // Step() would do something.
+  bool HasWork() const { return !scheduler_.empty(); }
+
+  KvCache& cache() { return cache_; }
+  const StepScheduler& scheduler() const { return scheduler_; }
+  const ModelConfig& model_config() const { return checkpoint_->config(); }
+  uint64_t fingerprint() const { return fingerprint_; }
+  // Prompt plus output of one sequence: the model's context or the pool, whichever is less.
+  int max_context_tokens() const { return max_context_tokens_; }
+  int num_held() const { return static_cast<int>(held_.size()); }
+  int64_t num_steps() const { return num_steps_; }
+
+  // Log probabilities of every next token after each of the tokens, [tokens.size()][vocabulary], without
+  // scheduler or cache: for comparisons with reference logits. Uses the pool's first pages, so the engine
+  // must be idle.
+  absl::StatusOr<std::vector<std::vector<float>>> ScoreAll(absl::Span<const TokenId> tokens);
+
+ private:
+  Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
+         KvGeometry geometry, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
+  absl::Status CheckRequest(const SequenceRequest& request) const;
+  void FailExpired(std::vector<SequenceEvent>& events);
+  StepBatch BuildBatch(absl::Span<const StepItem> items) const;
+  // Records one sampled token; ends or holds the sequence where it should.
+  SequenceEvent Advance(Sequence& sequence, SampledToken token);
+  FinishReason CheckFinish(const Sequence& sequence, TokenId token) const;
+  std::vector<TokenId> ForbiddenTokens(const Sequence& sequence) const;
+
+  const std::unique_ptr<Checkpoint> checkpoint_;
+  const Options options_;
+  const Clock& clock_;
+  const KvGeometry geometry_;
+  const std::unique_ptr<Ops> ops_;
+  const std::unique_ptr<DecoderModel> model_;
+  const uint64_t fingerprint_;
+  const int max_context_tokens_;
+  uint8_t* kv_base_ = nullptr;
+  KvCache cache_;
+  StepScheduler scheduler_;
+  absl::flat_hash_map<RequestId, std::unique_ptr<Sequence>> held_;
+  int64_t num_steps_ = 0;
+};
+
+}  // namespace tandem

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "engine/kv_geometry.h"
+#include "engine/ops.h"
+#include "model/checkpoint.h"
+
+namespace tandem {
+
+// Called on the engine thread, inside Forward, when the KV of layers [begin, end) of the whole batch is in
+// the pages.
+using LayersDone = absl::FunctionRef<void(int begin, int end)>;
+
+// A model family: a sequence of calls on Ops.
+//
+// Thread-safety: not thread-safe; the engine thread owns it.
+// Ownership: owns its weights; borrows the ops and the checkpoint, which outlive it.
+class DecoderModel {
+ public:
+  virtual ~DecoderModel() = default;
+  // Shape of its KV, but for page_tokens, element_bytes and num_pages.
+  virtual KvGeometry kv_geometry() const = 0;
+  // Appends the batch's KV to its pages and leaves the logits [batch.logit_rows.size(), vocabulary] in the
+  // result, which is valid until the next call. `group_layers`: how many layers per call of layers_done.
+  virtual const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,
+                                    LayersDone layers_done) = 0;
+};
+
+// Prepares all weights for steps of up to `max_rows` tokens, `max_logit_rows` of which want logits.
+// UNIMPLEMENTED for families without code.
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, Ops& ops, int max_rows,
+                                                               int max_logit_rows);
+
+}  // namespace tandem

@@ -1,0 +1,175 @@
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "engine/models/decoder_model.h"
+
+// Decoders with grouped-query attention and a SiLU-gated feed-forward, dense or sparse: Llama, Qwen2, Qwen3,
+// Qwen3-MoE and those that share their shape (SmolLM2).
+
+namespace tandem {
+namespace {
+
+struct Layer {
+  std::unique_ptr<VectorWeight> attention_norm, mlp_norm, q_norm, k_norm;
+  std::unique_ptr<LinearWeight> qkv, o, gate_up, down, router;
+  MoeWeights moe;  // Empty in dense layers.
+};
+
+class GqaDecoder final : public DecoderModel {
+ public:
+  GqaDecoder(const ModelConfig& config, Ops& ops) : config_(config), ops_(ops) {}
+
+  absl::Status Load(const Checkpoint& checkpoint, int max_rows, int max_logit_rows);
+
+  KvGeometry kv_geometry() const override {
+    return {.num_layers = config_.num_layers, .num_planes = 2, .num_kv_heads = config_.num_kv_heads,
+            .head_dim = config_.head_dim};
+  }
+
+  const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,
+                            LayersDone layers_done) override {
+    ops_.BeginStep(batch, config_.rope, {config_.num_heads, config_.num_kv_heads, config_.head_dim});
+    ops_.Embed(embedding_, batch.tokens, *hidden_);
+    int reported = 0;
+    for (int i = 0; i < config_.num_layers; ++i) {
+      RunAttention(layers_[i], i, batch.rows(), kv);
+      if (i + 1 - reported >= group_layers || i + 1 == config_.num_layers) {
+        layers_done(reported, i + 1);
+        reported = i + 1;
+      }
+      RunMlp(layers_[i], i, batch.rows());
+    }
+    const int logit_rows = static_cast<int>(batch.logit_rows.size());
+    ops_.GatherRows(*hidden_, batch.logit_rows, *last_hidden_);
+    ops_.RmsNorm(*last_hidden_, *final_norm_, config_.rms_epsilon, logit_rows, *last_hidden_);
+    ops_.Linear(*last_hidden_, *lm_head_, logit_rows, /*add=*/false, *logits_);
+    return *logits_;
+  }
+
+ private:
+  void RunAttention(const Layer& layer, int index, int rows, const KvPoolView& kv) {
+    ops_.RmsNorm(*hidden_, *layer.attention_norm, config_.rms_epsilon, rows, *normed_);
+    ops_.Linear(*normed_, *layer.qkv, rows, /*add=*/false, *qkv_);
+    ops_.RopeAndAppendKv(*qkv_, {layer.q_norm.get(), layer.k_norm.get(), config_.rms_epsilon}, index, kv);
+    ops_.PagedAttention(*qkv_, index, kv, *attended_);
+    ops_.Linear(*attended_, *layer.o, rows, /*add=*/true, *hidden_);
+  }
+
+  void RunMlp(const Layer& layer, int index, int rows) {
+    ops_.RmsNorm(*hidden_, *layer.mlp_norm, config_.rms_epsilon, rows, *normed_);
+    if (config_.moe.IsSparse(index)) {
+      ops_.Linear(*normed_, *layer.router, rows, /*add=*/false, *router_logits_);
+      ops_.Moe(*normed_, *router_logits_, layer.moe, *hidden_);
+      return;
+    }
+    ops_.Linear(*normed_, *layer.gate_up, rows, /*add=*/false, *gate_up_);
+    ops_.SiluMul(*gate_up_, rows, *activated_);
+    ops_.Linear(*activated_, *layer.down, rows, /*add=*/true, *hidden_);
+  }
+
+  absl::StatusOr<std::unique_ptr<LinearWeight>> Linear(const Checkpoint& checkpoint, const std::string& prefix,
+                                                       std::vector<std::string> names, bool biased = false);
+  absl::StatusOr<std::unique_ptr<VectorWeight>> Vector(const Checkpoint& checkpoint, const std::string& name);
+  absl::StatusOr<Layer> LoadLayer(const Checkpoint& checkpoint, int index);
+
+  const ModelConfig config_;
+  Ops& ops_;
+  TensorView embedding_;
+  std::vector<Layer> layers_;
+  std::unique_ptr<VectorWeight> final_norm_;
+  std::unique_ptr<LinearWeight> lm_head_;
+  // [max_rows, ...]: residual stream, its norm, [q | k | v], attention output, [gate | up], their product.
+  std::unique_ptr<Activation> hidden_, normed_, qkv_, attended_, gate_up_, activated_, router_logits_;
+  std::unique_ptr<Activation> last_hidden_, logits_;  // [max_logit_rows, ...]
+};
+
+absl::StatusOr<std::unique_ptr<LinearWeight>> GqaDecoder::Linear(const Checkpoint& checkpoint,
+                                                                 const std::string& prefix,
+                                                                 std::vector<std::string> names, bool biased) {
+  std::vector<TensorView> parts, biases;
+  for (const std::string& name : names) {
+    ASSIGN_OR_RETURN(TensorView part, checkpoint.FindTensor(prefix + name));
+    parts.push_back(std::move(part));
+    if (!biased) continue;
+    ASSIGN_OR_RETURN(TensorView bias, checkpoint.FindTensor(prefix + name + ".bias"));
+    biases.push_back(std::move(bias));
+  }
+  return ops_.PrepareLinear(parts, biases);
+}
+
+absl::StatusOr<std::unique_ptr<VectorWeight>> GqaDecoder::Vector(const Checkpoint& checkpoint,
+                                                                 const std::string& name) {
+  ASSIGN_OR_RETURN(TensorView tensor, checkpoint.FindTensor(name));
+  return ops_.PrepareVector(tensor);
+}
+
+absl::StatusOr<Layer> GqaDecoder::LoadLayer(const Checkpoint& checkpoint, int index) {
+  Layer layer;
+  const std::string prefix = absl::StrCat("layers.", index, ".");
+  ASSIGN_OR_RETURN(layer.attention_norm, Vector(checkpoint, prefix + "attention_norm"));
+  ASSIGN_OR_RETURN(layer.mlp_norm, Vector(checkpoint, prefix + "mlp_norm"));
+  if (config_.qk_norm) {
+    ASSIGN_OR_RETURN(layer.q_norm, Vector(checkpoint, prefix + "q_norm"));
+    ASSIGN_OR_RETURN(layer.k_norm, Vector(checkpoint, prefix + "k_norm"));
+  }
+  ASSIGN_OR_RETURN(layer.qkv, Linear(checkpoint, prefix, {"q", "k", "v"}, config_.qkv_bias));
+  ASSIGN_OR_RETURN(layer.o, Linear(checkpoint, prefix, {"o"}));
+  if (!config_.moe.IsSparse(index)) {
+    ASSIGN_OR_RETURN(layer.gate_up, Linear(checkpoint, prefix, {"gate", "up"}));
+    ASSIGN_OR_RETURN(layer.down, Linear(checkpoint, prefix, {"down"}));
+    return layer;
+  }
+  ASSIGN_OR_RETURN(layer.router, Linear(checkpoint, prefix, {"router"}));
+  layer.moe.experts_per_token = config_.moe.experts_per_token;
+  layer.moe.normalise_top_k = config_.moe.normalise_top_k;
+  for (int expert = 0; expert < config_.moe.num_experts; ++expert) {
+    const std::string expert_prefix = absl::StrCat(prefix, "experts.", expert, ".");
+    ASSIGN_OR_RETURN(auto gate_up, Linear(checkpoint, expert_prefix, {"gate", "up"}));
+    ASSIGN_OR_RETURN(auto down, Linear(checkpoint, expert_prefix, {"down"}));
+    layer.moe.gate_up.push_back(std::move(gate_up));
+    layer.moe.down.push_back(std::move(down));
+  }
+  return layer;
+}
+
+absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int max_logit_rows) {
+  ASSIGN_OR_RETURN(embedding_, checkpoint.FindTensor("embedding"));
+  ASSIGN_OR_RETURN(final_norm_, Vector(checkpoint, "final_norm"));
+  ASSIGN_OR_RETURN(lm_head_, Linear(checkpoint, "", {config_.tied_embeddings ? "embedding" : "lm_head"}));
+  for (int i = 0; i < config_.num_layers; ++i) {
+    ASSIGN_OR_RETURN(Layer layer, LoadLayer(checkpoint, i));
+    layers_.push_back(std::move(layer));
+  }
+  const int q_width = config_.num_heads * config_.head_dim;
+  hidden_ = ops_.NewActivation(max_rows, config_.hidden_size);
+  normed_ = ops_.NewActivation(max_rows, config_.hidden_size);
+  qkv_ = ops_.NewActivation(max_rows, q_width + 2 * config_.num_kv_heads * config_.head_dim);
+  attended_ = ops_.NewActivation(max_rows, q_width);
+  gate_up_ = ops_.NewActivation(max_rows, 2 * config_.intermediate_size);
+  activated_ = ops_.NewActivation(max_rows, config_.intermediate_size);
+  router_logits_ = ops_.NewActivation(max_rows, std::max(1, config_.moe.num_experts));
+  last_hidden_ = ops_.NewActivation(max_logit_rows, config_.hidden_size);
+  logits_ = ops_.NewActivation(max_logit_rows, config_.vocab_size);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, Ops& ops, int max_rows,
+                                                               int max_logit_rows) {
+  switch (checkpoint.config().family) {
+    case ModelFamily::kLlama:
+    case ModelFamily::kQwen2:
+    case ModelFamily::kQwen3:
+    case ModelFamily::kQwen3Moe: {
+      auto model = std::make_unique<GqaDecoder>(checkpoint.config(), ops);
+      RETURN_IF_ERROR(model->Load(checkpoint, max_rows, max_logit_rows));
+      return std::unique_ptr<DecoderModel>(std::move(model));
+    }
+  }
+  return absl::UnimplementedError("no code for this model family");
+}
+
+}  // namespace tandem

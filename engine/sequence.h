@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "common/ids.h"
+#include "engine/sampling.h"
+
+namespace tandem {
+
+// What is asked of the engine: one sample of one request, or its first token only.
+struct SequenceRequest {
+  RequestId id;
+  std::vector<TokenId> tokens;  // Prompt, then output of earlier legs.
+  int prompt_tokens = 0;        // How many of tokens are prompt; the rest counts as output.
+  SamplingParams sampling;
+  int priority = 0;
+  absl::Time deadline = absl::InfiniteFuture();
+  // Stop after the first new token and keep the pages until ReleaseHeld: a prefill worker's sequences.
+  bool hold_after_first_token = false;
+};
+
+// One sequence inside the engine.
+//
+// Thread-safety: not thread-safe; the engine thread owns it.
+struct Sequence {
+  SequenceRequest request;
+  absl::Time arrival;
+  absl::Time first_scheduled = absl::InfinitePast();
+  std::vector<PageIndex> pages;  // Cover the computed tokens and those of the step that runs.
+  int computed_tokens = 0;       // Tokens whose KV is in the pages.
+  int cached_tokens = 0;         // Of those, found in the prefix cache when it was first admitted.
+  int published_pages = 0;       // Leading pages that are in the prefix index.
+
+  std::vector<TokenId>& tokens() { return request.tokens; }
+  const std::vector<TokenId>& tokens() const { return request.tokens; }
+  int num_tokens() const { return static_cast<int>(request.tokens.size()); }
+  absl::Span<const TokenId> prompt() const {
+    return absl::MakeConstSpan(request.tokens).subspan(0, request.prompt_tokens);
+  }
+  absl::Span<const TokenId> output() const { return absl::MakeConstSpan(request.tokens).subspan(request.prompt_tokens); }
+};
+
+}  // namespace tandem

@@ -1,0 +1,145 @@
+#include "engine/step_scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace tandem {
+
+bool StepScheduler::Before(const Sequence* a, const Sequence* b) {
+  if (a->request.priority != b->request.priority) return a->request.priority > b->request.priority;
+  if (a->arrival != b->arrival) return a->arrival < b->arrival;
+  return a->request.id < b->request.id;
+}
+
+void StepScheduler::InsertOrdered(std::vector<Sequence*>& list, Sequence* sequence) {
+  list.insert(std::upper_bound(list.begin(), list.end(), sequence, Before), sequence);
+}
+
+void StepScheduler::Add(std::unique_ptr<Sequence> sequence) {
+  InsertOrdered(waiting_, sequence.get());
+  sequences_[sequence->request.id] = std::move(sequence);
+}
+
+void StepScheduler::AddRunning(std::unique_ptr<Sequence> sequence) {
+  InsertOrdered(running_, sequence.get());
+  sequences_[sequence->request.id] = std::move(sequence);
+}
+
+std::unique_ptr<Sequence> StepScheduler::Remove(RequestId id) {
+  auto entry = sequences_.find(id);
+  if (entry == sequences_.end()) return nullptr;
+  std::unique_ptr<Sequence> sequence = std::move(entry->second);
+  sequences_.erase(entry);
+  std::erase(running_, sequence.get());
+  std::erase(waiting_, sequence.get());
+  return sequence;
+}
+
+Sequence* StepScheduler::Find(RequestId id) const {
+  auto entry = sequences_.find(id);
+  return entry == sequences_.end() ? nullptr : entry->second.get();
+}
+
+std::vector<RequestId> StepScheduler::Expired(absl::Time now) const {
+  std::vector<RequestId> expired;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->request.deadline <= now) expired.push_back(id);
+  }
+  return expired;
+}
+
+int64_t StepScheduler::waiting_tokens() const {
+  int64_t tokens = 0;
+  for (const Sequence* sequence : waiting_) tokens += sequence->num_tokens();
+  for (const Sequence* sequence : running_) tokens += std::max(0, sequence->num_tokens() - sequence->computed_tokens - 1);
+  return tokens;
+}
+
+std::vector<RequestId> StepScheduler::Ids() const {
+  std::vector<RequestId> ids;
+  for (const auto& [id, sequence] : sequences_) ids.push_back(id);
+  return ids;
+}
+
+void StepScheduler::Preempt(Sequence* sequence) {
+  cache_.Release(sequence->pages);
+  sequence->pages.clear();
+  sequence->computed_tokens = 0;
+  sequence->published_pages = 0;
+  std::erase(running_, sequence);
+  InsertOrdered(waiting_, sequence);
+  ++preemptions_;
+}
+
+bool StepScheduler::GrowPages(Sequence* sequence, int tokens) {
+  int missing = cache_.PagesFor(tokens) - static_cast<int>(sequence->pages.size());
+  while (missing > 0) {
+    if (auto pages = cache_.Allocate(missing); pages.has_value()) {
+      sequence->pages.insert(sequence->pages.end(), pages->begin(), pages->end());
+      return true;
+    }
+    Sequence* victim = running_.back();
+    Preempt(victim);
+    if (victim == sequence) return false;
+  }
+  return true;
+}
+
+bool StepScheduler::TryAdmit(Sequence* sequence, absl::Time now) {
+  const std::vector<TokenId>& tokens = sequence->tokens();
+  KvCache::PrefixSize prefix = cache_.FindPrefix(tokens);
+  int missing = cache_.PagesFor(tokens.size()) - prefix.pages;
+  // One page of headroom for each running sequence, so that a newcomer is not preempted at once; none when
+  // nothing else could ever free pages.
+  int headroom = num_running();
+  if (cache_.pool().available() - prefix.cached < missing + headroom) return false;
+  sequence->pages = cache_.AcquirePrefix(tokens);
+  sequence->published_pages = prefix.pages;
+  sequence->computed_tokens = prefix.pages * cache_.page_tokens();
+  std::vector<PageIndex> fresh = *cache_.Allocate(missing);
+  sequence->pages.insert(sequence->pages.end(), fresh.begin(), fresh.end());
+  if (sequence->first_scheduled == absl::InfinitePast()) {
+    sequence->first_scheduled = now;
+    sequence->cached_tokens = sequence->computed_tokens;
+  }
+  return true;
+}
+
+std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
+  std::vector<StepItem> items;
+  int budget = options_.max_step_tokens;
+  // Decoding sequences, one token each. Preemption shortens running_ from the back while this loop runs.
+  for (size_t i = 0; i < running_.size() && budget > 0;) {
+    Sequence* sequence = running_[i];
+    if (sequence->num_tokens() - sequence->computed_tokens != 1) {
+      ++i;
+      continue;
+    }
+    if (!GrowPages(sequence, sequence->num_tokens())) break;  // It was the last one.
+    items.push_back({sequence, 1});
+    --budget;
+    ++i;
+  }
+  // Prefills that were begun, then new ones.
+  for (Sequence* sequence : running_) {
+    int remaining = sequence->num_tokens() - sequence->computed_tokens;
+    if (remaining <= 1 || budget == 0) continue;
+    int chunk = std::min(remaining, budget);
+    items.push_back({sequence, chunk});
+    budget -= chunk;
+  }
+  while (!waiting_.empty() && budget > 0 && num_running() < options_.max_running) {
+    Sequence* sequence = waiting_.front();
+    if (!TryAdmit(sequence, now)) break;  // Not passed by a shorter one, or it might wait for ever.
+    waiting_.erase(waiting_.begin());
+    InsertOrdered(running_, sequence);
+    int chunk = std::min(sequence->num_tokens() - sequence->computed_tokens, budget);
+    items.push_back({sequence, chunk});
+    budget -= chunk;
+  }
+  // Preemption may have hit a sequence that was planned before it.
+  std::erase_if(items, [](const StepItem& item) { return item.sequence->pages.empty(); });
+  return items;
+}
+
+}  // namespace tandem

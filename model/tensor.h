@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace tandem {
+
+// How the elements of a stored tensor are encoded.
+enum class DType { kF32, kF16, kBF16, kF8E4M3, kU8, kI8, kI32, kI64,
+                   kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_K, kQ5_K, kQ6_K };
+
+absl::string_view DTypeName(DType dtype);
+
+// Elements per block (1 for plain types) and bytes per block.
+struct BlockShape {
+  int elements;
+  int bytes;
+};
+BlockShape DTypeBlock(DType dtype);
+
+// A tensor as it lies in a checkpoint.
+//
+// Ownership: borrows `data` from the mapped file.
+struct TensorView {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;  // Row-major, outermost first: a linear layer is [out, in].
+  absl::Span<const uint8_t> data;
+
+  int64_t num_elements() const;
+  int64_t rows() const { return shape.size() < 2 ? 1 : num_elements() / shape.back(); }
+  int64_t columns() const { return shape.empty() ? 1 : shape.back(); }
+};
+
+// Bytes of a tensor of this type and shape. INVALID_ARGUMENT when a dimension is not positive, the
+// product overflows or the last dimension is no multiple of the block.
+absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape);
+
+// Decodes `count` elements starting at the beginning of row `row` of `tensor` seen as [rows, columns].
+// `count` is at most a row and a multiple of the block. Formats: ggml's block quantisation, bit-equal
+// to gguf-py's dequantize. CHECK-fails for integer types.
+void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* out);
+
+float HalfToFloat(uint16_t half);
+uint16_t FloatToHalf(float value);  // Round to nearest even.
+inline float BFloat16ToFloat(uint16_t bits) {
+  return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16);
+}
+
+}  // namespace tandem

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace tandem {
+
+class GgufFile;
+
+// Everything that defines a tokenizer, whichever file it came from.
+struct TokenizerSpec {
+  enum class Kind {
+    kByteLevelBpe,  // GPT-2 style: tokens are written in a byte-to-printable alphabet.
+    kSentencePiece  // Spaces as U+2581, unknown characters as <0xNN> byte tokens.
+  };
+  enum class TokenType { kNormal, kUnknown, kControl, kUserDefined, kByte };
+  struct Token {
+    std::string text;
+    TokenType type = TokenType::kNormal;
+    float score = 0;  // kSentencePiece without merges: higher merges first.
+  };
+
+  Kind kind = Kind::kByteLevelBpe;
+  std::vector<Token> tokens;  // Index is the token id; holes have an empty text.
+  std::vector<std::pair<std::string, std::string>> merges;  // Best first.
+  // Regular expressions that cut text into words, applied one after the other to what the last left.
+  std::vector<std::string> pre_tokenizers;
+  bool normalise_nfc = false;
+  bool add_space_prefix = false;
+  bool add_bos = false;
+  bool ignore_merges = false;  // A word that is itself a token is not merged (Llama 3).
+  int32_t bos = -1;
+  int32_t unknown = -1;
+
+  static absl::StatusOr<TokenizerSpec> FromGguf(const GgufFile& gguf);
+  // From tokenizer.json. UNIMPLEMENTED names a part that Tandem does not do.
+  static absl::StatusOr<TokenizerSpec> FromJson(absl::string_view tokenizer_json);
+};
+
+}  // namespace tandem

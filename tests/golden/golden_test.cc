@@ -1,0 +1,120 @@
+// The engine against reference tokens and log probabilities; tests/golden/README.md says whose.
+
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "engine/engine.h"
+#include "gtest/gtest.h"
+#include "model/checkpoint.h"
+#include "tests/support/engine_fixture.h"
+#include "tests/support/golden_file.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+struct Agreement {
+  int steps = 0;
+  int equal = 0;
+  double largest_flipped_margin = 0;
+  double delta_sum = 0;  // |log probability - reference| of the reference's five best.
+  int deltas = 0;
+};
+
+// Teacher-forced: every step sees the reference's tokens. margin and top5 of a golden prompt begin at
+// `first_entry` of the scored positions.
+Agreement Compare(const std::vector<std::vector<float>>& scores, const GoldenPrompt& prompt, int first_position) {
+  Agreement agreement;
+  for (size_t i = 0; i < prompt.top5.size() && first_position + i < scores.size(); ++i) {
+    const std::vector<float>& row = scores[first_position + i];
+    TokenId best = static_cast<TokenId>(std::max_element(row.begin(), row.end()) - row.begin());
+    ++agreement.steps;
+    if (best == prompt.top5[i][0].first) {
+      ++agreement.equal;
+    } else {
+      agreement.largest_flipped_margin = std::max(agreement.largest_flipped_margin, prompt.margin[i]);
+    }
+    for (const auto& [token, logprob] : prompt.top5[i]) {
+      agreement.delta_sum += std::abs(row[token] - logprob);
+      ++agreement.deltas;
+    }
+  }
+  return agreement;
+}
+
+std::vector<TokenId> PromptAndContinuation(const GoldenPrompt& prompt) {
+  std::vector<TokenId> tokens = prompt.ids;
+  tokens.insert(tokens.end(), prompt.continuation.begin(), prompt.continuation.end());
+  return tokens;
+}
+
+TEST(SmolLm2Golden, TokenizesAllPromptsAsTheReference) {
+  ASSERT_OK_AND_ASSIGN(auto prompts, ReadGoldenFile("smollm2_golden.jsonl"));
+  ASSERT_EQ(prompts.size(), 24);
+  ASSERT_OK_AND_ASSIGN(auto checkpoint, Checkpoint::Open(SmolLm2Path()));
+  ASSERT_OK_AND_ASSIGN(auto tokenizer, checkpoint->LoadTokenizer());
+  for (const GoldenPrompt& prompt : prompts) {
+    SCOPED_TRACE(prompt.name);
+    EXPECT_THAT(tokenizer->Encode(prompt.text), IsOkAndHolds(prompt.ids));
+    EXPECT_EQ(tokenizer->Decode(prompt.ids, /*with_special=*/true), prompt.text);
+  }
+}
+
+TEST(SmolLm2Golden, FullPrecisionGreedyEqualsTheReferenceOnEveryStep) {
+  ASSERT_OK_AND_ASSIGN(auto prompts, ReadGoldenFile("smollm2_golden.jsonl"));
+  EngineFixture fixture(SmolLm2Path(), {.precision = Precision::kFull, .threads = 2});
+  int steps = 0;
+  for (const GoldenPrompt& prompt : prompts) {
+    SCOPED_TRACE(prompt.name);
+    std::vector<TokenId> output = fixture.Generate(prompt.ids, {.max_tokens = 48, .ignore_eos = true});
+    EXPECT_EQ(output, prompt.continuation);
+    steps += static_cast<int>(output.size());
+  }
+  EXPECT_EQ(steps, 1152);
+}
+
+TEST(SmolLm2Golden, QuantisedPathStaysCloseToTheReference) {
+  ASSERT_OK_AND_ASSIGN(auto prompts, ReadGoldenFile("smollm2_golden.jsonl"));
+  EngineFixture fixture(SmolLm2Path(), {.threads = 2});
+  Agreement all;
+  for (const GoldenPrompt& prompt : prompts) {
+    ASSERT_OK_AND_ASSIGN(auto scores, fixture.engine().ScoreAll(PromptAndContinuation(prompt)));
+    Agreement agreement = Compare(scores, prompt, static_cast<int>(prompt.ids.size()) - 1);
+    EXPECT_LT(agreement.largest_flipped_margin, 0.5) << prompt.name;
+    all.steps += agreement.steps;
+    all.equal += agreement.equal;
+    all.delta_sum += agreement.delta_sum;
+    all.deltas += agreement.deltas;
+  }
+  EXPECT_EQ(all.steps, 1152);
+  EXPECT_GE(all.equal, 0.97 * all.steps);
+  EXPECT_LE(all.delta_sum / all.deltas, 0.12);
+  RecordProperty("equal_steps", all.equal);
+  printf("equal %d of %d, mean top-5 |delta logprob| %.4f\n", all.equal, all.steps, all.delta_sum / all.deltas);
+}
+
+class TinyGolden : public testing::TestWithParam<const char*> {};
+
+TEST_P(TinyGolden, FullPrecisionEqualsTheReferenceOnEveryStep) {
+  const std::string folder = std::string("tiny/") + GetParam();
+  ASSERT_OK_AND_ASSIGN(auto prompts, ReadGoldenFile(folder + "/golden.jsonl"));
+  EngineFixture fixture(SourcePath("tests/golden/" + folder), {.precision = Precision::kFull});
+  for (const GoldenPrompt& prompt : prompts) {
+    SCOPED_TRACE(prompt.name);
+    EXPECT_EQ(fixture.Generate(prompt.ids, {.max_tokens = static_cast<int>(prompt.continuation.size()), .ignore_eos = true}),
+              prompt.continuation);
+    ASSERT_OK_AND_ASSIGN(auto scores, fixture.engine().ScoreAll(PromptAndContinuation(prompt)));
+    Agreement agreement = Compare(scores, prompt, 0);
+    EXPECT_EQ(agreement.equal, agreement.steps);
+    EXPECT_GE(agreement.steps, prompt.continuation.size());
+    EXPECT_LT(agreement.delta_sum / agreement.deltas, 1e-3);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, TinyGolden, testing::Values("llama3_f32", "qwen3_bf16", "qwen3moe_bf16"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace tandem
