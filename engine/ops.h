@@ -89,6 +89,12 @@ struct MoeWeights {
   bool normalise_top_k = false;
 };
 
+// How much rounding of its input a linear layer bears where a backend computes with 8-bit activations.
+enum class InputPrecision {
+  kUsual,
+  kSensitive,  // Attention scores and logits: small errors here change which token is best.
+};
+
 // The operations that model families are written in, once for all backends. A new fused operation gets a
 // default made of the old ones here, not a branch in a model. Rows that an op works on are the first
 // batch.rows() of each activation (or `rows` where it says so).
@@ -102,7 +108,8 @@ class Ops {
   // Stacks `parts` by rows into one matrix (q, k and v become one). `biases` is empty or as long as parts.
   // INVALID_ARGUMENT for unlike widths; UNIMPLEMENTED for an encoding this backend does not compute with.
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(absl::Span<const TensorView> parts,
-                                                                      absl::Span<const TensorView> biases) = 0;
+                                                                      absl::Span<const TensorView> biases,
+                                                                      InputPrecision precision) = 0;
   virtual absl::StatusOr<std::unique_ptr<VectorWeight>> PrepareVector(const TensorView& tensor) = 0;
   virtual std::unique_ptr<Activation> NewActivation(int64_t max_rows, int64_t columns) = 0;
 

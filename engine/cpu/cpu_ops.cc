@@ -55,8 +55,10 @@ class CpuOps final : public Ops {
       : kernels_(ChooseKernels()), precision_(precision), pool_(num_threads) {}
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(absl::Span<const TensorView> parts,
-                                                              absl::Span<const TensorView> biases) override {
-    ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix, PackedMatrix::Pack(parts, biases, precision_));
+                                                              absl::Span<const TensorView> biases,
+                                                              InputPrecision precision) override {
+    ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix,
+                     PackedMatrix::Pack(parts, biases, precision_, precision));
     return std::unique_ptr<LinearWeight>(std::move(matrix));
   }
 
@@ -220,16 +222,18 @@ class CpuOps final : public Ops {
 
   QuantisedRows QuantiseRows(const float* in, int64_t in_stride, const PackedMatrix& weight, int64_t rows) {
     const int64_t columns = weight.in(), group = weight.group_columns;
-    if (values_.size() < rows * columns) values_.resize(rows * columns);
+    const int planes = weight.two_planes ? 2 : 1;
+    if (values_.size() < planes * rows * columns) values_.resize(planes * rows * columns);
     if (scales_.size() < rows * columns / kActivationGroup) scales_.resize(rows * columns / kActivationGroup);
     if (sums_.size() < rows * columns / group) sums_.resize(rows * columns / group);
     pool_.ParallelFor(Chunks(rows), [&](int64_t chunk) {
       for (int64_t row = chunk * kRowsPerChunk; row < std::min(rows, (chunk + 1) * kRowsPerChunk); ++row) {
         kernels_.quantise_row(in + row * in_stride, columns, static_cast<int>(group), values_.data() + row * columns,
+                              weight.two_planes ? values_.data() + (rows + row) * columns : nullptr,
                               scales_.data() + row * columns / kActivationGroup, sums_.data() + row * columns / group);
       }
     });
-    return {values_.data(), scales_.data(), sums_.data(), columns, static_cast<int>(group)};
+    return {values_.data(), scales_.data(), sums_.data(), columns, static_cast<int>(group), rows * columns};
   }
 
   void SiluMulRows(const float* gate_up, int64_t width, int64_t rows, float* out) {

@@ -35,8 +35,9 @@ struct PanelOutput {
 // which other rows are computed with it.
 struct Kernels {
   const char* name;
-  void (*quantise_row)(const float* in, int64_t columns, int group_columns, int8_t* values, float* scales,
-                       float* sums);
+  // `second_plane` may be null: then there is one plane.
+  void (*quantise_row)(const float* in, int64_t columns, int group_columns, int8_t* values, int8_t* second_plane,
+                       float* scales, float* sums);
   void (*quantised_panel)(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
                           int64_t num_rows, const PanelOutput& out);
   void (*float_panel)(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride,

@@ -77,7 +77,7 @@ TANDEM_INLINE void LoadGroup(const uint8_t* codes, Codes (&out)[kQuads]) {
   }
 }
 
-template <PackedEncoding kEncoding, int kGroup, bool kWide, int kRows>
+template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes, int kRows>
 void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, const Vec& bias, const PanelOutput& out,
                    int out_row) {
   constexpr int kQuads = kGroup / 4;
@@ -108,32 +108,39 @@ void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, c
 #pragma GCC unroll 8
       for (int i = 0; i < kQuads; ++i) dot = Dot(dot, codes[i], quads + 4 * i);
       Vec row_scale = Broadcast(scales[r * scales_per_row + group * kGroup / kActivationGroup]);
-      total[r] = MultiplyAdd(__builtin_convertvector(dot, Vec), scale * row_scale, total[r]);
+      Vec product = __builtin_convertvector(dot, Vec);
+      if constexpr (kTwoPlanes) {
+        IntVec rest = {};
+#pragma GCC unroll 8
+        for (int i = 0; i < kQuads; ++i) rest = Dot(rest, codes[i], quads + in.plane_stride + 4 * i);
+        product = MultiplyAdd(__builtin_convertvector(rest, Vec), Broadcast(1.0f / kPlaneRatio), product);
+      }
+      total[r] = MultiplyAdd(product, scale * row_scale, total[r]);
       total[r] = MultiplyAdd(minimum, Broadcast(sums[r * groups + group]), total[r]);
     }
   }
   for (int r = 0; r < kRows; ++r) StoreResult(total[r], bias, out_row + r, out);
 }
 
-template <PackedEncoding kEncoding, int kGroup, bool kWide>
+template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes>
 void QuantisedRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
                              int64_t num_rows, const PanelOutput& out) {
   const uint8_t* codes = weight.panel(panel);
   Vec bias = LoadBias(weight, panel);
   int64_t r = 0;
   for (; r + kTileRows <= num_rows; r += kTileRows) {
-    QuantisedTile<kEncoding, kGroup, kWide, kTileRows>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, kTileRows>(codes, in, first_row + r, bias, out, static_cast<int>(r));
   }
   if (num_rows - r >= 4) {
-    QuantisedTile<kEncoding, kGroup, kWide, 4>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 4>(codes, in, first_row + r, bias, out, static_cast<int>(r));
     r += 4;
   }
   if (num_rows - r >= 2) {
-    QuantisedTile<kEncoding, kGroup, kWide, 2>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 2>(codes, in, first_row + r, bias, out, static_cast<int>(r));
     r += 2;
   }
   if (num_rows - r >= 1) {
-    QuantisedTile<kEncoding, kGroup, kWide, 1>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 1>(codes, in, first_row + r, bias, out, static_cast<int>(r));
   }
 }
 
@@ -178,7 +185,8 @@ void FloatRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const float*
 
 }  // namespace
 
-void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* values, float* scales, float* sums) {
+void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* values, int8_t* second_plane,
+                 float* scales, float* sums) {
   for (int64_t begin = 0; begin < columns; begin += kActivationGroup) {
     Vec first = LoadVec(in + begin), second = LoadVec(in + begin + 16);
     Vec top = first > second ? first : second, bottom = first < second ? first : second;
@@ -187,31 +195,51 @@ void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* va
     float scale = largest / 127.0f;
     float inverse = largest > 0 ? 127.0f / largest : 0.0f;
     scales[begin / kActivationGroup] = scale;
-    int32_t group_sum = 0;
+    int32_t sum = 0, second_sum = 0;
     for (int i = 0; i < kActivationGroup; ++i) {
-      int8_t value = static_cast<int8_t>(__builtin_lrintf(in[begin + i] * inverse));
+      float scaled = in[begin + i] * inverse;
+      int8_t value = static_cast<int8_t>(__builtin_lrintf(scaled));
       values[begin + i] = value;
-      group_sum += value;
+      sum += value;
+      if (second_plane != nullptr) {
+        int8_t rest = static_cast<int8_t>(__builtin_lrintf((scaled - static_cast<float>(value)) * kPlaneRatio));
+        second_plane[begin + i] = rest;
+        second_sum += rest;
+      }
       if ((i + 1) % group_columns == 0) {
-        sums[(begin + i) / group_columns] = scale * static_cast<float>(group_sum);
-        group_sum = 0;
+        sums[(begin + i) / group_columns] =
+            scale * (static_cast<float>(sum) + static_cast<float>(second_sum) / kPlaneRatio);
+        sum = second_sum = 0;
       }
     }
   }
 }
 
-void QuantisedPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
-                    int64_t num_rows, const PanelOutput& out) {
+namespace {
+
+template <bool kTwoPlanes>
+void ChooseQuantisedPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
+                          int64_t num_rows, const PanelOutput& out) {
   constexpr PackedEncoding kU4 = PackedEncoding::kU4, kU8 = PackedEncoding::kU8;
   if (weight.encoding == kU4) {
-    weight.wide_scales ? QuantisedRowsTimesPanel<kU4, 32, true>(weight, panel, in, first_row, num_rows, out)
-                       : QuantisedRowsTimesPanel<kU4, 32, false>(weight, panel, in, first_row, num_rows, out);
+    weight.wide_scales
+        ? QuantisedRowsTimesPanel<kU4, 32, true, kTwoPlanes>(weight, panel, in, first_row, num_rows, out)
+        : QuantisedRowsTimesPanel<kU4, 32, false, kTwoPlanes>(weight, panel, in, first_row, num_rows, out);
   } else if (weight.group_columns == 16) {
-    QuantisedRowsTimesPanel<kU8, 16, true>(weight, panel, in, first_row, num_rows, out);
+    QuantisedRowsTimesPanel<kU8, 16, true, kTwoPlanes>(weight, panel, in, first_row, num_rows, out);
   } else {
-    weight.wide_scales ? QuantisedRowsTimesPanel<kU8, 32, true>(weight, panel, in, first_row, num_rows, out)
-                       : QuantisedRowsTimesPanel<kU8, 32, false>(weight, panel, in, first_row, num_rows, out);
+    weight.wide_scales
+        ? QuantisedRowsTimesPanel<kU8, 32, true, kTwoPlanes>(weight, panel, in, first_row, num_rows, out)
+        : QuantisedRowsTimesPanel<kU8, 32, false, kTwoPlanes>(weight, panel, in, first_row, num_rows, out);
   }
+}
+
+}  // namespace
+
+void QuantisedPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
+                    int64_t num_rows, const PanelOutput& out) {
+  weight.two_planes ? ChooseQuantisedPanel<true>(weight, panel, in, first_row, num_rows, out)
+                    : ChooseQuantisedPanel<false>(weight, panel, in, first_row, num_rows, out);
 }
 
 void FloatPanel(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride, int64_t num_rows,

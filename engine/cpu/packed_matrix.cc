@@ -194,7 +194,8 @@ void StoreFloatRow(const TensorView& tensor, int64_t source_row, PackedEncoding 
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(absl::Span<const TensorView> parts,
                                                                  absl::Span<const TensorView> biases,
-                                                                 Precision precision) {
+                                                                 Precision precision,
+                                                                 InputPrecision input_precision) {
   int64_t out = 0;
   const int64_t in = parts[0].columns();
   Layout layout = LayoutOf(parts[0].dtype, precision);
@@ -215,6 +216,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(absl::Span<cons
   matrix->encoding = layout.encoding;
   matrix->group_columns = layout.group_columns;
   matrix->wide_scales = layout.wide_scales;
+  matrix->two_planes = matrix->is_quantised() && input_precision == InputPrecision::kSensitive;
   matrix->num_panels = (out + kPanelRows - 1) / kPanelRows;
   matrix->panel_bytes = PanelBytes(layout, in);
   constexpr size_t kAlignment = 64;

@@ -38,11 +38,14 @@ class PackedMatrix final : public LinearWeight {
   // files mix them) become f32 together, at a cost in memory that is logged.
   static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(absl::Span<const TensorView> parts,
                                                             absl::Span<const TensorView> biases,
-                                                            Precision precision);
+                                                            Precision precision,
+                                                            InputPrecision input_precision);
 
   PackedEncoding encoding = PackedEncoding::kF32;
   int group_columns = 32;
   bool wide_scales = false;  // f32 scales and minima.
+  // Activations come as two int8 planes, 16 bits in all.
+  bool two_planes = false;
   int64_t num_panels = 0;
   int64_t panel_bytes = 0;
   const uint8_t* panels = nullptr;  // 64-byte aligned.
@@ -57,12 +60,17 @@ class PackedMatrix final : public LinearWeight {
 };
 
 // Activations quantised for kU4 and kU8 weights: q = round(x / scale), scale = max|x| / 127 per group of 32.
+// With two planes the second holds what the first left: x = scale * (q + q2 / kPlaneRatio).
 struct QuantisedRows {
-  const int8_t* values = nullptr;  // [rows][columns]
+  const int8_t* values = nullptr;  // [planes][rows][columns]
   const float* scales = nullptr;   // [rows][columns / 32]
   const float* sums = nullptr;     // [rows][columns / group_columns]: scale * sum of q.
   int64_t columns = 0;
   int group_columns = 32;
+  int64_t plane_stride = 0;        // Bytes from one plane to the next.
 };
+
+// The rest after the first plane is at most half a step; this many steps of the second cover it.
+inline constexpr float kPlaneRatio = 254.0f;
 
 }  // namespace tandem

@@ -70,7 +70,9 @@ class GqaDecoder final : public DecoderModel {
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> Linear(const Checkpoint& checkpoint, const std::string& prefix,
-                                                       std::vector<std::string> names, bool biased = false);
+                                                       std::vector<std::string> names,
+                                                       InputPrecision precision = InputPrecision::kUsual,
+                                                       bool biased = false);
   absl::StatusOr<std::unique_ptr<VectorWeight>> Vector(const Checkpoint& checkpoint, const std::string& name);
   absl::StatusOr<Layer> LoadLayer(const Checkpoint& checkpoint, int index);
 
@@ -87,7 +89,8 @@ class GqaDecoder final : public DecoderModel {
 
 absl::StatusOr<std::unique_ptr<LinearWeight>> GqaDecoder::Linear(const Checkpoint& checkpoint,
                                                                  const std::string& prefix,
-                                                                 std::vector<std::string> names, bool biased) {
+                                                                 std::vector<std::string> names,
+                                                                 InputPrecision precision, bool biased) {
   std::vector<TensorView> parts, biases;
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(TensorView part, checkpoint.FindTensor(prefix + name));
@@ -96,7 +99,7 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> GqaDecoder::Linear(const Checkpoin
     ASSIGN_OR_RETURN(TensorView bias, checkpoint.FindTensor(prefix + name + ".bias"));
     biases.push_back(std::move(bias));
   }
-  return ops_.PrepareLinear(parts, biases);
+  return ops_.PrepareLinear(parts, biases, precision);
 }
 
 absl::StatusOr<std::unique_ptr<VectorWeight>> GqaDecoder::Vector(const Checkpoint& checkpoint,
@@ -114,7 +117,7 @@ absl::StatusOr<Layer> GqaDecoder::LoadLayer(const Checkpoint& checkpoint, int in
     ASSIGN_OR_RETURN(layer.q_norm, Vector(checkpoint, prefix + "q_norm"));
     ASSIGN_OR_RETURN(layer.k_norm, Vector(checkpoint, prefix + "k_norm"));
   }
-  ASSIGN_OR_RETURN(layer.qkv, Linear(checkpoint, prefix, {"q", "k", "v"}, config_.qkv_bias));
+  ASSIGN_OR_RETURN(layer.qkv, Linear(checkpoint, prefix, {"q", "k", "v"}, InputPrecision::kSensitive, config_.qkv_bias));
   ASSIGN_OR_RETURN(layer.o, Linear(checkpoint, prefix, {"o"}));
   if (!config_.moe.IsSparse(index)) {
     ASSIGN_OR_RETURN(layer.gate_up, Linear(checkpoint, prefix, {"gate", "up"}));
@@ -137,7 +140,8 @@ absl::StatusOr<Layer> GqaDecoder::LoadLayer(const Checkpoint& checkpoint, int in
 absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int max_logit_rows) {
   ASSIGN_OR_RETURN(embedding_, checkpoint.FindTensor("embedding"));
   ASSIGN_OR_RETURN(final_norm_, Vector(checkpoint, "final_norm"));
-  ASSIGN_OR_RETURN(lm_head_, Linear(checkpoint, "", {config_.tied_embeddings ? "embedding" : "lm_head"}));
+  ASSIGN_OR_RETURN(lm_head_, Linear(checkpoint, "", {config_.tied_embeddings ? "embedding" : "lm_head"},
+                                    InputPrecision::kSensitive));
   for (int i = 0; i < config_.num_layers; ++i) {
     ASSIGN_OR_RETURN(Layer layer, LoadLayer(checkpoint, i));
     layers_.push_back(std::move(layer));
