@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/ids.h"
+#include "kvtransfer/kv_layout.h"
+#include "kvtransfer/wire.h"
+
+namespace tandem {
+
+// Pages for hand-overs, as the decode worker's KV cache gives them.
+//
+// Thread-safety: not thread-safe; called on the engine thread.
+class HandoverPages {
+ public:
+  virtual ~HandoverPages() = default;
+  // Pages that hold the longest known prefix of `tokens`, full pages only, with a reference each.
+  virtual std::vector<PageIndex> AcquireHeld(absl::Span<const TokenId> tokens) = 0;
+  // Pages in state granted; nullopt when there are too few.
+  virtual std::optional<std::vector<PageIndex>> AllocateGranted(int count) = 0;
+  virtual void MarkCommitted(absl::Span<const PageIndex> pages) = 0;
+  virtual void Quarantine(absl::Span<const PageIndex> pages) = 0;
+  // Gives back pages of any state but free.
+  virtual void Free(absl::Span<const PageIndex> pages) = 0;
+};
+
+// KV that arrived in full and was verified.
+struct ReceivedKv {
+  HandoverId handover;
+  std::vector<PageIndex> pages;  // All of the sequence's, from the first token on.
+  TokenId first_token = 0;
+};
+
+// The decode side of docs/kv_protocol.md for all links of a worker: grants pages, verifies commits, and keeps
+// pages that a lost writer may still write to out of circulation.
+//
+// Pure but for the page source: no socket, no clock.
+//
+// Thread-safety: not thread-safe; the engine thread owns it.
+// Ownership: borrows the pages and the pool, which outlive it.
+class KvReceiver {
+ public:
+  struct Options {
+    // An offer that finds no pages, or whose decode leg has not been started, waits this long, then is refused.
+    absl::Duration offer_wait = absl::Seconds(5);
+  };
+  struct Counters {
+    int64_t grants = 0, refusals = 0, commits = 0, aborts = 0, ignored_messages = 0, checksum_failures = 0;
+  };
+  KvReceiver(const Options& options, const KvLayout& layout, const uint8_t* pool, HandoverPages& pages)
+      : options_(options), layout_(layout), pool_(pool), pages_(pages) {}
+
+  // A link came up; `checksums`: its commits carry them.
+  void OnPeerUp(Incarnation peer, const KvLayout& layout, bool checksums);
+  // Its link went down: granted pages become quarantined. With `proven_dead` they are freed at once.
+  // Returns the hand-overs that were hit.
+  std::vector<HandoverId> OnPeerLost(Incarnation peer, bool proven_dead);
+  // The process behind a lost link is known to be dead: its quarantined pages are free.
+  void OnPeerDead(Incarnation peer);
+  // Whether pages wait for this peer's death: then a new link to it is refused.
+  bool IsFenced(Incarnation peer) const;
+
+  // The decode leg of this hand-over was started: its offer may be granted.
+  void Expect(HandoverId handover);
+  // The decode leg ended before its KV was taken over.
+  void Cancel(HandoverId handover, const std::string& reason);
+
+  void OnOffer(Incarnation peer, OfferMessage offer, absl::Time now);
+  void OnAbort(Incarnation peer, const AbortMessage& abort);
+  void OnAbortDone(Incarnation peer, const AbortDoneMessage& done);
+  // Verifies and hands over. nullopt for stale messages. DATA_LOSS (CHECKSUM_MISMATCH): the pages are free
+  // again and the hand-over is aborted.
+  absl::StatusOr<std::optional<ReceivedKv>> OnCommit(Incarnation peer, const CommitMessage& commit);
+  // Pages may have become free, or time has passed: grants or refuses what waits.
+  void RetryWaiting(absl::Time now);
+
+  std::vector<std::pair<Incarnation, LinkMessage>> TakeMessages() { return std::exchange(messages_, {}); }
+  const Counters& counters() const { return counters_; }
+  int num_waiting() const { return static_cast<int>(waiting_.size()); }
+  int num_granted() const { return static_cast<int>(granted_.size()); }
+
+ private:
+  struct Peer {
+    KvLayout layout;
+    bool checksums = false;
+  };
+  struct Waiting {
+    Incarnation peer;
+    OfferMessage offer;
+    absl::Time since;
+  };
+  struct Granted {
+    Incarnation peer;
+    TransferEpoch epoch;
+    std::vector<PageIndex> held;     // The prefix that was here already.
+    std::vector<PageIndex> pages;    // What the peer writes to.
+    int num_tokens = 0;
+    bool aborting = false;           // Quarantined; AbortDone is awaited.
+  };
+  bool TryGrant(const Waiting& waiting);
+  void Refuse(Incarnation peer, HandoverId handover, const std::string& reason, bool retryable);
+  Granted* FindCurrent(Incarnation peer, HandoverId handover, TransferEpoch epoch);
+  void ReleaseGranted(HandoverId handover);
+  bool ChecksumsMatch(const Granted& granted, const CommitMessage& commit) const;
+
+  const Options options_;
+  const KvLayout layout_;
+  const uint8_t* const pool_;
+  HandoverPages& pages_;
+  absl::flat_hash_map<Incarnation, Peer> peers_;
+  absl::flat_hash_set<HandoverId> expected_;
+  std::vector<Waiting> waiting_;  // Oldest first.
+  absl::flat_hash_map<HandoverId, Granted> granted_;
+  // Pages whose writer is gone but not known to be dead.
+  absl::flat_hash_map<Incarnation, std::vector<PageIndex>> quarantined_;
+  std::vector<std::pair<Incarnation, LinkMessage>> messages_;
+  Counters counters_;
+  uint64_t next_epoch_ = 1;
+};
+
+}  // namespace tandem

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/ids.h"
+#include "kvtransfer/transfer_plan.h"
+#include "kvtransfer/wire.h"
+
+namespace tandem {
+
+// A copy that the link must make now.
+struct PushOrder {
+  HandoverId handover;
+  std::vector<CopyRun> runs;
+};
+
+// The last word on a hand-over: its source pages are read no more.
+struct HandoverOutcome {
+  enum class Kind {
+    kAcked,    // Decode took over.
+    kRefused,  // Decode said no; `retryable` whether it may say yes later.
+    kAborted,  // Cancelled by either side.
+    kLost,     // The link went down.
+  };
+  HandoverId handover;
+  Kind kind = Kind::kAcked;
+  std::string reason;
+  bool retryable = false;
+  absl::Duration transfer_time;  // kAcked: first push (or Commit) to Ack.
+  int64_t bytes = 0;             // Pushed.
+};
+
+// The prefill side of docs/kv_protocol.md for one link: what to send, copy and report, in answer to what the
+// engine and the peer say. Pure: no socket, clock or memory; the link carries out what Take* returns.
+//
+// Thread-safety: not thread-safe; the link thread owns it.
+class KvSender {
+ public:
+  KvSender(const KvLayout& source, const KvLayout& destination, bool checksums, const uint8_t* pool)
+      : source_(source), destination_(destination), checksums_(checksums), pool_(pool) {}
+
+  // Offers the KV of `tokens`, which is or will be in `pages`.
+  void Start(HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages);
+  // KV of these tokens and layers is in the pages. Every token and layer is reported once.
+  void LayersReady(HandoverId handover, IndexRange tokens, IndexRange layers, absl::Time now);
+  // Everything was reported ready; `first_token` goes with the Commit.
+  void Finish(HandoverId handover, TokenId first_token);
+  // Stops: an outcome follows when no write is in flight.
+  void Cancel(HandoverId handover, const std::string& reason);
+
+  // Messages of the peer. Those of unknown hand-overs and old epochs are counted and ignored.
+  void OnGrant(const GrantMessage& grant, absl::Time now);
+  void OnRefuse(const RefuseMessage& refuse);
+  void OnAck(const AckMessage& ack, absl::Time now);
+  void OnAbort(const AbortMessage& abort);
+  void OnAbortDone(const AbortDoneMessage& done);
+
+  // All pushes taken so far are visible at the destination.
+  void OnFlushed();
+  // The link is down: all hand-overs end as kLost.
+  void LoseAll(const std::string& reason);
+
+  std::vector<LinkMessage> TakeMessages() { return std::exchange(messages_, {}); }
+  std::vector<PushOrder> TakePushes();
+  std::vector<HandoverOutcome> TakeOutcomes() { return std::exchange(outcomes_, {}); }
+  // A flush must be waited for (a commit or an end depends on it).
+  bool WantsFlush() const;
+  int num_active() const { return static_cast<int>(handovers_.size()); }
+  int64_t ignored_messages() const { return ignored_messages_; }
+
+ private:
+  struct Ready {
+    IndexRange tokens, layers;
+  };
+  struct Handover {
+    std::vector<TokenId> tokens;
+    std::vector<PageIndex> pages;
+    std::optional<GrantMessage> grant;
+    std::vector<Ready> ready;  // Reported before the grant came.
+    std::optional<TokenId> first_token;  // Set: finished.
+    bool unflushed = false;    // Pushes were taken that no flush has covered yet.
+    bool committed = false;
+    enum class Ending { kNone, kByUs, kByPeer } ending = Ending::kNone;
+    std::string end_reason;
+    absl::Time first_push = absl::InfiniteFuture();
+    int64_t bytes = 0;
+  };
+  void Push(HandoverId id, Handover& handover, const Ready& ready, absl::Time now);
+  // Sends Commit, or ends an aborted hand-over, if nothing is in flight any more.
+  void MoveOn(HandoverId id);
+  void End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, bool retryable = false,
+           absl::Duration transfer_time = absl::ZeroDuration());
+  // The hand-over, if the message's epoch is that of its grant.
+  Handover* FindCurrent(HandoverId id, TransferEpoch epoch);
+  std::vector<uint32_t> Checksums(const Handover& handover) const;
+
+  const KvLayout source_, destination_;
+  const bool checksums_;
+  const uint8_t* const pool_;
+  absl::flat_hash_map<HandoverId, Handover> handovers_;
+  std::vector<LinkMessage> messages_;
+  std::vector<PushOrder> pushes_;
+  std::vector<HandoverOutcome> outcomes_;
+  int64_t ignored_messages_ = 0;
+};
+
+}  // namespace tandem

@@ -1,0 +1,169 @@
+#include "kvtransfer/kv_sender.h"
+
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr HandoverId kHandover(7);
+constexpr absl::Time kNow = absl::UnixEpoch();
+
+class KvSenderTest : public testing::Test {
+ protected:
+  KvSenderTest() : pool_(layout_.pool_bytes()), sender_(layout_, layout_, /*checksums=*/true, pool_.data()) {}
+
+  void StartWithTokens(int count) {
+    std::vector<PageIndex> pages((count + 3) / 4);
+    for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<PageIndex>(i);
+    sender_.Start(kHandover, std::vector<TokenId>(count, 1), pages);
+  }
+  void Grant(std::vector<PageIndex> pages, int first_missing = 0, uint64_t epoch = 3) {
+    sender_.OnGrant({kHandover, TransferEpoch(epoch), std::move(pages), first_missing}, kNow);
+  }
+  template <typename T>
+  std::vector<T> Messages() {
+    std::vector<T> found;
+    for (const LinkMessage& message : sender_.TakeMessages()) {
+      if (const T* match = std::get_if<T>(&message)) found.push_back(*match);
+    }
+    return found;
+  }
+
+  KvLayout layout_ = {.num_layers = 2, .num_kv_heads = 1, .head_dim = 4, .page_tokens = 4, .num_pages = 8};
+  std::vector<uint8_t> pool_;
+  KvSender sender_;
+};
+
+TEST_F(KvSenderTest, CommitsAfterTheLastPushIsFlushed) {
+  StartWithTokens(6);
+  EXPECT_THAT(Messages<OfferMessage>(), SizeIs(1));
+  Grant({4, 5});
+  sender_.LayersReady(kHandover, {0, 6}, {0, 2}, kNow);
+  sender_.Finish(kHandover, 42);
+  EXPECT_THAT(sender_.TakePushes(), SizeIs(1));
+  EXPECT_TRUE(sender_.WantsFlush());
+  EXPECT_THAT(Messages<CommitMessage>(), IsEmpty());
+  sender_.OnFlushed();
+  std::vector<CommitMessage> commits = Messages<CommitMessage>();
+  ASSERT_THAT(commits, SizeIs(1));
+  EXPECT_EQ(commits[0].first_token, 42);
+  EXPECT_EQ(commits[0].pages_written, 2);
+  EXPECT_THAT(commits[0].page_checksums, SizeIs(2));
+  EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
+  sender_.OnAck({kHandover, TransferEpoch(3)}, kNow + absl::Milliseconds(5));
+  std::vector<HandoverOutcome> outcomes = sender_.TakeOutcomes();
+  ASSERT_THAT(outcomes, SizeIs(1));
+  EXPECT_EQ(outcomes[0].kind, HandoverOutcome::Kind::kAcked);
+  EXPECT_EQ(outcomes[0].transfer_time, absl::Milliseconds(5));
+  EXPECT_EQ(sender_.num_active(), 0);
+}
+
+TEST_F(KvSenderTest, PushesWhatWasReadyBeforeTheGrant) {
+  StartWithTokens(8);
+  sender_.LayersReady(kHandover, {0, 8}, {0, 1}, kNow);
+  EXPECT_THAT(sender_.TakePushes(), IsEmpty());
+  Grant({1, 2});
+  EXPECT_THAT(sender_.TakePushes(), SizeIs(1));
+  sender_.LayersReady(kHandover, {0, 8}, {1, 2}, kNow);
+  EXPECT_THAT(sender_.TakePushes(), SizeIs(1));
+}
+
+TEST_F(KvSenderTest, SkipsPagesThatDecodeHolds) {
+  StartWithTokens(8);
+  Grant({6}, /*first_missing=*/1);
+  sender_.LayersReady(kHandover, {0, 8}, {0, 2}, kNow);
+  std::vector<PushOrder> pushes = sender_.TakePushes();
+  ASSERT_THAT(pushes, SizeIs(1));
+  int64_t bytes = 0;
+  for (const CopyRun& run : pushes[0].runs) bytes += run.bytes;
+  EXPECT_EQ(bytes, layout_.page_bytes());
+}
+
+TEST_F(KvSenderTest, CommitsWithoutAPushWhenDecodeHoldsEverything) {
+  StartWithTokens(8);
+  Grant({}, /*first_missing=*/2);
+  sender_.LayersReady(kHandover, {0, 8}, {0, 2}, kNow);
+  sender_.Finish(kHandover, 1);
+  EXPECT_THAT(sender_.TakePushes(), IsEmpty());
+  EXPECT_THAT(Messages<CommitMessage>(), SizeIs(1));
+}
+
+TEST_F(KvSenderTest, RefusesAGrantThatDoesNotFit) {
+  StartWithTokens(6);
+  Messages<OfferMessage>();
+  Grant({1});  // Two pages are needed.
+  EXPECT_THAT(Messages<AbortMessage>(), SizeIs(1));
+  ASSERT_THAT(sender_.TakeOutcomes(), SizeIs(1));
+  StartWithTokens(6);
+  Grant({1, 99});  // The pool has eight.
+  EXPECT_THAT(Messages<AbortMessage>(), SizeIs(1));
+}
+
+TEST_F(KvSenderTest, CancelWaitsForWritesInFlight) {
+  StartWithTokens(4);
+  Grant({0});
+  sender_.LayersReady(kHandover, {0, 4}, {0, 2}, kNow);
+  EXPECT_THAT(sender_.TakePushes(), SizeIs(1));
+  sender_.Cancel(kHandover, "client gone");
+  EXPECT_TRUE(sender_.WantsFlush());
+  EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
+  EXPECT_THAT(Messages<AbortMessage>(), IsEmpty());
+  sender_.OnFlushed();
+  EXPECT_THAT(Messages<AbortMessage>(), SizeIs(1));
+  EXPECT_THAT(sender_.TakeOutcomes(), SizeIs(1));
+}
+
+TEST_F(KvSenderTest, AnswersAbortOfThePeerWhenNothingIsInFlight) {
+  StartWithTokens(4);
+  Grant({0});
+  sender_.LayersReady(kHandover, {0, 4}, {0, 1}, kNow);
+  sender_.TakePushes();
+  sender_.OnAbort({kHandover, TransferEpoch(3), "cancelled"});
+  EXPECT_THAT(Messages<AbortDoneMessage>(), IsEmpty());
+  sender_.OnFlushed();
+  EXPECT_THAT(Messages<AbortDoneMessage>(), SizeIs(1));
+}
+
+TEST_F(KvSenderTest, AnswersAbortOfAnUnknownHandover) {
+  sender_.OnAbort({HandoverId(99), TransferEpoch(1), "late"});
+  EXPECT_THAT(Messages<AbortDoneMessage>(), SizeIs(1));
+}
+
+TEST_F(KvSenderTest, IgnoresAndCountsStaleMessages) {
+  StartWithTokens(4);
+  Grant({0});
+  Grant({1}, 0, 4);                                    // A second grant.
+  sender_.OnAck({kHandover, TransferEpoch(3)}, kNow);  // Before Commit.
+  sender_.OnAck({kHandover, TransferEpoch(2)}, kNow);  // Of another epoch.
+  sender_.OnRefuse({HandoverId(99), "", false});
+  EXPECT_EQ(sender_.ignored_messages(), 4);
+  EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
+}
+
+TEST_F(KvSenderTest, LosesAllWithTheLink) {
+  StartWithTokens(4);
+  sender_.LoseAll("peer died");
+  std::vector<HandoverOutcome> outcomes = sender_.TakeOutcomes();
+  ASSERT_THAT(outcomes, SizeIs(1));
+  EXPECT_EQ(outcomes[0].kind, HandoverOutcome::Kind::kLost);
+  EXPECT_TRUE(outcomes[0].retryable);
+}
+
+TEST_F(KvSenderTest, ReportsARefusal) {
+  StartWithTokens(4);
+  sender_.OnRefuse({kHandover, "too few KV pages", true});
+  std::vector<HandoverOutcome> outcomes = sender_.TakeOutcomes();
+  ASSERT_THAT(outcomes, SizeIs(1));
+  EXPECT_EQ(outcomes[0].kind, HandoverOutcome::Kind::kRefused);
+  EXPECT_EQ(outcomes[0].reason, "too few KV pages");
+}
+
+}  // namespace
+}  // namespace tandem

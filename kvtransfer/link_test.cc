@@ -1,0 +1,273 @@
+// Sender and receiver hubs together, over real sockets and memory of this process.
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "common/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kvtransfer/kv_receiver.h"
+#include "kvtransfer/loopback/loopback_transport.h"
+#include "kvtransfer/peer_process.h"
+#include "kvtransfer/receiver_hub.h"
+#include "kvtransfer/self_test.h"
+#include "kvtransfer/sender_hub.h"
+#include "kvtransfer/shm/shm_transport.h"
+#include "tests/support/status_matchers.h"
+
+#include <unistd.h>
+
+namespace tandem {
+namespace {
+
+constexpr absl::Duration kPatience = absl::Seconds(20);
+
+KvLayout TestLayout(int page_tokens) {
+  return {.num_layers = 3, .num_kv_heads = 2, .head_dim = 8, .page_tokens = page_tokens, .num_pages = 64};
+}
+
+HelloMessage Hello(const std::string& worker, uint64_t incarnation, int page_tokens) {
+  HelloMessage hello;
+  hello.worker_id = worker;
+  hello.incarnation = Incarnation(incarnation);
+  hello.host_boot_id = HostId();
+  hello.pid = getpid();
+  hello.layout = TestLayout(page_tokens);
+  hello.checksums = true;
+  return hello;
+}
+
+class BumpPages final : public HandoverPages {
+ public:
+  std::vector<PageIndex> AcquireHeld(absl::Span<const TokenId>) override { return {}; }
+  std::optional<std::vector<PageIndex>> AllocateGranted(int count) override {
+    std::vector<PageIndex> pages;
+    for (int i = 0; i < count; ++i) pages.push_back(next_++ % 64);
+    return pages;
+  }
+  void MarkCommitted(absl::Span<const PageIndex>) override {}
+  void Quarantine(absl::Span<const PageIndex>) override {}
+  void Free(absl::Span<const PageIndex>) override {}
+
+ private:
+  PageIndex next_ = 5;
+};
+
+// The decode side: a receiver driven straight from the link thread.
+class DecodeEnd final : public ReceiverEvents {
+ public:
+  explicit DecodeEnd(std::unique_ptr<Transport> transport, const ShmPool* shm = nullptr) {
+    KvLayout layout = TestLayout(16);
+    if (shm == nullptr) memory_.resize(layout.pool_bytes() + kTestAreaBytes);
+    base_ = shm == nullptr ? memory_.data() : shm->base();
+    receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, layout, base_, pages_);
+    std::vector<std::unique_ptr<Transport>> transports;
+    transports.push_back(std::move(transport));
+    auto hub = ReceiverHub::Create({.hello = Hello("decode-0", 200, 16), .listen = "127.0.0.1:0", .pool = base_},
+                                   std::move(transports), *this);
+    EXPECT_THAT(hub, IsOk());
+    absl::MutexLock lock(&mu_);
+    hub_ = *std::move(hub);
+  }
+  ~DecodeEnd() override { hub_.reset(); }
+
+  void OnHello(int64_t connection, const HelloMessage&) override {
+    absl::MutexLock lock(&mu_);
+    if (refuse_) {
+      hub_->Refuse(connection, {.reason = "not you"});
+    } else {
+      hub_->Accept(connection);
+    }
+  }
+  void OnPeerUp(const HelloMessage& hello) override {
+    absl::MutexLock lock(&mu_);
+    receiver_->OnPeerUp(hello.incarnation, hello.layout, hello.checksums);
+  }
+  void OnPeerLost(Incarnation peer, bool proven_dead) override {
+    absl::MutexLock lock(&mu_);
+    receiver_->OnPeerLost(peer, proven_dead);
+    ++lost_;
+  }
+  void OnPeerDead(Incarnation) override {}
+  void OnMessage(Incarnation peer, const LinkMessage& message) override {
+    absl::MutexLock lock(&mu_);
+    if (const auto* offer = std::get_if<OfferMessage>(&message)) {
+      receiver_->Expect(offer->handover);
+      receiver_->OnOffer(peer, *offer, absl::UnixEpoch());
+    } else if (const auto* commit = std::get_if<CommitMessage>(&message)) {
+      auto received = receiver_->OnCommit(peer, *commit);
+      if (!received.ok()) ++damaged_;
+      if (received.ok() && received->has_value()) received_.push_back(**received);
+    } else if (const auto* abort = std::get_if<AbortMessage>(&message)) {
+      receiver_->OnAbort(peer, *abort);
+    } else if (const auto* done = std::get_if<AbortDoneMessage>(&message)) {
+      receiver_->OnAbortDone(peer, *done);
+    }
+    for (auto& [to, answer] : receiver_->TakeMessages()) hub_->Send(to, answer);
+  }
+
+  template <typename Predicate>
+  bool Await(Predicate predicate) {
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(&predicate), kPatience);
+  }
+  int port() { return hub_->port(); }
+
+  absl::Mutex mu_;
+  std::vector<uint8_t> memory_;
+  uint8_t* base_ = nullptr;
+  BumpPages pages_;
+  std::unique_ptr<KvReceiver> receiver_;
+  std::vector<ReceivedKv> received_;
+  int lost_ = 0, damaged_ = 0;
+  bool refuse_ = false;
+  std::unique_ptr<ReceiverHub> hub_;
+};
+
+class PrefillEnd final : public SenderEvents {
+ public:
+  PrefillEnd(std::unique_ptr<Transport> transport, int page_tokens, const TransferFaults& faults = {})
+      : memory_(TestLayout(page_tokens).pool_bytes()) {
+    std::mt19937 random(4);
+    for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
+    std::vector<std::unique_ptr<Transport>> transports;
+    transports.push_back(std::move(transport));
+    auto hub = SenderHub::Create({.hello = Hello("prefill-0", 100, page_tokens), .pool = memory_.data(),
+                                  .reconnect_delay = absl::Milliseconds(1), .faults = faults},
+                                 std::move(transports), *this);
+    EXPECT_THAT(hub, IsOk());
+    hub_ = *std::move(hub);
+  }
+  ~PrefillEnd() override { hub_.reset(); }
+  void OnOutcome(const HandoverOutcome& outcome) override {
+    absl::MutexLock lock(&mu_);
+    outcomes_.push_back(outcome);
+  }
+  void OnLinkState(const LinkState& state) override {
+    absl::MutexLock lock(&mu_);
+    state_ = state;
+  }
+  void OnMustRestart(const std::string&) override {}
+  template <typename Predicate>
+  bool Await(Predicate predicate) {
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(&predicate), kPatience);
+  }
+  void LinkTo(int port) { hub_->SetPeers({{"decode-0", Incarnation(200), "127.0.0.1:" + std::to_string(port)}}); }
+  bool AwaitUp() {
+    return Await([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return state_.up; });
+  }
+
+  absl::Mutex mu_;
+  std::vector<uint8_t> memory_;
+  std::vector<HandoverOutcome> outcomes_;
+  LinkState state_;
+  std::unique_ptr<SenderHub> hub_;
+};
+
+// Moves 40 tokens in two chunks and three layer groups and compares what arrived.
+void TransferAndCompare(PrefillEnd& prefill, DecodeEnd& decode, int source_page_tokens) {
+  prefill.LinkTo(decode.port());
+  ASSERT_TRUE(prefill.AwaitUp());
+  EXPECT_GT(prefill.state_.gigabytes_per_second, 0);
+  KvLayout from = TestLayout(source_page_tokens), to = TestLayout(16);
+  std::vector<PageIndex> pages;
+  for (int i = 0; i < (40 + source_page_tokens - 1) / source_page_tokens; ++i) pages.push_back((i * 7 + 3) % 64);
+  const Incarnation peer(200);
+  const HandoverId handover(9);
+  prefill.hub_->Start(peer, handover, std::vector<TokenId>(40, 1), pages);
+  for (IndexRange tokens : {IndexRange{0, 25}, IndexRange{25, 40}}) {
+    for (int layer = 0; layer < 3; ++layer) prefill.hub_->LayersReady(peer, handover, tokens, {layer, layer + 1});
+  }
+  prefill.hub_->Finish(peer, handover, 77);
+  ASSERT_TRUE(decode.Await([&] { return !decode.received_.empty(); }));
+  ASSERT_TRUE(prefill.Await([&] { return !prefill.outcomes_.empty(); }));
+  EXPECT_EQ(prefill.outcomes_[0].kind, HandoverOutcome::Kind::kAcked);
+  EXPECT_EQ(decode.received_[0].first_token, 77);
+  for (const CopyRun& run : PlanTransfer(from, {pages}, to, {decode.received_[0].pages}, {0, 40}, {0, 3})) {
+    ASSERT_EQ(std::vector<uint8_t>(prefill.memory_.data() + run.source, prefill.memory_.data() + run.source + run.bytes),
+              std::vector<uint8_t>(decode.base_ + run.destination, decode.base_ + run.destination + run.bytes));
+  }
+}
+
+TEST(LinkTest, MovesKvOverLoopback) {
+  DecodeEnd decode(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16);
+  TransferAndCompare(prefill, decode, 16);
+}
+
+TEST(LinkTest, MovesKvOverSharedMemoryBetweenUnlikePages) {
+  ASSERT_OK_AND_ASSIGN(auto shm, ShmPool::Create(TestLayout(16).pool_bytes() + kTestAreaBytes));
+  DecodeEnd decode(NewShmTransport(shm.get()), shm.get());
+  PrefillEnd prefill(NewShmTransport(nullptr), 8);
+  TransferAndCompare(prefill, decode, 8);
+}
+
+TEST(LinkTest, DelaysAndDuplicatesChangeNothing) {
+  DecodeEnd decode(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16, {.duplicate_write_every = 2, .delay_polls = 50});
+  TransferAndCompare(prefill, decode, 16);
+}
+
+void ExpectDamageIsSeen(const TransferFaults& faults) {
+  DecodeEnd decode(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16, faults);
+  prefill.LinkTo(decode.port());
+  ASSERT_TRUE(prefill.AwaitUp());
+  std::vector<PageIndex> pages = {0, 1, 2};
+  prefill.hub_->Start(Incarnation(200), HandoverId(9), std::vector<TokenId>(40, 1), pages);
+  prefill.hub_->LayersReady(Incarnation(200), HandoverId(9), {0, 40}, {0, 3});
+  prefill.hub_->Finish(Incarnation(200), HandoverId(9), 1);
+  ASSERT_TRUE(prefill.Await([&] { return !prefill.outcomes_.empty(); }));
+  EXPECT_EQ(prefill.outcomes_[0].kind, HandoverOutcome::Kind::kAborted);
+  EXPECT_EQ(prefill.outcomes_[0].reason, "checksum mismatch");
+  EXPECT_TRUE(decode.Await([&] { return decode.damaged_ == 1; }));
+  EXPECT_TRUE(decode.received_.empty());
+}
+
+TEST(LinkTest, ChecksumCatchesAFlippedByte) { ExpectDamageIsSeen({.flip_byte_every = 1}); }
+TEST(LinkTest, ChecksumCatchesADroppedWrite) { ExpectDamageIsSeen({.drop_write_every = 1}); }
+
+TEST(LinkTest, LosingTheDecodeWorkerEndsHandovers) {
+  auto decode = std::make_unique<DecodeEnd>(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16);
+  prefill.LinkTo(decode->port());
+  ASSERT_TRUE(prefill.AwaitUp());
+  prefill.hub_->Start(Incarnation(200), HandoverId(9), std::vector<TokenId>(40, 1), {0, 1, 2});
+  decode.reset();
+  ASSERT_TRUE(prefill.Await([&] { return !prefill.outcomes_.empty(); }));
+  EXPECT_EQ(prefill.outcomes_[0].kind, HandoverOutcome::Kind::kLost);
+  EXPECT_TRUE(prefill.Await([&] { return !prefill.state_.up; }));
+}
+
+TEST(LinkTest, LosingThePrefillWorkerIsReported) {
+  DecodeEnd decode(NewLoopbackTransport());
+  auto prefill = std::make_unique<PrefillEnd>(NewLoopbackTransport(), 16);
+  prefill->LinkTo(decode.port());
+  ASSERT_TRUE(prefill->AwaitUp());
+  prefill.reset();
+  EXPECT_TRUE(decode.Await([&] { return decode.lost_ == 1; }));
+}
+
+TEST(LinkTest, RefusalIsReportedWithItsReason) {
+  DecodeEnd decode(NewLoopbackTransport());
+  {
+    absl::MutexLock lock(&decode.mu_);
+    decode.refuse_ = true;
+  }
+  PrefillEnd prefill(NewLoopbackTransport(), 16);
+  prefill.LinkTo(decode.port());
+  EXPECT_TRUE(prefill.Await([&] { return prefill.state_.error == "refused: not you"; }));
+}
+
+TEST(LinkTest, StartingOnADownLinkFailsAtOnce) {
+  PrefillEnd prefill(NewLoopbackTransport(), 16);
+  prefill.hub_->Start(Incarnation(200), HandoverId(9), {1}, {0});
+  ASSERT_TRUE(prefill.Await([&] { return !prefill.outcomes_.empty(); }));
+  EXPECT_EQ(prefill.outcomes_[0].kind, HandoverOutcome::Kind::kLost);
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,235 @@
+#include "kvtransfer/receiver_hub.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "kvtransfer/frame_socket.h"
+#include "kvtransfer/peer_process.h"
+#include "kvtransfer/self_test.h"
+
+namespace tandem {
+
+// One prefill worker's connection: connected -> greeted -> accepted -> testing -> up.
+//
+// Thread-safety: the link thread only.
+class ReceiverHub::Connection {
+ public:
+  Connection(ReceiverHub& hub, int64_t id, int fd) : hub_(hub), id_(id), last_heard_(Clock::Real().Now()) {
+    socket_ = std::make_unique<FrameSocket>(
+        *hub_.loop_, fd,
+        FrameSocket::Callbacks{.on_frame = [this](absl::string_view payload) { OnFrame(payload); },
+                               .on_closed = [this](const std::string& reason) { Close(reason); }});
+  }
+
+  bool closed() const { return socket_ == nullptr; }
+  bool up() const { return up_ && !closed(); }
+  Incarnation peer() const { return hello_.incarnation; }
+
+  void Send(const LinkMessage& message) {
+    if (socket_ != nullptr) socket_->Send(EncodeLinkMessage(message));
+  }
+
+  void Tick(absl::Time now) {
+    if (closed()) return;
+    absl::Duration silence_limit = hub_.options_.heartbeat * hub_.options_.missed_heartbeats;
+    bool waits_for_test = !up_ && hub_.testing_ != id_;
+    if (now - last_heard_ > (waits_for_test ? silence_limit * 10 : silence_limit)) {
+      Close(absl::StrCat("nothing heard for ", absl::FormatDuration(now - last_heard_)));
+      return;
+    }
+    if (up_) Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
+  }
+
+  void BeginTest() {
+    last_heard_ = Clock::Real().Now();
+    Send(hub_.options_.hello);
+  }
+
+  void Close(const std::string& reason, bool proven_dead = false) {
+    if (closed()) return;
+    socket_.reset();
+    if (hub_.testing_ == id_) hub_.testing_ = 0;
+    if (!up_) return;
+    LogWarning("link lost", {{"peer", hello_.worker_id}, {"reason", reason}});
+    hub_.events_.OnPeerLost(hello_.incarnation, proven_dead);
+  }
+
+ private:
+  void OnFrame(absl::string_view payload) {
+    last_heard_ = Clock::Real().Now();
+    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(payload);
+    if (!message.ok()) {
+      Close(std::string(message.status().message()));
+      return;
+    }
+    if (const auto* hello = std::get_if<HelloMessage>(&*message)) {
+      OnHello(*hello);
+    } else if (const auto* done = std::get_if<SelfTestDoneMessage>(&*message)) {
+      OnSelfTestDone(*done);
+    } else if (up_ && !std::holds_alternative<LinkHeartbeatMessage>(*message)) {
+      hub_.events_.OnMessage(hello_.incarnation, *message);
+    }
+  }
+
+  void OnHello(const HelloMessage& hello) {
+    if (hello_.incarnation.is_set()) return;
+    hello_ = hello;
+    // A process keeps one link: an older one of the same incarnation, or of an earlier life of the same worker,
+    // is closed first.
+    for (auto& [id, other] : hub_.connections_) {
+      if (id != id_ && !other->closed() && other->hello_.worker_id == hello.worker_id) {
+        other->Close("the worker opened a new link");
+      }
+    }
+    hub_.events_.OnHello(id_, hello);
+  }
+
+  void OnSelfTestDone(const SelfTestDoneMessage& done) {
+    if (hub_.testing_ != id_) return;
+    const uint8_t* area = hub_.options_.pool + hub_.options_.hello.layout.pool_bytes();
+    if (!VerifySelfTest({area, kTestAreaBytes}, done.large_seed, done.small_seed)) {
+      Send(LinkRefusedMessage{.reason = absl::StrCat("self-test over ", done.transport, ": other bytes arrived"),
+                              .retryable = true});
+      return;
+    }
+    up_ = true;
+    hub_.testing_ = 0;
+    if (hello_.host_boot_id == HostId()) hub_.WatchProcess(hello_.incarnation, hello_.pid);
+    LogInfo("link up", {{"peer", hello_.worker_id}, {"transport", done.transport},
+                        {"gigabytes_per_second", done.gigabytes_per_second}, {"latency_us", done.latency_us}});
+    hub_.events_.OnPeerUp(hello_);
+    Send(LinkReadyMessage{done.transport});
+  }
+
+  ReceiverHub& hub_;
+  const int64_t id_;
+  std::unique_ptr<FrameSocket> socket_;  // Null: closed.
+  HelloMessage hello_;
+  bool up_ = false;
+  absl::Time last_heard_;
+  int64_t heartbeats_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<ReceiverHub>> ReceiverHub::Create(Options options,
+                                                                 std::vector<std::unique_ptr<Transport>> transports,
+                                                                 ReceiverEvents& events) {
+  const uint64_t size = options.hello.layout.pool_bytes() + kTestAreaBytes;
+  for (const auto& transport : transports) {
+    absl::StatusOr<PoolExport> pool = transport->Export(options.pool, size);
+    if (!pool.ok()) {
+      return absl::Status(pool.status().code(), absl::StrCat("transport ", transport->name(), ": ", pool.status().message()));
+    }
+    options.hello.exports.push_back(*std::move(pool));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
+  ASSIGN_OR_RETURN(FrameSocket::Listener listener, FrameSocket::Listen(options.listen));
+  return std::unique_ptr<ReceiverHub>(new ReceiverHub(std::move(options), std::move(transports), events,
+                                                      std::move(loop), listener.fd, listener.port));
+}
+
+ReceiverHub::ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>> transports, ReceiverEvents& events,
+                         std::unique_ptr<EventLoop> loop, int listener_fd, int port)
+    : options_(std::move(options)),
+      transports_(std::move(transports)),
+      events_(events),
+      loop_(std::move(loop)),
+      listener_fd_(listener_fd),
+      port_(port) {
+  loop_->Watch(listener_fd_, EPOLLIN, [this](uint32_t) { AcceptAll(); });
+  for (const auto& transport : transports_) {
+    if (transport->event_fd() >= 0) loop_->Watch(transport->event_fd(), EPOLLIN, [](uint32_t) {});
+  }
+  thread_ = std::thread([this] {
+    loop_->Run(options_.heartbeat, [this] { Tick(); }, [this] { return Poll(); });
+    connections_.clear();
+  });
+}
+
+ReceiverHub::~ReceiverHub() {
+  loop_->Stop();
+  thread_.join();
+  close(listener_fd_);
+  for (auto& [peer, fd] : process_fds_) close(fd);
+}
+
+void ReceiverHub::AcceptAll() {
+  for (int fd; (fd = FrameSocket::Accept(listener_fd_)) >= 0;) {
+    int64_t id = next_connection_++;
+    connections_[id] = std::make_unique<Connection>(*this, id, fd);
+  }
+}
+
+void ReceiverHub::Tick() {
+  for (auto& [id, connection] : connections_) connection->Tick(Clock::Real().Now());
+}
+
+bool ReceiverHub::Poll() {
+  for (const auto& transport : transports_) transport->Progress();
+  SweepClosed();
+  StartNextTest();
+  bool again = false;
+  for (const auto& transport : transports_) again |= !transport->PrepareToSleep();
+  return again;
+}
+
+void ReceiverHub::SweepClosed() {
+  absl::erase_if(connections_, [](const auto& entry) { return entry.second->closed(); });
+}
+
+void ReceiverHub::StartNextTest() {
+  while (testing_ == 0 && !test_queue_.empty()) {
+    auto connection = connections_.find(test_queue_.front());
+    test_queue_.erase(test_queue_.begin());
+    if (connection == connections_.end() || connection->second->closed()) continue;
+    testing_ = connection->first;
+    connection->second->BeginTest();
+  }
+}
+
+void ReceiverHub::WatchProcess(Incarnation peer, int64_t pid) {
+  if (process_fds_.contains(peer)) return;
+  int fd = OpenProcessDescriptor(pid);
+  if (fd < 0) return;  // Its death cannot be proven: pages it loses stay quarantined until it says AbortDone.
+  process_fds_[peer] = fd;
+  loop_->Watch(fd, EPOLLIN, [this, peer, fd](uint32_t) {
+    process_fds_.erase(peer);
+    loop_->Unwatch(fd);
+    close(fd);
+    bool was_up = false;
+    for (auto& [id, connection] : connections_) {
+      if (connection->up() && connection->peer() == peer) {
+        was_up = true;
+        connection->Close("the process ended", /*proven_dead=*/true);
+      }
+    }
+    if (!was_up) events_.OnPeerDead(peer);
+  });
+}
+
+void ReceiverHub::Accept(int64_t connection) {
+  loop_->Post([this, connection] { test_queue_.push_back(connection); });
+}
+
+void ReceiverHub::Refuse(int64_t connection, const LinkRefusedMessage& refusal) {
+  loop_->Post([this, connection, refusal] {
+    auto entry = connections_.find(connection);
+    if (entry != connections_.end()) entry->second->Send(refusal);
+  });
+}
+
+void ReceiverHub::Send(Incarnation peer, LinkMessage message) {
+  loop_->Post([this, peer, message = std::move(message)] {
+    for (auto& [id, connection] : connections_) {
+      if (connection->up() && connection->peer() == peer) connection->Send(message);
+    }
+  });
+}
+
+}  // namespace tandem

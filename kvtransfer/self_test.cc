@@ -1,0 +1,81 @@
+#include "kvtransfer/self_test.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/ids.h"
+#include "common/status_macros.h"
+
+namespace tandem {
+namespace {
+
+constexpr absl::Duration kTestTimeout = absl::Milliseconds(500);
+constexpr int kLatencyRounds = 5;
+
+uint64_t PatternWord(uint64_t seed, uint64_t index) {
+  uint64_t z = seed + index * 0x9E3779B97F4A7C15ull;
+  z = (z ^ (z >> 31)) * 0xBF58476D1CE4E5B9ull;
+  return z ^ (z >> 29);
+}
+
+void FillPattern(uint64_t seed, absl::Span<uint8_t> out) {
+  for (size_t i = 0; i < out.size() / 8; ++i) {
+    uint64_t word = PatternWord(seed, i);
+    std::memcpy(out.data() + 8 * i, &word, 8);
+  }
+}
+
+bool HasPattern(uint64_t seed, absl::Span<const uint8_t> bytes) {
+  for (size_t i = 0; i < bytes.size() / 8; ++i) {
+    uint64_t word;
+    std::memcpy(&word, bytes.data() + 8 * i, 8);
+    if (word != PatternWord(seed, i)) return false;
+  }
+  return true;
+}
+
+absl::StatusOr<absl::Duration> TimedWrite(Transport& transport, RemotePool& pool, const uint8_t* source,
+                                          const CopyRun& run) {
+  const Clock& clock = Clock::Real();
+  absl::Time begin = clock.Now();
+  RETURN_IF_ERROR(pool.Write(source, {run}));
+  while (true) {
+    transport.Progress();
+    ASSIGN_OR_RETURN(bool done, pool.PollFlushed());
+    absl::Duration taken = clock.Now() - begin;
+    if (done) return taken;
+    if (taken > kTestTimeout) return absl::DeadlineExceededError("self-test write did not finish in time");
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool, uint64_t test_area) {
+  SelfTestResult result{.large_seed = DrawRandomId(), .small_seed = DrawRandomId()};
+  std::vector<uint8_t> source(kTestAreaBytes);
+  FillPattern(result.large_seed, absl::MakeSpan(source).subspan(0, kLargeTestBytes));
+  FillPattern(result.small_seed, absl::MakeSpan(source).subspan(kLargeTestBytes));
+  const int64_t area = static_cast<int64_t>(test_area);
+  ASSIGN_OR_RETURN(absl::Duration large,
+                   TimedWrite(transport, pool, source.data(), {0, area, static_cast<int64_t>(kLargeTestBytes)}));
+  result.gigabytes_per_second = static_cast<double>(kLargeTestBytes) / absl::ToDoubleNanoseconds(large);
+  absl::Duration best = absl::InfiniteDuration();
+  for (int i = 0; i < kLatencyRounds; ++i) {
+    ASSIGN_OR_RETURN(absl::Duration small,
+                     TimedWrite(transport, pool, source.data(),
+                                {static_cast<int64_t>(kLargeTestBytes), area + static_cast<int64_t>(kLargeTestBytes),
+                                 static_cast<int64_t>(kSmallTestBytes)}));
+    best = std::min(best, small);
+  }
+  result.latency_us = absl::ToDoubleMicroseconds(best);
+  return result;
+}
+
+bool VerifySelfTest(absl::Span<const uint8_t> test_area, uint64_t large_seed, uint64_t small_seed) {
+  return test_area.size() == kTestAreaBytes && HasPattern(large_seed, test_area.subspan(0, kLargeTestBytes)) &&
+         HasPattern(small_seed, test_area.subspan(kLargeTestBytes));
+}
+
+}  // namespace tandem

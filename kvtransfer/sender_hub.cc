@@ -1,0 +1,308 @@
+#include "kvtransfer/sender_hub.h"
+
+#include <sys/epoll.h>
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "kvtransfer/frame_socket.h"
+#include "kvtransfer/self_test.h"
+
+namespace tandem {
+
+// The link to one decode worker: connecting -> greeted -> tested -> up, and back to waiting after a loss.
+//
+// Thread-safety: the link thread only.
+// Ownership: borrows the hub's parts, which outlive it.
+class SenderHub::Link {
+ public:
+  Link(SenderHub& hub, LinkPeer peer) : hub_(hub), peer_(std::move(peer)) {
+    state_.worker_id = peer_.worker_id;
+    state_.incarnation = peer_.incarnation;
+  }
+  ~Link() { Lose("the decode worker left the cluster"); }
+
+  const LinkPeer& peer() const { return peer_; }
+  KvSender* sender() { return sender_.get(); }
+
+  void Tick(absl::Time now) {
+    if (socket_ == nullptr) {
+      if (now >= next_attempt_) Connect(now);
+      return;
+    }
+    const absl::Duration silence_limit = hub_.options_.heartbeat * hub_.options_.missed_heartbeats;
+    // The answer to Hello may take as long as the other links' tests.
+    const absl::Duration limit = sender_ != nullptr ? silence_limit : silence_limit * 10;
+    if (now - last_heard_ > limit) {
+      Lose(absl::StrCat("nothing heard for ", absl::FormatDuration(now - last_heard_)));
+      return;
+    }
+    if (sender_ != nullptr) Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
+  }
+
+  // Carries out what the sender wants; true while a flush is awaited.
+  bool Pump() {
+    if (sender_ == nullptr) return false;
+    for (PushOrder& push : sender_->TakePushes()) {
+      if (absl::Status status = pool_->Write(hub_.options_.pool, push.runs); !status.ok()) {
+        Lose(absl::StrCat("write failed: ", status.message()));
+        return false;
+      }
+    }
+    bool waiting = false;
+    if (sender_->WantsFlush()) {
+      absl::StatusOr<bool> flushed = pool_->PollFlushed();
+      if (!flushed.ok()) {
+        Lose(absl::StrCat("write failed: ", flushed.status().message()));
+        return false;
+      }
+      waiting = !*flushed;
+      if (*flushed) sender_->OnFlushed();
+    }
+    for (const LinkMessage& message : sender_->TakeMessages()) Send(message);
+    for (const HandoverOutcome& outcome : sender_->TakeOutcomes()) hub_.events_.OnOutcome(outcome);
+    return waiting;
+  }
+
+ private:
+  void Connect(absl::Time now) {
+    next_attempt_ = now + hub_.options_.reconnect_delay;
+    absl::StatusOr<int> fd = FrameSocket::Connect(peer_.address);
+    if (!fd.ok()) {
+      Report(std::string(fd.status().message()));
+      return;
+    }
+    last_heard_ = now;
+    socket_ = std::make_unique<FrameSocket>(
+        *hub_.loop_, *fd,
+        FrameSocket::Callbacks{.on_frame = [this](absl::string_view payload) { OnFrame(payload); },
+                               .on_closed = [this](const std::string& reason) { Lose(reason); }});
+    Send(hub_.options_.hello);
+  }
+
+  void Send(const LinkMessage& message) {
+    if (socket_ != nullptr) socket_->Send(EncodeLinkMessage(message));
+  }
+
+  void OnFrame(absl::string_view payload) {
+    last_heard_ = Clock::Real().Now();
+    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(payload);
+    if (!message.ok()) {
+      Lose(std::string(message.status().message()));
+      return;
+    }
+    if (const auto* hello = std::get_if<HelloMessage>(&*message)) {
+      OnHello(*hello);
+    } else if (std::holds_alternative<LinkReadyMessage>(*message)) {
+      OnReady();
+    } else if (const auto* refused = std::get_if<LinkRefusedMessage>(&*message)) {
+      OnRefused(*refused);
+    } else if (sender_ != nullptr) {
+      absl::Time now = Clock::Real().Now();
+      if (const auto* grant = std::get_if<GrantMessage>(&*message)) sender_->OnGrant(*grant, now);
+      if (const auto* refuse = std::get_if<RefuseMessage>(&*message)) sender_->OnRefuse(*refuse);
+      if (const auto* ack = std::get_if<AckMessage>(&*message)) sender_->OnAck(*ack, now);
+      if (const auto* abort = std::get_if<AbortMessage>(&*message)) sender_->OnAbort(*abort);
+      if (const auto* done = std::get_if<AbortDoneMessage>(&*message)) sender_->OnAbortDone(*done);
+      Pump();
+    }
+  }
+
+  void OnHello(const HelloMessage& hello) {
+    if (hello.incarnation != peer_.incarnation) {
+      Lose(absl::StrCat("another process answers at ", peer_.address));
+      return;
+    }
+    peer_hello_ = hello;
+    next_transport_ = 0;
+    failures_.clear();
+    TryNextTransport();
+  }
+
+  // Tests transports in order of preference until one works.
+  void TryNextTransport() {
+    while (next_transport_ < hub_.transports_.size()) {
+      Transport& transport = *hub_.transports_[next_transport_++];
+      for (const PoolExport& pool : peer_hello_.exports) {
+        if (pool.transport != transport.name()) continue;
+        if (absl::Status status = Test(transport, pool); status.ok()) {
+          return;  // The peer's verdict comes as LinkReady or LinkRefused.
+        } else {
+          failures_.push_back(absl::StrCat(transport.name(), ": ", status.message()));
+        }
+      }
+    }
+    Lose(absl::StrCat("no allowed transport works; ", absl::StrJoin(failures_, "; ")));
+  }
+
+  absl::Status Test(Transport& transport, const PoolExport& pool) {
+    absl::StatusOr<std::unique_ptr<RemotePool>> opened = transport.Open(pool);
+    if (!opened.ok()) return opened.status();
+    const uint64_t area = peer_hello_.layout.pool_bytes();
+    absl::StatusOr<SelfTestResult> result = WriteSelfTest(transport, **opened, area);
+    if (!result.ok()) return result.status();
+    pool_ = WithFaults(*std::move(opened), hub_.options_.faults);
+    state_.transport = std::string(transport.name());
+    state_.gigabytes_per_second = result->gigabytes_per_second;
+    state_.latency_us = result->latency_us;
+    Send(SelfTestDoneMessage{state_.transport, result->large_seed, kLargeTestBytes, result->small_seed, kSmallTestBytes,
+                             result->gigabytes_per_second, result->latency_us});
+    return absl::OkStatus();
+  }
+
+  void OnReady() {
+    if (pool_ == nullptr || sender_ != nullptr) return;
+    sender_ = std::make_unique<KvSender>(hub_.options_.hello.layout, peer_hello_.layout, hub_.options_.hello.checksums,
+                                         hub_.options_.pool);
+    state_.up = true;
+    state_.error.clear();
+    LogInfo("link up", {{"peer", peer_.worker_id}, {"transport", state_.transport},
+                        {"gigabytes_per_second", state_.gigabytes_per_second}, {"latency_us", state_.latency_us}});
+    hub_.events_.OnLinkState(state_);
+  }
+
+  void OnRefused(const LinkRefusedMessage& refused) {
+    if (refused.must_restart) {
+      hub_.events_.OnMustRestart(refused.reason);
+      return;
+    }
+    if (pool_ != nullptr && refused.retryable) {  // This transport failed the peer's check.
+      failures_.push_back(absl::StrCat(state_.transport, ": ", refused.reason));
+      pool_.reset();
+      TryNextTransport();
+      return;
+    }
+    Lose(absl::StrCat("refused: ", refused.reason));
+  }
+
+  void Lose(const std::string& reason) {
+    if (socket_ == nullptr) return;
+    socket_.reset();
+    if (sender_ != nullptr) {
+      LogWarning("link lost", {{"peer", peer_.worker_id}, {"reason", reason}});
+      sender_->LoseAll(reason);
+      for (const HandoverOutcome& outcome : sender_->TakeOutcomes()) hub_.events_.OnOutcome(outcome);
+      sender_.reset();
+    }
+    pool_.reset();
+    Report(reason);
+  }
+
+  void Report(const std::string& error) {
+    if (!state_.up && state_.error == error) return;  // Said already; attempts go on.
+    if (!state_.up) LogInfo("link not up yet", {{"peer", peer_.worker_id}, {"reason", error}});
+    state_.up = false;
+    state_.error = error;
+    hub_.events_.OnLinkState(state_);
+  }
+
+  SenderHub& hub_;
+  const LinkPeer peer_;
+  LinkState state_;
+  absl::Time next_attempt_ = absl::InfinitePast(), last_heard_;
+  std::unique_ptr<FrameSocket> socket_;  // Null: not connected.
+  HelloMessage peer_hello_;
+  size_t next_transport_ = 0;
+  std::vector<std::string> failures_;
+  std::unique_ptr<RemotePool> pool_;     // Set while tested or up.
+  std::unique_ptr<KvSender> sender_;     // Set while up.
+  int64_t heartbeats_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<SenderHub>> SenderHub::Create(Options options,
+                                                             std::vector<std::unique_ptr<Transport>> transports,
+                                                             SenderEvents& events) {
+  absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Create();
+  if (!loop.ok()) return loop.status();
+  return std::unique_ptr<SenderHub>(
+      new SenderHub(std::move(options), std::move(transports), events, *std::move(loop)));
+}
+
+SenderHub::SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events,
+                     std::unique_ptr<EventLoop> loop)
+    : options_(std::move(options)), transports_(std::move(transports)), events_(events), loop_(std::move(loop)) {
+  for (const auto& transport : transports_) {
+    if (transport->event_fd() >= 0) loop_->Watch(transport->event_fd(), EPOLLIN, [](uint32_t) {});
+  }
+  thread_ = std::thread([this] {
+    loop_->Run(options_.heartbeat, [this] { Tick(); }, [this] { return Poll(); });
+    links_.clear();
+  });
+}
+
+SenderHub::~SenderHub() {
+  loop_->Stop();
+  thread_.join();
+}
+
+void SenderHub::Tick() {
+  for (auto& [incarnation, link] : links_) link->Tick(Clock::Real().Now());
+}
+
+bool SenderHub::Poll() {
+  for (const auto& transport : transports_) transport->Progress();
+  bool waiting = false;
+  for (auto& [incarnation, link] : links_) waiting |= link->Pump();
+  for (const auto& transport : transports_) waiting |= !transport->PrepareToSleep();
+  return waiting;
+}
+
+void SenderHub::SetPeers(std::vector<LinkPeer> peers) {
+  loop_->Post([this, peers = std::move(peers)] { ApplyPeers(peers); });
+}
+
+void SenderHub::ApplyPeers(const std::vector<LinkPeer>& peers) {
+  absl::flat_hash_map<Incarnation, LinkPeer> wanted;
+  for (const LinkPeer& peer : peers) wanted[peer.incarnation] = peer;
+  absl::erase_if(links_, [&](const auto& entry) {
+    auto match = wanted.find(entry.first);
+    return match == wanted.end() || match->second != entry.second->peer();
+  });
+  for (auto& [incarnation, peer] : wanted) {
+    auto& link = links_[incarnation];
+    if (link == nullptr) {
+      link = std::make_unique<Link>(*this, peer);
+      link->Tick(Clock::Real().Now());
+    }
+  }
+}
+
+void SenderHub::OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action) {
+  loop_->Post([this, peer, handover, action = std::move(action)]() mutable {
+    auto link = links_.find(peer);
+    if (link == links_.end() || link->second->sender() == nullptr) {
+      events_.OnOutcome({.handover = handover, .kind = HandoverOutcome::Kind::kLost,
+                         .reason = "the link to the decode worker is down", .retryable = true});
+      return;
+    }
+    action(*link->second->sender());
+    link->second->Pump();
+  });
+}
+
+void SenderHub::Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
+                      std::vector<PageIndex> pages) {
+  OnLink(peer, handover, [handover, tokens = std::move(tokens), pages = std::move(pages)](KvSender& sender) mutable {
+    sender.Start(handover, std::move(tokens), std::move(pages));
+  });
+}
+
+void SenderHub::LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) {
+  OnLink(peer, handover, [handover, tokens, layers](KvSender& sender) {
+    sender.LayersReady(handover, tokens, layers, Clock::Real().Now());
+  });
+}
+
+void SenderHub::Finish(Incarnation peer, HandoverId handover, TokenId first_token) {
+  OnLink(peer, handover, [handover, first_token](KvSender& sender) { sender.Finish(handover, first_token); });
+}
+
+void SenderHub::Cancel(Incarnation peer, HandoverId handover, const std::string& reason) {
+  OnLink(peer, handover, [handover, reason](KvSender& sender) { sender.Cancel(handover, reason); });
+}
+
+}  // namespace tandem

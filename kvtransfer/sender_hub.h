@@ -1,0 +1,97 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/ids.h"
+#include "kvtransfer/event_loop.h"
+#include "kvtransfer/kv_sender.h"
+#include "kvtransfer/loopback/loopback_transport.h"
+#include "kvtransfer/transport.h"
+#include "kvtransfer/wire.h"
+
+namespace tandem {
+
+// A decode worker to link to.
+struct LinkPeer {
+  std::string worker_id;
+  Incarnation incarnation;
+  std::string address;  // host:port
+  bool operator==(const LinkPeer&) const = default;
+};
+
+// State of the link to one decode worker, as it is logged, exported and reported to routers.
+struct LinkState {
+  std::string worker_id;
+  Incarnation incarnation;
+  bool up = false;
+  std::string transport;
+  double gigabytes_per_second = 0, latency_us = 0;
+  std::string error;
+};
+
+// What the hub tells its owner. Called on the link thread; must not block.
+class SenderEvents {
+ public:
+  virtual ~SenderEvents() = default;
+  // The KV of the hand-over is read no more.
+  virtual void OnOutcome(const HandoverOutcome& outcome) = 0;
+  virtual void OnLinkState(const LinkState& state) = 0;
+  // A decode worker keeps pages in quarantine until this process is gone.
+  virtual void OnMustRestart(const std::string& reason) = 0;
+};
+
+// All links of a prefill worker, and the thread that owns them.
+//
+// Links are made, tested and re-made by themselves; a lost one ends its hand-overs as kLost.
+//
+// Thread-safety: thread-safe; calls are posted to the link thread.
+// Ownership: owns the thread, links and transports. Borrows the pool and the events, which outlive it.
+class SenderHub {
+ public:
+  struct Options {
+    HelloMessage hello;  // Of this worker; without exports.
+    const uint8_t* pool = nullptr;
+    absl::Duration heartbeat = absl::Milliseconds(250);
+    int missed_heartbeats = 4;
+    absl::Duration reconnect_delay = absl::Milliseconds(200);
+    TransferFaults faults;  // For fault drills.
+  };
+  // `transports` in order of preference.
+  static absl::StatusOr<std::unique_ptr<SenderHub>> Create(Options options,
+                                                           std::vector<std::unique_ptr<Transport>> transports,
+                                                           SenderEvents& events);
+  ~SenderHub();
+
+  // The decode workers there are now: links to others are dropped.
+  void SetPeers(std::vector<LinkPeer> peers);
+  // As KvSender's methods, on the link to that incarnation; kLost at once when it is not up.
+  void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages);
+  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers);
+  void Finish(Incarnation peer, HandoverId handover, TokenId first_token);
+  void Cancel(Incarnation peer, HandoverId handover, const std::string& reason);
+
+ private:
+  class Link;
+  SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events,
+            std::unique_ptr<EventLoop> loop);
+  // Runs `action` on the link's sender and carries out what it wants.
+  void OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action);
+  void ApplyPeers(const std::vector<LinkPeer>& peers);
+  void Tick();
+  bool Poll();
+
+  const Options options_;
+  const std::vector<std::unique_ptr<Transport>> transports_;
+  SenderEvents& events_;
+  const std::unique_ptr<EventLoop> loop_;
+  absl::flat_hash_map<Incarnation, std::unique_ptr<Link>> links_;  // Link thread only.
+  std::thread thread_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,17 @@
+#include "kvtransfer/transport.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace tandem {
+
+absl::Status CheckRuns(absl::Span<const CopyRun> runs, uint64_t size_bytes) {
+  for (const CopyRun& run : runs) {
+    if (run.destination < 0 || run.bytes < 0 || static_cast<uint64_t>(run.destination + run.bytes) > size_bytes) {
+      return absl::OutOfRangeError(absl::StrCat("write of ", run.bytes, " bytes at ", run.destination,
+                                                " leaves the peer's pool of ", size_bytes));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tandem

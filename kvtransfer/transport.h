@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "kvtransfer/transfer_plan.h"
+
+namespace tandem {
+
+// How a peer reaches a pool; what it means is the transport's own.
+struct PoolExport {
+  std::string transport;  // "shm", "ucx" or "loopback".
+  std::string address;
+  std::string remote_key;
+  uint64_t base_address = 0;
+  uint64_t size_bytes = 0;
+};
+
+// A peer's pool, open for one-sided writes.
+//
+// Thread-safety: the link thread only.
+// Ownership: owns its mapping or endpoint; the peer owns the memory and may die at any time: writes then go
+// nowhere, and only the link's control connection tells.
+class RemotePool {
+ public:
+  virtual ~RemotePool() = default;
+  // Starts copying from `source_base`. The source must stay unchanged until PollFlushed is true.
+  // OUT_OF_RANGE: a run leaves the pool; nothing was written.
+  virtual absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) = 0;
+  // True when everything written so far can be read at the destination. An error is final: the link is lost.
+  virtual absl::StatusOr<bool> PollFlushed() = 0;
+};
+
+// One way of moving bytes between processes.
+//
+// Thread-safety: the link thread only, but for Export, which is called once before it starts.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  virtual absl::string_view name() const = 0;
+  // Makes the local pool reachable. FAILED_PRECONDITION when this pool cannot be exported so.
+  virtual absl::StatusOr<PoolExport> Export(uint8_t* base, uint64_t size_bytes) = 0;
+  // UNAVAILABLE when the pool cannot be reached from here.
+  virtual absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) = 0;
+  // Moves what is under way forward; cheap when nothing is.
+  virtual void Progress() {}
+  // Readable when Progress has something to do; -1 when it never has.
+  virtual int event_fd() const { return -1; }
+  // Called before sleeping on event_fd: false when Progress must be called again first.
+  virtual bool PrepareToSleep() { return true; }
+};
+
+// OUT_OF_RANGE unless each run lies in a destination of `size_bytes`.
+absl::Status CheckRuns(absl::Span<const CopyRun> runs, uint64_t size_bytes);
+
+}  // namespace tandem
