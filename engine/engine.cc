@@ -17,26 +17,26 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoin
   ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
                    LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
                                     std::min(options.max_step_tokens, std::max(options.max_running, 1))));
-  KvGeometry geometry = model->kv_geometry();
-  geometry.page_tokens = options.page_tokens;
-  geometry.element_bytes = options.precision == Precision::kFull ? 4 : 2;
-  int64_t num_pages = options.kv_memory_bytes / geometry.page_bytes();
+  KvLayout layout = model->kv_layout();
+  layout.page_tokens = options.page_tokens;
+  layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;
+  int64_t num_pages = options.kv_memory_bytes / layout.page_bytes();
   if (num_pages < 1) {
     return absl::InvalidArgumentError(absl::StrCat("KV memory of ", FormatBytes(options.kv_memory_bytes),
                                                    " holds no page; one of ", options.page_tokens, " tokens takes ",
-                                                   FormatBytes(geometry.page_bytes())));
+                                                   FormatBytes(layout.page_bytes())));
   }
-  geometry.num_pages = static_cast<int>(std::min<int64_t>(num_pages, 1 << 30));
-  return std::unique_ptr<Engine>(new Engine(std::move(checkpoint), options, clock, geometry.num_pages, geometry,
+  layout.num_pages = static_cast<int>(std::min<int64_t>(num_pages, 1 << 30));
+  return std::unique_ptr<Engine>(new Engine(std::move(checkpoint), options, clock, layout.num_pages, layout,
                                             std::move(ops), std::move(model)));
 }
 
 Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
-               KvGeometry geometry, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model)
+               KvLayout layout, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model)
     : checkpoint_(std::move(checkpoint)),
       options_(options),
       clock_(clock),
-      geometry_(geometry),
+      layout_(layout),
       ops_(std::move(ops)),
       model_(std::move(model)),
       fingerprint_(checkpoint_->Fingerprint() ^ (options.precision == Precision::kFull ? 1 : 0)),
@@ -84,8 +84,9 @@ absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> p
   sequence->arrival = sequence->first_scheduled = clock_.Now();
   sequence->computed_tokens = sequence->num_tokens() - 1;
   sequence->pages = std::move(pages);
+  for (PageIndex page : sequence->pages) cache_.pool().SetState(page, PageState::kInUse);
   cache_.Publish(absl::MakeConstSpan(sequence->tokens()).subspan(0, sequence->computed_tokens), sequence->pages);
-  sequence->published_pages = sequence->computed_tokens / geometry_.page_tokens;
+  sequence->published_pages = sequence->computed_tokens / layout_.page_tokens;
   scheduler_.AddRunning(std::move(sequence));
   return absl::OkStatus();
 }
@@ -102,15 +103,43 @@ bool Engine::Cancel(RequestId id) {
   return true;
 }
 
-absl::Span<const PageIndex> Engine::PagesOf(RequestId id) const {
-  if (const Sequence* sequence = scheduler_.Find(id); sequence != nullptr) return sequence->pages;
+void Engine::StopAndHold(RequestId id) {
+  if (std::unique_ptr<Sequence> sequence = scheduler_.Remove(id); sequence != nullptr) held_[id] = std::move(sequence);
+}
+
+const Sequence* Engine::FindSequence(RequestId id) const {
+  if (const Sequence* sequence = scheduler_.Find(id); sequence != nullptr) return sequence;
   auto held = held_.find(id);
-  return held == held_.end() ? absl::Span<const PageIndex>() : absl::MakeConstSpan(held->second->pages);
+  return held == held_.end() ? nullptr : held->second.get();
+}
+
+int Engine::ComputedTokens(RequestId id) const {
+  const Sequence* sequence = FindSequence(id);
+  return sequence == nullptr ? 0 : sequence->computed_tokens;
+}
+
+absl::Span<const PageIndex> Engine::PagesOf(RequestId id) const {
+  const Sequence* sequence = FindSequence(id);
+  return sequence == nullptr ? absl::Span<const PageIndex>() : absl::MakeConstSpan(sequence->pages);
+}
+
+void Engine::ReportCachedPrefixes(absl::Span<const StepItem> items,
+                                  const std::function<void(const KvProgress&)>& progress) {
+  for (const StepItem& item : items) {
+    Sequence& sequence = *item.sequence;
+    if (!sequence.request.hold_after_first_token || std::exchange(sequence.prefix_reported, true)) continue;
+    if (progress) progress({sequence.request.id, 0, sequence.computed_tokens, 0, layout_.num_layers});
+  }
 }
 
 void Engine::FailExpired(std::vector<SequenceEvent>& events) {
   for (RequestId id : scheduler_.Expired(clock_.Now())) {
-    Cancel(id);
+    // The pages of one that is being pushed are freed by its owner, when the push is over.
+    if (scheduler_.Find(id)->request.hold_after_first_token) {
+      StopAndHold(id);
+    } else {
+      Cancel(id);
+    }
     events.push_back({.id = id, .error = absl::DeadlineExceededError("deadline passed on the worker")});
   }
 }
@@ -136,10 +165,11 @@ std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgres
   FailExpired(events);
   std::vector<StepItem> items = scheduler_.Plan(clock_.Now());
   if (items.empty()) return events;
+  ReportCachedPrefixes(items, progress);
   StepBatch batch = BuildBatch(items);
-  const int group_layers = (geometry_.num_layers + options_.layer_groups - 1) / options_.layer_groups;
+  const int group_layers = (layout_.num_layers + options_.layer_groups - 1) / options_.layer_groups;
   const Activation& logits =
-      model_->Forward(batch, {geometry_, kv_base_}, group_layers, [&](int begin_layer, int end_layer) {
+      model_->Forward(batch, {layout_, kv_base_}, group_layers, [&](int begin_layer, int end_layer) {
         for (const StepItem& item : items) {
           if (!item.sequence->request.hold_after_first_token || !progress) continue;
           progress({item.sequence->request.id, item.sequence->computed_tokens,
@@ -155,7 +185,7 @@ std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgres
   for (const StepItem& item : items) {
     Sequence& sequence = *item.sequence;
     sequence.computed_tokens += item.num_tokens;
-    int full_pages = sequence.computed_tokens / geometry_.page_tokens;
+    int full_pages = sequence.computed_tokens / layout_.page_tokens;
     if (full_pages > sequence.published_pages) {
       cache_.Publish(absl::MakeConstSpan(sequence.tokens()).subspan(0, sequence.computed_tokens), sequence.pages);
       sequence.published_pages = full_pages;
@@ -221,7 +251,7 @@ absl::StatusOr<std::vector<std::vector<float>>> Engine::ScoreAll(absl::Span<cons
     batch.positions = {static_cast<int32_t>(i)};
     batch.logit_rows = {0};
     batch.sequences = {{.first_row = 0, .num_rows = 1, .context_tokens = static_cast<int>(i) + 1, .pages = *pages}};
-    const Activation& logits = model_->Forward(batch, {geometry_, kv_base_}, geometry_.num_layers, [](int, int) {});
+    const Activation& logits = model_->Forward(batch, {layout_, kv_base_}, layout_.num_layers, [](int, int) {});
     SamplingParams all;
     all.logprobs = model_config().vocab_size;
     std::vector<SampledToken> sampled = ops_->Sample(logits, {{.params = &all}});

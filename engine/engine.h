@@ -43,7 +43,7 @@ struct KvProgress {
 // Runs a model: sequences in, tokens out, one step at a time.
 //
 // A sequence with hold_after_first_token stays "held" after its first token: its pages are kept, unchanged,
-// until ReleaseHeld. Every other end of a sequence frees its pages (its full pages stay as prefix cache).
+// until Cancel. Every other end of a sequence frees its pages (its full pages stay as prefix cache).
 //
 // Thread-safety: not thread-safe; the engine thread owns it and is the only caller.
 // Ownership: owns model, KV memory bookkeeping and sequences. The KV memory itself is the caller's, so that
@@ -65,7 +65,7 @@ class Engine {
                                                         const Options& options, const Clock& clock);
 
   // Shape of the pool; its memory is given by SetKvMemory before the first step.
-  const KvGeometry& geometry() const { return geometry_; }
+  const KvLayout& layout() const { return layout_; }
   void SetKvMemory(uint8_t* base) { kv_base_ = base; }
 
   // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED (QUEUE_FULL).
@@ -75,6 +75,10 @@ class Engine {
   absl::Status AddWithKv(SequenceRequest request, std::vector<PageIndex> pages);
   // Ends a sequence, held or not, and frees its pages. False when there is none.
   bool Cancel(RequestId id);
+  // Stops computing a sequence but keeps its pages until Cancel: they may still be read by a push.
+  void StopAndHold(RequestId id);
+  // Tokens of a sequence, held or not, whose KV is in its pages; 0 when unknown.
+  int ComputedTokens(RequestId id) const;
   // Pages of a sequence, held or not; empty when unknown.
   absl::Span<const PageIndex> PagesOf(RequestId id) const;
 
@@ -100,9 +104,12 @@ class Engine {
 
  private:
   Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
-         KvGeometry geometry, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
+         KvLayout layout, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
   absl::Status CheckRequest(const SequenceRequest& request) const;
+  const Sequence* FindSequence(RequestId id) const;
   void FailExpired(std::vector<SequenceEvent>& events);
+  // Tells `progress` about cached prefixes of sequences that are scheduled for the first time.
+  void ReportCachedPrefixes(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress);
   StepBatch BuildBatch(absl::Span<const StepItem> items) const;
   // Records one sampled token; ends or holds the sequence where it should.
   SequenceEvent Advance(Sequence& sequence, SampledToken token);
@@ -112,7 +119,7 @@ class Engine {
   const std::unique_ptr<Checkpoint> checkpoint_;
   const Options options_;
   const Clock& clock_;
-  const KvGeometry geometry_;
+  const KvLayout layout_;
   const std::unique_ptr<Ops> ops_;
   const std::unique_ptr<DecoderModel> model_;
   const uint64_t fingerprint_;

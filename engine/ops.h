@@ -7,7 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
-#include "engine/kv_geometry.h"
+#include "common/kv_layout.h"
 #include "engine/sampling.h"
 #include "model/model_config.h"
 #include "model/tensor.h"

@@ -18,7 +18,7 @@ struct SequenceRequest {
   SamplingParams sampling;
   int priority = 0;
   absl::Time deadline = absl::InfiniteFuture();
-  // Stop after the first new token and keep the pages until ReleaseHeld: a prefill worker's sequences.
+  // Stop after the first new token and keep the pages until Cancel: a prefill worker's sequences.
   bool hold_after_first_token = false;
 };
 
@@ -32,6 +32,7 @@ struct Sequence {
   std::vector<PageIndex> pages;  // Cover the computed tokens and those of the step that runs.
   int computed_tokens = 0;       // Tokens whose KV is in the pages.
   int cached_tokens = 0;         // Of those, found in the prefix cache when it was first admitted.
+  bool prefix_reported = false;  // Of held sequences: progress was told about the cached prefix.
   int published_pages = 0;       // Leading pages that are in the prefix index.
 
   std::vector<TokenId>& tokens() { return request.tokens; }

@@ -78,7 +78,12 @@ bool StepScheduler::GrowPages(Sequence* sequence, int tokens) {
       sequence->pages.insert(sequence->pages.end(), pages->begin(), pages->end());
       return true;
     }
-    Sequence* victim = running_.back();
+    // Never one whose KV is being pushed: its pages must not change hands. Such sequences grow no pages, so
+    // the loop ends.
+    auto victim_at = std::find_if(running_.rbegin(), running_.rend(), [](const Sequence* candidate) {
+      return !candidate->request.hold_after_first_token;
+    });
+    Sequence* victim = *victim_at;
     Preempt(victim);
     if (victim == sequence) return false;
   }

@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
-#include "kvtransfer/kv_layout.h"
+#include "common/kv_layout.h"
 #include "kvtransfer/wire.h"
 
 namespace tandem {

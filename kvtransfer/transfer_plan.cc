@@ -16,11 +16,6 @@ IndexRange HeadsToSend(const KvLayout& source, const KvLayout& destination) {
   return heads;
 }
 
-int64_t HeadOffset(const KvLayout& layout, PageIndex page, int layer, int plane, int head) {
-  return page * layout.page_bytes() + layer * layout.layer_bytes() +
-         (int64_t{plane} * layout.own_heads() + head - layout.first_head()) * layout.head_bytes();
-}
-
 void Append(std::vector<CopyRun>& runs, const CopyRun& run) {
   if (!runs.empty()) {
     CopyRun& last = runs.back();
@@ -46,12 +41,12 @@ std::vector<CopyRun> PlanTransfer(const KvLayout& source, SequencePages source_p
     for (int layer = layers.begin; layer < layers.end; ++layer) {
       for (int plane = 0; plane < source.num_planes; ++plane) {
         for (int head = heads.begin; head < heads.end; ++head) {
-          int64_t to = HeadOffset(destination, destination_page, layer, plane, head);
+          int64_t to = destination.HeadOffset(destination_page, layer, plane, head - destination.first_head());
           for (int token = page_begin; token < page_end;) {
             int source_page = token / source.page_tokens;
             int run_end = std::min(page_end, (source_page + 1) * source.page_tokens);
             PageIndex from_page = source_pages.pages[source_page - source_pages.first_page];
-            Append(runs, {HeadOffset(source, from_page, layer, plane, head) +
+            Append(runs, {source.HeadOffset(from_page, layer, plane, head - source.first_head()) +
                               token % source.page_tokens * source.token_bytes(),
                           to + token % destination.page_tokens * destination.token_bytes(),
                           (run_end - token) * source.token_bytes()});

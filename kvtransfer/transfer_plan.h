@@ -5,7 +5,7 @@
 
 #include "absl/types/span.h"
 #include "common/ids.h"
-#include "kvtransfer/kv_layout.h"
+#include "common/kv_layout.h"
 
 namespace tandem {
 

@@ -1,6 +1,12 @@
 #include "kvtransfer/wire.h"
 
+#include <unistd.h>
+
 #include "absl/strings/str_cat.h"
+#include "kvtransfer/peer_process.h"
+#if TANDEM_WITH_UCX
+#include "kvtransfer/ucx/ucx_transport.h"
+#endif
 #include "tandem/v1/link.pb.h"
 
 namespace tandem {
@@ -128,6 +134,22 @@ HelloMessage ToNative(const v1::Hello& hello) {
 }
 
 }  // namespace
+
+HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, const KvLayout& layout,
+                       uint64_t model_fingerprint, bool checksums) {
+  HelloMessage hello;
+  hello.worker_id = worker_id;
+  hello.incarnation = incarnation;
+  hello.host_boot_id = HostId();
+  hello.pid = getpid();
+  hello.layout = layout;
+  hello.model_fingerprint = model_fingerprint;
+  hello.checksums = checksums;
+#if TANDEM_WITH_UCX
+  hello.ucx_version = UcxVersion();
+#endif
+  return hello;
+}
 
 std::string EncodeLinkMessage(const LinkMessage& message) {
   v1::LinkMessage proto;

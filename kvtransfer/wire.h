@@ -9,7 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
-#include "kvtransfer/kv_layout.h"
+#include "common/kv_layout.h"
 #include "kvtransfer/transport.h"
 
 namespace tandem {
@@ -83,6 +83,10 @@ struct LinkHeartbeatMessage {
   Incarnation incarnation;
   int64_t sequence = 0;
 };
+
+// This process's greeting: host, pid and UCX version filled in.
+HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, const KvLayout& layout,
+                       uint64_t model_fingerprint, bool checksums);
 
 using LinkMessage = std::variant<HelloMessage, SelfTestDoneMessage, LinkReadyMessage, LinkRefusedMessage, OfferMessage,
                                  GrantMessage, RefuseMessage, CommitMessage, AckMessage, AbortMessage, AbortDoneMessage,

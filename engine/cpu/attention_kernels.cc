@@ -16,10 +16,10 @@ struct HeadView {
   const AttentionTask& task;
   int plane;
   const uint8_t* Token(int position) const {
-    const KvGeometry& geometry = task.kv.geometry;
-    int page = position / geometry.page_tokens, slot = position % geometry.page_tokens;
-    return task.kv.base + geometry.HeadOffset(task.pages[page], task.layer, plane, task.kv_head) +
-           int64_t{slot} * geometry.head_dim * geometry.element_bytes;
+    const KvLayout& layout = task.kv.layout;
+    int page = position / layout.page_tokens, slot = position % layout.page_tokens;
+    return task.kv.base + layout.HeadOffset(task.pages[page], task.layer, plane, task.kv_head) +
+           int64_t{slot} * layout.head_dim * layout.element_bytes;
   }
 };
 
@@ -45,11 +45,11 @@ TANDEM_INLINE void LoadToken(const uint8_t* from, int head_dim, int element_byte
 
 // Keys of up to 16 tokens, transposed: [head_dim][16 tokens]; missing tokens are zero.
 void LoadKeyTile(const HeadView& keys, int first, int count, int padded_dim, float* row, float* tile) {
-  const KvGeometry& geometry = keys.task.kv.geometry;
+  const KvLayout& layout = keys.task.kv.layout;
   std::memset(tile, 0, sizeof(float) * kTile * padded_dim);
   for (int t = 0; t < count; ++t) {
-    LoadToken(keys.Token(first + t), geometry.head_dim, geometry.element_bytes, row);
-    for (int d = 0; d < geometry.head_dim; ++d) tile[d * kTile + t] = row[d];
+    LoadToken(keys.Token(first + t), layout.head_dim, layout.element_bytes, row);
+    for (int d = 0; d < layout.head_dim; ++d) tile[d * kTile + t] = row[d];
   }
 }
 
@@ -105,8 +105,8 @@ TANDEM_INLINE void AddValues(const float* weights, const float* values, int coun
 }  // namespace
 
 void Attention(const AttentionTask& task, float* scratch) {
-  const KvGeometry& geometry = task.kv.geometry;
-  const int head_dim = geometry.head_dim, padded_dim = (head_dim + 15) / 16 * 16;
+  const KvLayout& layout = task.kv.layout;
+  const int head_dim = layout.head_dim, padded_dim = (head_dim + 15) / 16 * 16;
   const int context = task.first_position + task.num_rows;
   const int64_t padded_context = (context + 15) / 16 * 16;
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head_dim));
@@ -114,7 +114,7 @@ void Attention(const AttentionTask& task, float* scratch) {
   float* row_buffer = tile + kTile * padded_dim;
   float* scores = row_buffer + padded_dim;     // [num_rows][group_heads][padded_context]
 
-  HeadView keys{task, 0}, values{task, geometry.num_planes - 1};
+  HeadView keys{task, 0}, values{task, layout.num_planes - 1};
   auto scores_of = [&](int row, int head) { return scores + (int64_t{row} * task.group_heads + head) * padded_context; };
   for (int first = 0; first < context; first += kTile) {
     int count = context - first < kTile ? context - first : kTile;
@@ -136,7 +136,7 @@ void Attention(const AttentionTask& task, float* scratch) {
   for (int first = 0; first < context; first += kTile) {
     int count = context - first < kTile ? context - first : kTile;
     for (int t = 0; t < count; ++t) {
-      LoadToken(values.Token(first + t), head_dim, geometry.element_bytes, tile + t * padded_dim);
+      LoadToken(values.Token(first + t), head_dim, layout.element_bytes, tile + t * padded_dim);
     }
     for (int row = 0; row < task.num_rows; ++row) {
       int visible = task.first_position + row + 1 - first;

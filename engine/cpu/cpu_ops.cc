@@ -125,14 +125,14 @@ class CpuOps final : public Ops {
         for (int head = 0; head < shape_.num_heads; ++head) NormAndRotate(heads + head * dim, norm.q, norm.epsilon, row);
         float* k = heads + shape_.num_heads * dim;
         float* v = k + shape_.num_kv_heads * dim;
-        const PageIndex page = sequence.pages[position / kv.geometry.page_tokens];
-        const int64_t slot = int64_t{position % kv.geometry.page_tokens} * dim * kv.geometry.element_bytes;
+        const PageIndex page = sequence.pages[position / kv.layout.page_tokens];
+        const int64_t slot = int64_t{position % kv.layout.page_tokens} * dim * kv.layout.element_bytes;
         for (int head = 0; head < shape_.num_kv_heads; ++head) {
           NormAndRotate(k + head * dim, norm.k, norm.epsilon, row);
-          kernels_.store_kv(k + head * dim, dim, kv.geometry.element_bytes,
-                            kv.base + kv.geometry.HeadOffset(page, layer, 0, head) + slot);
-          kernels_.store_kv(v + head * dim, dim, kv.geometry.element_bytes,
-                            kv.base + kv.geometry.HeadOffset(page, layer, 1, head) + slot);
+          kernels_.store_kv(k + head * dim, dim, kv.layout.element_bytes,
+                            kv.base + kv.layout.HeadOffset(page, layer, 0, head) + slot);
+          kernels_.store_kv(v + head * dim, dim, kv.layout.element_bytes,
+                            kv.base + kv.layout.HeadOffset(page, layer, 1, head) + slot);
         }
       }
     });

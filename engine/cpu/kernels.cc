@@ -7,7 +7,7 @@
 namespace tandem {
 
 int64_t AttentionScratchFloats(const AttentionTask& task) {
-  int64_t padded_dim = (task.kv.geometry.head_dim + 15) / 16 * 16;
+  int64_t padded_dim = (task.kv.layout.head_dim + 15) / 16 * 16;
   int64_t context = (task.first_position + task.num_rows + 15) / 16 * 16;
   return 16 * padded_dim + padded_dim + int64_t{task.num_rows} * task.group_heads * context;
 }

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "engine/cpu/packed_matrix.h"
-#include "engine/kv_geometry.h"
+#include "common/kv_layout.h"
 
 namespace tandem {
 

@@ -5,7 +5,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
-#include "engine/kv_geometry.h"
+#include "common/kv_layout.h"
 #include "engine/ops.h"
 #include "model/checkpoint.h"
 
@@ -23,7 +23,7 @@ class DecoderModel {
  public:
   virtual ~DecoderModel() = default;
   // Shape of its KV, but for page_tokens, element_bytes and num_pages.
-  virtual KvGeometry kv_geometry() const = 0;
+  virtual KvLayout kv_layout() const = 0;
   // Appends the batch's KV to its pages and leaves the logits [batch.logit_rows.size(), vocabulary] in the
   // result, which is valid until the next call. `group_layers`: how many layers per call of layers_done.
   virtual const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,

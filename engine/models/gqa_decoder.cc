@@ -23,9 +23,9 @@ class GqaDecoder final : public DecoderModel {
 
   absl::Status Load(const Checkpoint& checkpoint, int max_rows, int max_logit_rows);
 
-  KvGeometry kv_geometry() const override {
-    return {.num_layers = config_.num_layers, .num_planes = 2, .num_kv_heads = config_.num_kv_heads,
-            .head_dim = config_.head_dim};
+  KvLayout kv_layout() const override {
+    return {.num_layers = config_.num_layers, .num_kv_heads = config_.num_kv_heads, .head_dim = config_.head_dim,
+            .num_planes = 2};
   }
 
   const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,

@@ -1,4 +1,4 @@
-#include "kvtransfer/kv_layout.h"
+#include "common/kv_layout.h"
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"

@@ -4,13 +4,15 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/ids.h"
 
 namespace tandem {
 
 // Shape of one rank's KV pool, as both ends of a link must know it:
 // [num_pages][num_layers][num_planes][own heads][page_tokens][head_dim].
 //
-// Heads are split over tp_size ranks; with fewer heads than ranks (an MLA latent has one) they are
+// A page holds all layers of its tokens, so that a layer group of a page is one run of bytes, and a head of a layer is
+// one, too. Heads are split over tp_size ranks; with fewer heads than ranks (an MLA latent has one) they are
 // replicated, each rank holding one.
 struct KvLayout {
   int num_layers = 0;
@@ -36,9 +38,20 @@ struct KvLayout {
   int64_t page_bytes() const { return num_layers * layer_bytes(); }
   int64_t pool_bytes() const { return num_pages * page_bytes(); }
 
+  // Byte offset of the first token's row of one of the rank's own heads, counted from first_head().
+  int64_t HeadOffset(PageIndex page, int layer, int plane, int own_head) const {
+    return page * page_bytes() + layer * layer_bytes() + (int64_t{plane} * own_heads() + own_head) * head_bytes();
+  }
+
   std::string ToString() const;
   // INVALID_ARGUMENT: a size that cannot be, or heads that do not divide.
   absl::Status Validate() const;
+};
+
+// A pool's memory with its shape. Ownership: borrows the memory.
+struct KvPoolView {
+  KvLayout layout;
+  uint8_t* base = nullptr;
 };
 
 // OK when KV can move between ranks of these layouts: page sizes and tensor parallelism may differ, the

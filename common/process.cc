@@ -1,0 +1,61 @@
+#include "common/process.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "common/log.h"
+
+namespace tandem {
+namespace {
+
+sigset_t TerminationSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+}  // namespace
+
+void BlockTerminationSignals() {
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t signals = TerminationSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+void AwaitTermination() {
+  sigset_t signals = TerminationSignals();
+  int signal = 0;
+  sigwait(&signals, &signal);
+}
+
+void RequestTermination() { kill(getpid(), SIGTERM); }
+
+ProcessConfig LoadProcessConfigOrExit(const std::string& topology_file, const std::string& name) {
+  absl::StatusOr<Topology> topology = Topology::Load(topology_file);
+  absl::Status status = topology.status();
+  if (status.ok()) {
+    absl::StatusOr<ProcessPlan> process = topology->FindProcess(name);
+    if (process.ok()) {
+      SetLogProcessName(name);
+      return {*std::move(topology), *std::move(process)};
+    }
+    status = process.status();
+  }
+  fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  exit(2);
+}
+
+void ExitUnlessOk(const absl::Status& status) {
+  if (status.ok()) return;
+  LogError("cannot start", {{"cause", status.message()}});
+  exit(1);
+}
+
+}  // namespace tandem

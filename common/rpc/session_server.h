@@ -1,0 +1,54 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "common/worker_messages.h"
+#include "tandem/v1/worker.pb.h"
+
+namespace tandem {
+
+// One router's stream at a worker.
+using SessionId = int64_t;
+
+// What a worker does with its routers' commands. Called on gRPC threads; must not block.
+class SessionHandler {
+ public:
+  virtual ~SessionHandler() = default;
+  virtual void OnCommands(SessionId session, CommandFrame frame) = 0;
+  virtual void OnSessionClosed(SessionId session) = 0;
+};
+
+// The worker's end of all router streams: frames in, frames out, one write in flight per stream.
+//
+// Thread-safety: thread-safe. mu_ is held while nothing but gRPC's own non-blocking calls are made.
+// Ownership: reactors delete themselves when gRPC is done with them. Borrows the handler.
+class SessionServer {
+ public:
+  explicit SessionServer(SessionHandler& handler) : handler_(handler) {}
+  ~SessionServer();
+
+  // The reactor of a new stream; belongs to gRPC.
+  grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* NewSession();
+  // Sends events; dropped when the stream is gone.
+  void Send(SessionId session, EventFrame frame) ABSL_LOCKS_EXCLUDED(mu_);
+  // Ends all streams; new ones are refused.
+  void Close() ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  class Session;
+  void Remove(SessionId id) ABSL_LOCKS_EXCLUDED(mu_);
+
+  SessionHandler& handler_;
+  absl::Mutex mu_;
+  absl::flat_hash_map<SessionId, Session*> sessions_ ABSL_GUARDED_BY(mu_);
+  SessionId next_id_ ABSL_GUARDED_BY(mu_) = 1;
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace tandem

@@ -1,0 +1,132 @@
+#include "common/rpc/worker_agent.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <utility>
+
+#include "common/log.h"
+#include "common/rpc/control_codec.h"
+#include "tandem/v1/control.grpc.pb.h"
+
+namespace tandem {
+
+// One registration stream. Reads are gRPC's; writes are the agent's thread, one at a time.
+class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerReport, v1::RouterDirective> {
+ public:
+  Stream(v1::Control::Stub& stub, const std::function<void(const RouterDirective&)>& on_directive)
+      : on_directive_(on_directive) {
+    stub.async()->Register(&context_, this);
+    StartRead(&incoming_);
+    AddHold();  // Writes come from outside of gRPC's callbacks.
+    StartCall();
+  }
+
+  // False when the stream ended.
+  bool Write(const v1::WorkerReport& report) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (done_ || !write_ok_) return false;
+      outgoing_ = report;
+      writing_ = true;
+    }
+    StartWrite(&outgoing_);
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(this, &Stream::WriteFinished));
+    return write_ok_;
+  }
+
+  // Cancels and waits for the end.
+  grpc::Status End() {
+    context_.TryCancel();
+    RemoveHold();
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&done_));
+    return status_;
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      absl::MutexLock lock(&mu_);
+      write_ok_ = false;
+      return;
+    }
+    on_directive_(DecodeDirective(incoming_));
+    StartRead(&incoming_);
+  }
+  void OnWriteDone(bool ok) override {
+    absl::MutexLock lock(&mu_);
+    writing_ = false;
+    write_ok_ = write_ok_ && ok;
+  }
+  void OnDone(const grpc::Status& status) override {
+    absl::MutexLock lock(&mu_);
+    status_ = status;
+    done_ = true;
+  }
+
+ private:
+  bool WriteFinished() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !writing_; }
+
+  const std::function<void(const RouterDirective&)>& on_directive_;
+  grpc::ClientContext context_;
+  v1::RouterDirective incoming_;
+  v1::WorkerReport outgoing_;
+  mutable absl::Mutex mu_;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false, write_ok_ ABSL_GUARDED_BY(mu_) = true, done_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::Status status_ ABSL_GUARDED_BY(mu_);
+};
+
+WorkerAgent::WorkerAgent(Options options) : options_(std::move(options)) {
+  thread_ = std::thread([this] { Main(); });
+}
+
+WorkerAgent::~WorkerAgent() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+bool WorkerAgent::StopRequested() {
+  absl::MutexLock lock(&mu_);
+  return stopping_;
+}
+
+bool WorkerAgent::Sleep(absl::Duration duration) {
+  absl::MutexLock lock(&mu_);
+  return !mu_.AwaitWithTimeout(absl::Condition(&stopping_), duration);
+}
+
+void WorkerAgent::Main() {
+  grpc::ChannelArguments arguments;
+  // A router that restarts is found again within a second.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
+  auto channel = grpc::CreateCustomChannel(options_.router_address, grpc::InsecureChannelCredentials(), arguments);
+  auto stub = v1::Control::NewStub(channel);
+  bool said_unreachable = false;
+  while (!StopRequested()) {
+    Stream stream(*stub, options_.on_directive);
+    v1::WorkerReport report;
+    EncodeRegistration(options_.registration, report.mutable_registration());
+    bool ok = stream.Write(report);
+    if (ok) {
+      LogInfo("registered", {{"router", options_.router_address}});
+      said_unreachable = false;
+    }
+    for (bool restart = true; ok; restart = false) {
+      EncodeHeartbeat(options_.collect(restart), report.mutable_heartbeat());
+      ok = stream.Write(report) && Sleep(options_.heartbeat);
+      report.Clear();
+    }
+    grpc::Status status = stream.End();
+    if (!StopRequested() && !std::exchange(said_unreachable, true)) {
+      LogWarning("router lost; dialling again", {{"router", options_.router_address}, {"cause", status.error_message()}});
+    }
+    Sleep(absl::Milliseconds(100));
+  }
+}
+
+}  // namespace tandem

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "common/ids.h"
+
+namespace tandem {
+
+// How the next token is chosen. Defaults: greedy, nothing filtered. Ranges are those of the proto.
+struct SamplingParams {
+  float temperature = 0;
+  int top_k = 0;
+  float top_p = 1;
+  float min_p = 0;
+  float repetition_penalty = 1;
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  std::vector<std::pair<TokenId, float>> logit_bias;
+  uint64_t seed = 0;
+  int max_tokens = 0;  // 0: up to the context length.
+  int min_tokens = 0;
+  bool ignore_eos = false;
+  std::vector<TokenId> stop_token_ids;
+  std::optional<int> logprobs;
+};
+
+// A token with its log probability under the model, before temperature and filters.
+struct TokenLogprob {
+  TokenId token = 0;
+  float logprob = 0;
+};
+
+struct SampledToken {
+  TokenId token = 0;
+  std::optional<float> logprob;   // Set when logprobs were asked for.
+  std::vector<TokenLogprob> top;  // Best first.
+};
+
+}  // namespace tandem

@@ -1,0 +1,227 @@
+#include "decode/decode_process.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/error_reason.h"
+#include "common/ids.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/process.h"
+#include "common/rpc/server_runner.h"
+#include "common/rpc/session_server.h"
+#include "common/rpc/worker_agent.h"
+#include "common/status_macros.h"
+#include "decode/decode_metrics.h"
+#include "decode/decode_service.h"
+#include "decode/decode_worker.h"
+#include "engine/engine_thread.h"
+#include "engine/worker_reporter.h"
+#include "engine/worker_setup.h"
+#include "kvtransfer/receiver_hub.h"
+#include "kvtransfer/self_test.h"
+#include "kvtransfer/transport_factory.h"
+
+namespace tandem {
+namespace {
+
+// Above this share of the pool in quarantine, the worker says it is degraded.
+constexpr double kMaxQuarantinedShare = 0.25;
+
+// Posts to the engine thread what arrives on others, and the other way round.
+class DecodeParts final : public DecodeProcess, private SessionHandler, private ReceiverEvents {
+ public:
+  static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology, const ProcessPlan& plan) {
+    auto parts = std::make_unique<DecodeParts>();
+    RETURN_IF_ERROR(parts->Build(topology, plan));
+    return std::unique_ptr<DecodeProcess>(std::move(parts));
+  }
+
+  ~DecodeParts() override {
+    agent_.reset();
+    if (server_ != nullptr) {
+      sessions_.Close();
+      server_->Shutdown(absl::Milliseconds(200));
+    }
+    // The hub's callbacks post to the engine, and the engine's worker sends by the hub: first the engine stops.
+    if (engine_ != nullptr) engine_->Stop();
+    hub_.reset();
+  }
+
+  bool Drain(absl::Duration timeout) override {
+    draining_ = true;
+    reporter_->SetState("draining");
+    server_->SetServing(false);
+    return engine_->AwaitCondition([this] { return worker_->num_legs() == 0; }, timeout);
+  }
+
+ private:
+  absl::Status Build(const Topology& topology, const ProcessPlan& plan);
+  absl::Status StartHub(const Topology& topology, const ProcessPlan& plan);
+  void StartAgent(const Topology& topology, const ProcessPlan& plan);
+  // The reason to refuse a link, if there is one.
+  std::optional<LinkRefusedMessage> CheckHello(const HelloMessage& hello) const;
+
+  // SessionHandler, on gRPC threads.
+  void OnCommands(SessionId session, CommandFrame frame) override {
+    if (draining_) RefuseStarts(session, frame);
+    engine_->Post([this, session, frame = std::move(frame)](Engine& engine) { worker_->OnCommands(engine, session, frame); });
+  }
+  void OnSessionClosed(SessionId session) override {
+    engine_->Post([this, session](Engine& engine) { worker_->OnSessionClosed(engine, session); });
+  }
+  void RefuseStarts(SessionId session, CommandFrame& frame) {
+    EventFrame refusals;
+    for (const StartLeg& start : frame.starts) {
+      refusals.events.push_back({.id = start.id, .error = MakeError(absl::StatusCode::kUnavailable,
+                                                                    ErrorReason::kWorkerDraining, "the worker is draining")});
+    }
+    frame.starts.clear();
+    if (!refusals.events.empty()) sessions_.Send(session, std::move(refusals));
+  }
+
+  // ReceiverEvents, on the link thread.
+  void OnHello(int64_t connection, const HelloMessage& hello) override {
+    engine_->Post([this, connection, hello](Engine&) {
+      if (std::optional<LinkRefusedMessage> refusal = CheckHello(hello); refusal.has_value()) {
+        LogWarning("link refused", {{"peer", hello.worker_id}, {"reason", refusal->reason}});
+        hub_->Refuse(connection, *refusal);
+      } else {
+        hub_->Accept(connection);
+      }
+    });
+  }
+  void OnPeerUp(const HelloMessage& hello) override {
+    engine_->Post([this, hello](Engine&) { worker_->OnPeerUp(hello); });
+  }
+  void OnPeerLost(Incarnation peer, bool proven_dead) override {
+    engine_->Post([this, peer, proven_dead](Engine&) { worker_->OnPeerLost(peer, proven_dead); });
+  }
+  void OnPeerDead(Incarnation peer) override {
+    engine_->Post([this, peer](Engine&) { worker_->OnPeerDead(peer); });
+  }
+  void OnMessage(Incarnation peer, const LinkMessage& message) override {
+    engine_->Post([this, peer, message](Engine& engine) { worker_->OnLinkMessage(engine, peer, message); });
+  }
+
+  const Incarnation incarnation_{DrawRandomId()};
+  std::atomic<bool> draining_ = false;
+  HelloMessage hello_;
+  MetricsServer metrics_server_;
+  std::unique_ptr<DecodeMetrics> metrics_;
+  std::unique_ptr<ShmPool> pool_;
+  SessionServer sessions_{*this};
+  std::unique_ptr<EngineHandoverPages> pages_;
+  std::unique_ptr<KvReceiver> receiver_;
+  std::unique_ptr<DecodeWorker> worker_;
+  std::unique_ptr<EngineThread> engine_;
+  std::unique_ptr<WorkerReporter> reporter_;
+  std::unique_ptr<ReceiverHub> hub_;
+  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<ServerRunner> server_;
+  std::unique_ptr<WorkerAgent> agent_;
+};
+
+absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& plan) {
+  const PoolSettings& settings = topology.pools[plan.pool];
+  ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                   Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
+  ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes() + kTestAreaBytes));
+  engine->SetKvMemory(pool_->base());
+  metrics_ = std::make_unique<DecodeMetrics>(metrics_server_);
+  pages_ = std::make_unique<EngineHandoverPages>(engine->cache());
+  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_);
+  worker_ = std::make_unique<DecodeWorker>(
+      Clock::Real(), *receiver_, *metrics_,
+      [this](int64_t session, LegEvent event) { sessions_.Send(session, {{std::move(event)}}); },
+      [this](Incarnation peer, LinkMessage message) { hub_->Send(peer, std::move(message)); });
+  hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(), topology.links.checksums);
+  EngineThread::Hooks hooks;
+  hooks.on_events = [this](Engine&, std::vector<SequenceEvent> events) { worker_->OnEngineEvents(std::move(events)); };
+  hooks.on_turn = [this](Engine&) { worker_->OnTurn(); };
+  engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
+  reporter_ = std::make_unique<WorkerReporter>(*engine_);
+  RETURN_IF_ERROR(StartHub(topology, plan));
+  service_ = NewDecodeService(sessions_);
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_.get()}));
+  RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
+  StartAgent(topology, plan);
+  LogInfo("serving", {{"address", server_->address()}, {"link_port", hub_->port()},
+                      {"metrics_port", metrics_server_.port()}, {"kv_pages", engine_->engine().layout().num_pages},
+                      {"pid", getpid()}});
+  return absl::OkStatus();
+}
+
+absl::Status DecodeParts::StartHub(const Topology& topology, const ProcessPlan& plan) {
+  ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports,
+                   MakeTransports(topology.links.transports, pool_.get()));
+  ReceiverHub::Options options;
+  options.hello = hello_;
+  options.listen = plan.link_address;
+  options.pool = pool_->base();
+  options.heartbeat = topology.links.heartbeat;
+  options.missed_heartbeats = topology.links.missed_heartbeats;
+  ASSIGN_OR_RETURN(hub_, ReceiverHub::Create(std::move(options), std::move(transports), *this));
+  return absl::OkStatus();
+}
+
+std::optional<LinkRefusedMessage> DecodeParts::CheckHello(const HelloMessage& hello) const {
+  if (receiver_->IsFenced(hello.incarnation)) {
+    return LinkRefusedMessage{.reason = "pages that this process was writing to when its link was lost wait for its end",
+                              .must_restart = true};
+  }
+  if (hello.protocol_version != hello_.protocol_version) {
+    return LinkRefusedMessage{absl::StrCat("link protocol version ", hello.protocol_version, "; here it is ",
+                                           hello_.protocol_version)};
+  }
+  if (hello.model_fingerprint != hello_.model_fingerprint) {
+    return LinkRefusedMessage{absl::StrCat("model fingerprint ", hello.model_fingerprint, "; here it is ",
+                                           hello_.model_fingerprint, ": not the same weights and precision")};
+  }
+  if (hello.ucx_version != hello_.ucx_version) {
+    return LinkRefusedMessage{absl::StrCat("UCX ", hello.ucx_version, "; here it is ", hello_.ucx_version)};
+  }
+  if (absl::Status status = CheckCompatible(hello.layout, hello_.layout); !status.ok()) {
+    return LinkRefusedMessage{std::string(status.message())};
+  }
+  return std::nullopt;
+}
+
+void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) {
+  const Engine& engine = engine_->engine();
+  WorkerAgent::Options options;
+  options.router_address = topology.router.listen;
+  const std::string host = plan.link_address.substr(0, plan.link_address.rfind(':'));
+  options.registration = {.worker_id = plan.name, .incarnation = incarnation_, .role = Role::kDecode,
+                          .service_address = server_->address(), .link_address = absl::StrCat(host, ":", hub_->port()),
+                          .model_fingerprint = engine.fingerprint(), .total_pages = engine.layout().num_pages,
+                          .page_tokens = engine.layout().page_tokens,
+                          .max_context_tokens = engine.max_context_tokens()};
+  options.collect = [this, router = topology.router.listen](bool restart) {
+    WorkerHeartbeat heartbeat = reporter_->Collect(router, restart);
+    int total = 0, quarantined = 0;
+    for (const auto& [state, count] : heartbeat.pages) {
+      total += count;
+      if (state == PageStateName(PageState::kQuarantined)) quarantined = count;
+    }
+    if (heartbeat.state == "ready" && quarantined > total * kMaxQuarantinedShare) heartbeat.state = "degraded";
+    metrics_->SetEngine(heartbeat);
+    return heartbeat;
+  };
+  options.on_directive = [this](const RouterDirective& directive) {
+    if (directive.drain && !draining_.exchange(true)) RequestTermination();
+  };
+  agent_ = std::make_unique<WorkerAgent>(std::move(options));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DecodeProcess>> DecodeProcess::Start(const Topology& topology, const ProcessPlan& plan) {
+  return DecodeParts::Start(topology, plan);
+}
+
+}  // namespace tandem

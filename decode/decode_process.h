@@ -1,0 +1,25 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/topology.h"
+
+namespace tandem {
+
+// A whole decode worker: engine, links, gRPC service, registration, metrics.
+//
+// Thread-safety: thread-safe.
+// Ownership: owns all parts and their threads; destroying it stops them in order.
+class DecodeProcess {
+ public:
+  // Loads the model and starts; errors name the setting or address that is wrong.
+  static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology, const ProcessPlan& plan);
+  virtual ~DecodeProcess() = default;
+
+  // Takes no new requests and waits for those it has; false when `timeout` passed first.
+  virtual bool Drain(absl::Duration timeout) = 0;
+};
+
+}  // namespace tandem

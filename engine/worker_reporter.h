@@ -1,0 +1,44 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/synchronization/mutex.h"
+#include "common/worker_state.h"
+#include "engine/engine_thread.h"
+
+namespace tandem {
+
+// Makes the heartbeats of a worker out of its engine's state, for one router or several: each learns of every
+// page hash once.
+//
+// Thread-safety: thread-safe.
+// Ownership: borrows the engine thread, which outlives it.
+class WorkerReporter {
+ public:
+  explicit WorkerReporter(EngineThread& engine) : engine_(engine) {}
+
+  // The next heartbeat for one router; `restart`: it knows nothing yet.
+  WorkerHeartbeat Collect(const std::string& router, bool restart) ABSL_LOCKS_EXCLUDED(mu_);
+  void SetLink(const LinkReport& link) ABSL_LOCKS_EXCLUDED(mu_);
+  // "ready", "draining" or "degraded".
+  void SetState(const std::string& state) ABSL_LOCKS_EXCLUDED(mu_);
+  std::string state() const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  struct Feed {
+    std::vector<uint64_t> stored, dropped;
+    int64_t sequence = 0;
+  };
+  EngineThread& engine_;
+  mutable absl::Mutex mu_;
+  std::string state_ ABSL_GUARDED_BY(mu_) = "ready";
+  absl::flat_hash_map<Incarnation, LinkReport> links_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_set<uint64_t> held_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, Feed> feeds_ ABSL_GUARDED_BY(mu_);  // By router.
+};
+
+}  // namespace tandem

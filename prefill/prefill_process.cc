@@ -1,0 +1,199 @@
+#include "prefill/prefill_process.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <utility>
+
+#include "common/error_reason.h"
+#include "common/ids.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/process.h"
+#include "common/rpc/server_runner.h"
+#include "common/rpc/session_server.h"
+#include "common/rpc/worker_agent.h"
+#include "common/status_macros.h"
+#include "engine/engine_thread.h"
+#include "engine/worker_reporter.h"
+#include "engine/worker_setup.h"
+#include "kvtransfer/sender_hub.h"
+#include "kvtransfer/transport_factory.h"
+#include "prefill/prefill_metrics.h"
+#include "prefill/prefill_service.h"
+#include "prefill/prefill_worker.h"
+
+namespace tandem {
+namespace {
+
+constexpr int kMustRestartExitCode = 75;
+
+// Posts to the engine thread what arrives on others, and the other way round.
+class PrefillParts final : public PrefillProcess, private SessionHandler, private SenderEvents, private KvDestination {
+ public:
+  static absl::StatusOr<std::unique_ptr<PrefillProcess>> Start(const Topology& topology, const ProcessPlan& plan) {
+    auto parts = std::make_unique<PrefillParts>();
+    RETURN_IF_ERROR(parts->Build(topology, plan));
+    return std::unique_ptr<PrefillProcess>(std::move(parts));
+  }
+
+  ~PrefillParts() override {
+    agent_.reset();
+    if (server_ != nullptr) {
+      sessions_.Close();
+      server_->Shutdown(absl::Milliseconds(200));
+    }
+    hub_.reset();
+    if (engine_ != nullptr) engine_->Stop();
+  }
+
+  bool Drain(absl::Duration timeout) override {
+    draining_ = true;
+    reporter_->SetState("draining");
+    server_->SetServing(false);
+    return engine_->AwaitCondition([this] { return worker_->num_legs() == 0; }, timeout);
+  }
+
+ private:
+  absl::Status Build(const Topology& topology, const ProcessPlan& plan);
+  absl::Status StartHub(const Topology& topology, const ProcessPlan& plan, const Engine& engine);
+  void StartAgent(const Topology& topology, const ProcessPlan& plan);
+
+  // SessionHandler, on gRPC threads.
+  void OnCommands(SessionId session, CommandFrame frame) override {
+    if (draining_) RefuseStarts(session, frame);
+    engine_->Post([this, session, frame = std::move(frame)](Engine& engine) { worker_->OnCommands(engine, session, frame); });
+  }
+  void OnSessionClosed(SessionId session) override {
+    engine_->Post([this, session](Engine& engine) { worker_->OnSessionClosed(engine, session); });
+  }
+
+  void RefuseStarts(SessionId session, CommandFrame& frame) {
+    EventFrame refusals;
+    for (const StartLeg& start : frame.starts) {
+      refusals.events.push_back({.id = start.id, .error = MakeError(absl::StatusCode::kUnavailable,
+                                                                    ErrorReason::kWorkerDraining, "the worker is draining")});
+    }
+    frame.starts.clear();
+    if (!refusals.events.empty()) sessions_.Send(session, std::move(refusals));
+  }
+
+  // SenderEvents, on the link thread.
+  void OnOutcome(const HandoverOutcome& outcome) override {
+    engine_->Post([this, outcome](Engine& engine) { worker_->OnOutcome(engine, outcome); });
+  }
+  void OnLinkState(const LinkState& state) override {
+    metrics_->SetLink(state);
+    reporter_->SetLink({state.worker_id, state.incarnation, state.up, state.transport, state.gigabytes_per_second,
+                        state.latency_us, state.error});
+  }
+  void OnMustRestart(const std::string& reason) override {
+    LogError("this process must restart: a decode worker waits for its end", {{"reason", reason}});
+    _exit(kMustRestartExitCode);
+  }
+
+  // KvDestination, on the engine thread.
+  void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages) override {
+    hub_->Start(peer, handover, std::move(tokens), std::move(pages));
+  }
+  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) override {
+    hub_->LayersReady(peer, handover, tokens, layers);
+  }
+  void Finish(Incarnation peer, HandoverId handover, TokenId first_token) override {
+    hub_->Finish(peer, handover, first_token);
+  }
+  void Cancel(Incarnation peer, HandoverId handover, const std::string& reason) override {
+    hub_->Cancel(peer, handover, reason);
+  }
+
+  const Incarnation incarnation_{DrawRandomId()};
+  std::atomic<bool> draining_ = false;
+  MetricsServer metrics_server_;
+  std::unique_ptr<PrefillMetrics> metrics_;
+  std::unique_ptr<ShmPool> pool_;
+  SessionServer sessions_{*this};
+  std::unique_ptr<PrefillWorker> worker_;
+  std::unique_ptr<EngineThread> engine_;
+  std::unique_ptr<WorkerReporter> reporter_;
+  std::unique_ptr<SenderHub> hub_;
+  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<ServerRunner> server_;
+  std::unique_ptr<WorkerAgent> agent_;
+};
+
+absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& plan) {
+  const PoolSettings& settings = topology.pools[plan.pool];
+  ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                   Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
+  ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes()));
+  engine->SetKvMemory(pool_->base());
+  metrics_ = std::make_unique<PrefillMetrics>(metrics_server_);
+  worker_ = std::make_unique<PrefillWorker>(settings.kv_hold, Clock::Real(), static_cast<KvDestination&>(*this),
+                                            *metrics_,
+                                            [this](int64_t session, LegEvent event) {
+                                              sessions_.Send(session, {{std::move(event)}});
+                                            });
+  RETURN_IF_ERROR(StartHub(topology, plan, *engine));
+  EngineThread::Hooks hooks;
+  hooks.on_events = [this](Engine& engine, std::vector<SequenceEvent> events) {
+    worker_->OnEngineEvents(engine, std::move(events));
+  };
+  hooks.on_progress = [this](const Engine& engine, const KvProgress& progress) { worker_->OnProgress(engine, progress); };
+  hooks.on_turn = [this](Engine& engine) { worker_->OnTurn(engine); };
+  engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
+  reporter_ = std::make_unique<WorkerReporter>(*engine_);
+  service_ = NewPrefillService(sessions_);
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_.get()}));
+  RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
+  StartAgent(topology, plan);
+  LogInfo("serving", {{"address", server_->address()}, {"metrics_port", metrics_server_.port()},
+                      {"kv_pages", engine_->engine().layout().num_pages}, {"pid", getpid()}});
+  return absl::OkStatus();
+}
+
+absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan& plan, const Engine& engine) {
+  ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports, MakeTransports(topology.links.transports, nullptr));
+  SenderHub::Options options;
+  options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(), topology.links.checksums);
+  options.pool = pool_->base();
+  options.heartbeat = topology.links.heartbeat;
+  options.missed_heartbeats = topology.links.missed_heartbeats;
+  if (const char* faults = std::getenv("TANDEM_TRANSFER_FAULTS"); faults != nullptr) {
+    ASSIGN_OR_RETURN(options.faults, ParseTransferFaults(faults));
+    LogWarning("transfers are made faulty on purpose", {{"faults", faults}});
+  }
+  ASSIGN_OR_RETURN(hub_, SenderHub::Create(std::move(options), std::move(transports), *this));
+  return absl::OkStatus();
+}
+
+void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan) {
+  const Engine& engine = engine_->engine();
+  WorkerAgent::Options options;
+  options.router_address = topology.router.listen;
+  options.registration = {.worker_id = plan.name, .incarnation = incarnation_, .role = Role::kPrefill,
+                          .service_address = server_->address(), .model_fingerprint = engine.fingerprint(),
+                          .total_pages = engine.layout().num_pages, .page_tokens = engine.layout().page_tokens,
+                          .max_context_tokens = engine.max_context_tokens()};
+  options.collect = [this, router = topology.router.listen](bool restart) {
+    WorkerHeartbeat heartbeat = reporter_->Collect(router, restart);
+    metrics_->SetEngine(heartbeat);
+    return heartbeat;
+  };
+  options.on_directive = [this](const RouterDirective& directive) {
+    std::vector<LinkPeer> peers;
+    for (const DirectedPeer& peer : directive.peers) peers.push_back({peer.worker_id, peer.incarnation, peer.link_address});
+    hub_->SetPeers(std::move(peers));
+    if (directive.drain && !draining_.exchange(true)) RequestTermination();
+  };
+  agent_ = std::make_unique<WorkerAgent>(std::move(options));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PrefillProcess>> PrefillProcess::Start(const Topology& topology, const ProcessPlan& plan) {
+  return PrefillParts::Start(topology, plan);
+}
+
+}  // namespace tandem
