@@ -46,9 +46,9 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
       sessions_.Close();
       server_->Shutdown(absl::Milliseconds(200));
     }
-    // The hub's callbacks post to the engine, and the engine's worker sends by the hub: first the engine stops.
+    // The engine's worker calls the hub, and the hub posts to the engine: first the engine stops, then the hub.
     if (engine_ != nullptr) engine_->Stop();
-    hub_.reset();
+    if (hub_ != nullptr) hub_->Stop();
   }
 
   bool Drain(absl::Duration timeout) override {

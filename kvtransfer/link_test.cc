@@ -71,7 +71,7 @@ class DecodeEnd final : public ReceiverEvents {
     absl::MutexLock lock(&mu_);
     hub_ = *std::move(hub);
   }
-  ~DecodeEnd() override { hub_.reset(); }
+  ~DecodeEnd() override { hub_->Stop(); }
 
   void OnHello(int64_t connection, const HelloMessage&) override {
     absl::MutexLock lock(&mu_);
@@ -140,7 +140,7 @@ class PrefillEnd final : public SenderEvents {
     EXPECT_THAT(hub, IsOk());
     hub_ = *std::move(hub);
   }
-  ~PrefillEnd() override { hub_.reset(); }
+  ~PrefillEnd() override { hub_->Stop(); }
   void OnOutcome(const HandoverOutcome& outcome) override {
     absl::MutexLock lock(&mu_);
     outcomes_.push_back(outcome);

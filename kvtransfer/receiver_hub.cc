@@ -152,9 +152,13 @@ ReceiverHub::ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>
   });
 }
 
-ReceiverHub::~ReceiverHub() {
+void ReceiverHub::Stop() {
   loop_->Stop();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
+}
+
+ReceiverHub::~ReceiverHub() {
+  Stop();
   close(listener_fd_);
   for (auto& [peer, fd] : process_fds_) close(fd);
 }

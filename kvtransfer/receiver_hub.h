@@ -47,6 +47,8 @@ class ReceiverHub {
                                                              std::vector<std::unique_ptr<Transport>> transports,
                                                              ReceiverEvents& events);
   ~ReceiverHub();
+  // Ends the thread and all links; no callback runs after it. Calls are then ignored. Idempotent.
+  void Stop();
 
   int port() const { return port_; }
   void Accept(int64_t connection);

@@ -234,9 +234,11 @@ SenderHub::SenderHub(Options options, std::vector<std::unique_ptr<Transport>> tr
   });
 }
 
-SenderHub::~SenderHub() {
+SenderHub::~SenderHub() { Stop(); }
+
+void SenderHub::Stop() {
   loop_->Stop();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void SenderHub::Tick() {

@@ -67,6 +67,8 @@ class SenderHub {
                                                            std::vector<std::unique_ptr<Transport>> transports,
                                                            SenderEvents& events);
   ~SenderHub();
+  // Ends the thread and all links; no callback runs after it. Calls are then ignored. Idempotent.
+  void Stop();
 
   // The decode workers there are now: links to others are dropped.
   void SetPeers(std::vector<LinkPeer> peers);

@@ -44,8 +44,9 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
       sessions_.Close();
       server_->Shutdown(absl::Milliseconds(200));
     }
-    hub_.reset();
+    // The engine's worker calls the hub, and the hub posts to the engine: first the engine stops, then the hub.
     if (engine_ != nullptr) engine_->Stop();
+    if (hub_ != nullptr) hub_->Stop();
   }
 
   bool Drain(absl::Duration timeout) override {
