@@ -39,7 +39,7 @@ Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, c
       layout_(layout),
       ops_(std::move(ops)),
       model_(std::move(model)),
-      fingerprint_(checkpoint_->Fingerprint() ^ (options.precision == Precision::kFull ? 1 : 0)),
+      fingerprint_(checkpoint_->Fingerprint(options.precision)),
       max_context_tokens_(static_cast<int>(std::min<int64_t>(checkpoint_->config().max_context_tokens,
                                                              int64_t{num_pages} * options.page_tokens))),
       cache_(num_pages, options.page_tokens),

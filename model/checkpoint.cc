@@ -276,12 +276,13 @@ int64_t Checkpoint::weight_bytes() const {
   return bytes;
 }
 
-uint64_t Checkpoint::Fingerprint() const {
+uint64_t Checkpoint::Fingerprint(Precision precision) const {
   constexpr size_t kSampleBytes = 256;
   std::vector<absl::string_view> names;
   for (const auto& [name, tensor] : tensors_) names.push_back(name);
   std::sort(names.begin(), names.end());
-  uint64_t hash = XXH3_64bits(&config_.num_layers, sizeof(config_.num_layers));
+  const int traits[] = {config_.num_layers, static_cast<int>(precision)};
+  uint64_t hash = XXH3_64bits(traits, sizeof(traits));
   for (absl::string_view name : names) {
     const TensorView& tensor = tensors_.at(name);
     std::string label = absl::StrCat(name, DTypeName(tensor.dtype), absl::StrJoin(tensor.shape, ","));

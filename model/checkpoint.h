@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/topology.h"
 #include "model/gguf.h"
 #include "model/model_config.h"
 #include "model/safetensors.h"
@@ -33,8 +34,9 @@ class Checkpoint {
   // NOT_FOUND when missing.
   absl::StatusOr<TensorView> FindTensor(absl::string_view name) const;
   int64_t weight_bytes() const;
-  // Depends on config and a sample of every weight: differs between models, equal for equal files.
-  uint64_t Fingerprint() const;
+  // Depends on config, a sample of every weight and the precision they are computed with: KV of workers with unlike
+  // fingerprints must not be mixed.
+  uint64_t Fingerprint(Precision precision) const;
 
   // Builds the tokenizer; NOT_FOUND when the checkpoint has none.
   absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const;

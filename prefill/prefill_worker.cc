@@ -97,7 +97,8 @@ void PrefillWorker::OnOutcome(Engine& engine, const HandoverOutcome& outcome) {
                        : outcome.reason == "checksum mismatch"            ? ErrorReason::kChecksumMismatch
                                                                           : ErrorReason::kWorkerLost;
   LogInfo("hand-over failed", {{"request", leg.start.name}, {"peer", leg.start.peer_worker}, {"reason", outcome.reason}});
-  send_(leg.session, {.id = id, .handover_error = MakeError(absl::StatusCode::kUnavailable, reason, outcome.reason)});
+  send_(leg.session, {.id = id, .handover_error = MakeError(absl::StatusCode::kUnavailable, reason, outcome.reason),
+                      .handover = outcome.handover});
   if (leg.held_since == absl::InfiniteFuture() && leg.first_token.has_value()) leg.held_since = clock_.Now();
 }
 

@@ -155,6 +155,7 @@ void EncodeEvents(const EventFrame& frame, v1::EventFrame* proto) {
     out->set_finish_reason(EncodeFinish(event.finish));
     if (!event.error.ok()) EncodeError(event.error, out->mutable_error());
     if (!event.handover_error.ok()) EncodeError(event.handover_error, out->mutable_handover_error());
+    out->set_handover_id(event.handover.value());
     out->set_taken_over(event.taken_over);
     out->set_cached_tokens(event.cached_tokens);
     out->set_queue_us(absl::ToInt64Microseconds(event.queue));
@@ -173,6 +174,7 @@ EventFrame DecodeEvents(const v1::EventFrame& proto) {
     event.finish = DecodeFinish(in.finish_reason());
     if (in.has_error()) event.error = DecodeError(in.error());
     if (in.has_handover_error()) event.handover_error = DecodeError(in.handover_error());
+    event.handover = HandoverId(in.handover_id());
     event.taken_over = in.taken_over();
     event.cached_tokens = in.cached_tokens();
     event.queue = absl::Microseconds(in.queue_us());

@@ -1,0 +1,150 @@
+#include "client/router_client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <tuple>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/strip.h"
+#include "common/rpc/frame_codec.h"
+#include "common/rpc/status_codec.h"
+#include "tandem/v1/control.grpc.pb.h"
+#include "tandem/v1/router.grpc.pb.h"
+
+namespace tandem {
+namespace {
+
+absl::Duration DecodeDuration(const google::protobuf::Duration& proto) {
+  return absl::Seconds(proto.seconds()) + absl::Nanoseconds(proto.nanos());
+}
+
+void SetTimeout(grpc::ClientContext& context, absl::Duration timeout) {
+  if (timeout < absl::InfiniteDuration()) context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(timeout));
+}
+
+v1::GenerateRequest ToProto(const GenerateOptions& options) {
+  v1::GenerateRequest request;
+  request.set_request_id(options.request_id);
+  request.set_model(options.model);
+  if (options.text.has_value()) {
+    request.set_text(*options.text);
+  } else if (options.tokens.has_value()) {
+    request.mutable_token_ids()->mutable_ids()->Add(options.tokens->begin(), options.tokens->end());
+  } else if (!options.chat.empty()) {
+    for (const auto& [role, content] : options.chat) {
+      v1::ChatMessage* message = request.mutable_chat()->add_messages();
+      message->set_role(role);
+      message->set_content(content);
+    }
+  }
+  EncodeSampling(options.sampling, request.mutable_sampling());
+  request.mutable_sampling()->clear_seed();
+  if (options.seed.has_value()) request.mutable_sampling()->set_seed(*options.seed);
+  for (const std::string& stop : options.stop) request.mutable_sampling()->add_stop(stop);
+  request.set_priority(options.priority);
+  request.set_n(options.n);
+  return request;
+}
+
+GeneratedPiece ToPiece(const v1::GenerateResponse& response) {
+  GeneratedPiece piece{.request_id = response.request_id(), .index = response.index(), .text = response.text()};
+  for (const v1::GeneratedToken& token : response.tokens()) {
+    SampledToken sampled{.token = token.token()};
+    if (token.has_logprob()) sampled.logprob = token.logprob();
+    for (const v1::TokenLogprob& entry : token.top()) sampled.top.push_back({entry.token(), entry.logprob()});
+    piece.tokens.push_back(std::move(sampled));
+  }
+  if (response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
+    piece.finish_reason =
+        absl::AsciiStrToLower(absl::StripPrefix(v1::FinishReason_Name(response.finish_reason()), "FINISH_REASON_"));
+  }
+  return piece;
+}
+
+GenerateSummary ToSummary(const v1::Usage& usage) {
+  return {.prompt_tokens = usage.prompt_tokens(), .completion_tokens = usage.completion_tokens(),
+          .cached_tokens = usage.cached_tokens(), .retries = usage.retries(),
+          .queue = DecodeDuration(usage.stages().queue()), .prefill = DecodeDuration(usage.stages().prefill()),
+          .transfer = DecodeDuration(usage.stages().transfer()), .handover = DecodeDuration(usage.stages().handover()),
+          .decode = DecodeDuration(usage.stages().decode()), .prefill_worker = usage.prefill_worker(),
+          .decode_worker = usage.decode_worker()};
+}
+
+}  // namespace
+
+struct RouterClient::Stubs {
+  std::unique_ptr<v1::Router::Stub> router;
+  std::unique_ptr<v1::Control::Stub> control;
+};
+
+RouterClient::RouterClient(const std::string& router) : stubs_(std::make_unique<Stubs>()) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
+  auto channel = grpc::CreateCustomChannel(router, grpc::InsecureChannelCredentials(), arguments);
+  stubs_->router = v1::Router::NewStub(channel);
+  stubs_->control = v1::Control::NewStub(channel);
+}
+RouterClient::~RouterClient() = default;
+
+absl::StatusOr<GenerateSummary> RouterClient::Generate(const GenerateOptions& options,
+                                                       const std::function<bool(const GeneratedPiece&)>& on_piece) {
+  grpc::ClientContext context;
+  SetTimeout(context, options.timeout);
+  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader = stubs_->router->Generate(&context, ToProto(options));
+  v1::GenerateResponse response;
+  GenerateSummary summary;
+  while (reader->Read(&response)) {
+    if (response.has_usage()) summary = ToSummary(response.usage());
+    if (!on_piece(ToPiece(response))) context.TryCancel();
+  }
+  if (absl::Status status = FromGrpc(reader->Finish()); !status.ok()) return status;
+  return summary;
+}
+
+absl::Status RouterClient::Cancel(const std::string& request_id) {
+  grpc::ClientContext context;
+  v1::CancelRequest request;
+  request.set_request_id(request_id);
+  v1::CancelResponse response;
+  return FromGrpc(stubs_->router->Cancel(&context, request, &response));
+}
+
+absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
+  grpc::ClientContext context;
+  SetTimeout(context, timeout);
+  v1::ClusterStatusResponse response;
+  if (absl::Status status = FromGrpc(stubs_->router->ClusterStatus(&context, {}, &response)); !status.ok()) return status;
+  ClusterSummary summary{.ready = response.ready(), .active_requests = response.active_requests()};
+  for (const v1::WorkerStatus& worker : response.workers()) {
+    WorkerSummary& out = summary.workers.emplace_back();
+    out = {worker.worker_id(), worker.role(), worker.state(), worker.running_requests(), worker.waiting_requests(),
+           worker.free_pages(), worker.total_pages(), {}};
+    for (const auto& [state, count] : worker.pages()) out.pages.emplace_back(state, count);
+    std::sort(out.pages.begin(), out.pages.end());
+  }
+  for (const v1::LinkStatus& link : response.links()) {
+    summary.links.push_back({link.prefill_worker(), link.decode_worker(), link.transport(), link.gigabytes_per_second(),
+                             link.latency_us(), link.up()});
+  }
+  std::sort(summary.workers.begin(), summary.workers.end(),
+            [](const WorkerSummary& a, const WorkerSummary& b) { return a.worker_id < b.worker_id; });
+  std::sort(summary.links.begin(), summary.links.end(), [](const LinkSummary& a, const LinkSummary& b) {
+    return std::tie(a.prefill_worker, a.decode_worker) < std::tie(b.prefill_worker, b.decode_worker);
+  });
+  return summary;
+}
+
+absl::Status RouterClient::Drain(const std::string& worker_id) {
+  grpc::ClientContext context;
+  v1::DrainRequest request;
+  request.set_worker_id(worker_id);
+  v1::DrainResponse response;
+  return FromGrpc(stubs_->control->Drain(&context, request, &response));
+}
+
+}  // namespace tandem

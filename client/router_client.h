@@ -1,0 +1,86 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/ids.h"
+#include "common/sampling_params.h"
+
+namespace tandem {
+
+// What to generate; as tandem.v1.GenerateRequest. Exactly one of text, tokens and chat is used.
+struct GenerateOptions {
+  std::string request_id;
+  std::string model;
+  std::optional<std::string> text;
+  std::optional<std::vector<TokenId>> tokens;
+  std::vector<std::pair<std::string, std::string>> chat;  // Role, content.
+  SamplingParams sampling;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  int priority = 0;
+  int n = 0;
+  absl::Duration timeout = absl::InfiniteDuration();
+};
+
+// One piece of the answer.
+struct GeneratedPiece {
+  std::string request_id;  // In the first piece.
+  int index = 0;
+  std::string text;
+  std::vector<SampledToken> tokens;
+  std::string finish_reason;  // "stop", "length" or "cancelled" in a sample's last piece; else empty.
+};
+
+struct GenerateSummary {
+  int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0, retries = 0;
+  absl::Duration queue, prefill, transfer, handover, decode;
+  std::string prefill_worker, decode_worker;
+};
+
+struct WorkerSummary {
+  std::string worker_id, role, state;
+  int running = 0, waiting = 0, free_pages = 0, total_pages = 0;
+  std::vector<std::pair<std::string, int>> pages;
+};
+struct LinkSummary {
+  std::string prefill_worker, decode_worker, transport;
+  double gigabytes_per_second = 0, latency_us = 0;
+  bool up = false;
+};
+struct ClusterSummary {
+  bool ready = false;
+  int active_requests = 0;
+  std::vector<WorkerSummary> workers;
+  std::vector<LinkSummary> links;
+};
+
+// A connection to a router.
+//
+// Thread-safety: thread-safe.
+class RouterClient {
+ public:
+  // `router`: host:port or unix:/path. Connects when first used.
+  explicit RouterClient(const std::string& router);
+  ~RouterClient();
+
+  // Calls `on_piece` for each piece, on this thread, until the answer is whole; returning false from it cancels.
+  // The router's status otherwise, with its reason and retry hint.
+  absl::StatusOr<GenerateSummary> Generate(const GenerateOptions& options,
+                                           const std::function<bool(const GeneratedPiece&)>& on_piece);
+  absl::Status Cancel(const std::string& request_id);
+  absl::StatusOr<ClusterSummary> Status(absl::Duration timeout = absl::Seconds(2));
+  absl::Status Drain(const std::string& worker_id);
+
+ private:
+  struct Stubs;
+  const std::unique_ptr<Stubs> stubs_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,206 @@
+// tandem: the command line.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/router_client.h"
+#include "common/error_reason.h"
+#include "common/topology.h"
+#include "deploy/check.h"
+#include "deploy/launcher.h"
+
+ABSL_FLAG(std::string, router, "127.0.0.1:7070", "Router for generate, status and drain.");
+ABSL_FLAG(std::string, text, "", "generate: continue this text instead of answering a chat message.");
+ABSL_FLAG(int, max_tokens, 256, "generate: most tokens to generate; 0: up to the context length.");
+ABSL_FLAG(double, temperature, 0, "generate: 0 is greedy.");
+ABSL_FLAG(double, top_p, 1, "generate: keep the smallest set of tokens with this probability.");
+ABSL_FLAG(absl::Duration, timeout, absl::Minutes(5), "generate: deadline.");
+ABSL_FLAG(bool, times, false, "generate: print where the time went.");
+ABSL_FLAG(bool, wait, false, "status: wait until the cluster is ready, with a line per process.");
+
+namespace tandem {
+namespace {
+
+constexpr char kUsage[] = R"(Serves language models with prefill and decode on separate workers.
+
+  tandem check FILE            check a topology and print what it would start
+  tandem up FILE               start it here; Ctrl-C drains and stops
+  tandem generate "question"   ask the model (--text="..." continues a text instead)
+  tandem status [--wait]       show workers, links and load
+  tandem drain WORKER          let a worker finish and leave
+
+--help lists all flags.)";
+
+volatile sig_atomic_t interrupted = 0;
+
+int Fail(const absl::Status& status, int code = 1) {
+  fprintf(stderr, "tandem: %s\n", std::string(status.message()).c_str());
+  if (auto retry_after = GetRetryAfter(status); retry_after.has_value()) {
+    fprintf(stderr, "tandem: try again in %s\n", absl::FormatDuration(*retry_after).c_str());
+  }
+  return code;
+}
+
+int Check(const std::string& file) {
+  absl::StatusOr<Topology> topology = Topology::Load(file);
+  if (!topology.ok()) return Fail(topology.status(), 2);
+  absl::StatusOr<std::string> table = DescribeTopology(*topology);
+  if (!table.ok()) return Fail(table.status(), 2);
+  printf("%s", table->c_str());
+  return 0;
+}
+
+int Up(const std::string& file, const std::string& program) {
+  absl::StatusOr<Topology> topology = Topology::Load(std::filesystem::absolute(file));
+  if (!topology.ok()) return Fail(topology.status(), 2);
+  if (absl::StatusOr<std::string> table = DescribeTopology(*topology); table.ok()) {
+    printf("%s", table->c_str());
+  } else {
+    return Fail(table.status(), 2);
+  }
+  fflush(stdout);
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  Launcher::Options options;
+  options.program_folder = std::filesystem::path(program).parent_path();
+  options.on_line = [](const std::string& process, const std::string& line) {
+    fprintf(stderr, "%-10s | %s\n", process.c_str(), line.c_str());
+  };
+  Launcher launcher(*topology, std::move(options));
+  if (absl::Status status = launcher.StartAll(); !status.ok()) return Fail(status);
+  while (!interrupted) launcher.RunFor(absl::Milliseconds(200));
+  fprintf(stderr, "%-10s | draining and stopping\n", "tandem");
+  launcher.StopAll(absl::Seconds(35));
+  return 0;
+}
+
+void PrintTimes(const GenerateSummary& summary) {
+  double seconds = absl::ToDoubleSeconds(summary.decode);
+  int decoded = summary.completion_tokens - 2;
+  auto line = [](const char* stage, absl::Duration time, const std::string& note) {
+    printf("  %-14s %9.2f ms  %s\n", stage, absl::ToDoubleMilliseconds(time), note.c_str());
+  };
+  printf("\nwhere the time went:\n");
+  line("queue", summary.queue, "");
+  line("prefill", summary.prefill,
+       absl::StrCat(summary.prompt_tokens, " tokens, ", summary.cached_tokens, " of them cached, on ", summary.prefill_worker));
+  line("transfer", summary.transfer, "KV to the decode worker, beside prefill");
+  line("hand-over gap", summary.handover, "what the client saw between the first tokens");
+  line("decode", summary.decode,
+       decoded > 0 && seconds > 0 ? absl::StrFormat("%.1f tokens/s on %s", decoded / seconds, summary.decode_worker)
+                                  : absl::StrCat("on ", summary.decode_worker));
+}
+
+int Generate(const std::string& question) {
+  GenerateOptions options;
+  if (std::string text = absl::GetFlag(FLAGS_text); !text.empty()) {
+    options.text = text;
+  } else if (!question.empty()) {
+    options.chat = {{"user", question}};
+  } else {
+    return Fail(absl::InvalidArgumentError("generate needs a question, or --text"), 2);
+  }
+  options.sampling.max_tokens = absl::GetFlag(FLAGS_max_tokens);
+  options.sampling.temperature = static_cast<float>(absl::GetFlag(FLAGS_temperature));
+  options.sampling.top_p = static_cast<float>(absl::GetFlag(FLAGS_top_p));
+  options.timeout = absl::GetFlag(FLAGS_timeout);
+  RouterClient client(absl::GetFlag(FLAGS_router));
+  absl::StatusOr<GenerateSummary> summary = client.Generate(options, [](const GeneratedPiece& piece) {
+    fputs(piece.text.c_str(), stdout);
+    fflush(stdout);
+    return true;
+  });
+  printf("\n");
+  if (!summary.ok()) return Fail(summary.status());
+  if (absl::GetFlag(FLAGS_times)) PrintTimes(*summary);
+  return 0;
+}
+
+void PrintStatus(const ClusterSummary& status) {
+  printf("%s, %d active requests\n", status.ready ? "ready" : "not ready", status.active_requests);
+  for (const WorkerSummary& worker : status.workers) {
+    printf("  %-12s %-8s %-10s running %d, waiting %d, pages", worker.worker_id.c_str(), worker.role.c_str(),
+           worker.state.c_str(), worker.running, worker.waiting);
+    for (const auto& [state, count] : worker.pages) {
+      if (count > 0) printf(" %s %d", state.c_str(), count);
+    }
+    printf(" of %d\n", worker.total_pages);
+  }
+  for (const LinkSummary& link : status.links) {
+    printf("  %s -> %s: %s", link.prefill_worker.c_str(), link.decode_worker.c_str(), link.up ? "up" : "down");
+    if (link.up) printf(", %s, %.1f GB/s, %.1f us", link.transport.c_str(), link.gigabytes_per_second, link.latency_us);
+    printf("\n");
+  }
+}
+
+int WaitUntilReady(RouterClient& client) {
+  std::vector<std::string> seen;
+  auto say_once = [&](const std::string& what) {
+    if (std::find(seen.begin(), seen.end(), what) != seen.end()) return;
+    seen.push_back(what);
+    printf("%s\n", what.c_str());
+    fflush(stdout);
+  };
+  for (int attempt = 0; attempt < 600; ++attempt) {
+    absl::StatusOr<ClusterSummary> status = client.Status();
+    if (status.ok()) {
+      say_once("router is up");
+      for (const WorkerSummary& worker : status->workers) say_once(absl::StrCat(worker.worker_id, " is ", worker.state));
+      for (const LinkSummary& link : status->links) {
+        if (link.up) {
+          say_once(absl::StrFormat("%s -> %s linked by %s", link.prefill_worker, link.decode_worker, link.transport));
+        }
+      }
+      if (status->ready) return 0;
+    }
+    usleep(100'000);
+  }
+  return Fail(absl::DeadlineExceededError("the cluster did not become ready within a minute"));
+}
+
+int Status() {
+  RouterClient client(absl::GetFlag(FLAGS_router));
+  if (absl::GetFlag(FLAGS_wait)) return WaitUntilReady(client);
+  absl::StatusOr<ClusterSummary> status = client.Status();
+  if (!status.ok()) return Fail(status.status());
+  PrintStatus(*status);
+  return status->ready ? 0 : 3;
+}
+
+int Run(const std::vector<char*>& arguments) {
+  const std::string command = arguments.size() > 1 ? arguments[1] : "";
+  const std::string operand = arguments.size() > 2 ? arguments[2] : "";
+  const bool has_operand = arguments.size() == 3;
+  if (command == "check" && has_operand) return Check(operand);
+  if (command == "up" && has_operand) return Up(operand, std::filesystem::read_symlink("/proc/self/exe"));
+  if (command == "generate" && arguments.size() <= 3) return Generate(operand);
+  if (command == "status" && arguments.size() == 2) return Status();
+  if (command == "drain" && has_operand) {
+    absl::Status status = RouterClient(absl::GetFlag(FLAGS_router)).Drain(operand);
+    return status.ok() ? 0 : Fail(status);
+  }
+  fprintf(stderr, "%s\n", kUsage);
+  return 2;
+}
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(tandem::kUsage);
+  return tandem::Run(absl::ParseCommandLine(argc, argv));
+}

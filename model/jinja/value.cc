@@ -1,0 +1,250 @@
+#include "model/jinja/value.h"
+
+#include <cmath>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/status_macros.h"
+
+namespace tandem::jinja {
+namespace {
+
+constexpr int kMaxDepth = 64;
+
+std::string FloatText(double value) {
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  if (std::isnan(value)) return "nan";
+  std::string text;
+  for (int digits = 1; digits <= 17; ++digits) {  // The shortest that reads back equal, as Python's.
+    text = absl::StrFormat("%.*g", digits, value);
+    double back = 0;
+    if (absl::SimpleAtod(text, &back) && back == value) break;
+  }
+  if (text.find_first_of(".en") == std::string::npos) text += ".0";
+  return text;
+}
+
+std::string Quote(absl::string_view text) {
+  const char quote = absl::StrContains(text, '\'') && !absl::StrContains(text, '"') ? '"' : '\'';
+  std::string out(1, quote);
+  for (char c : text) {
+    switch (c) {
+      case '\n': out += "\\n"; break;
+      case '\r': out += "\\r"; break;
+      case '\t': out += "\\t"; break;
+      case '\\': out += "\\\\"; break;
+      default:
+        if (c == quote) out += '\\';
+        out += c;
+    }
+  }
+  return out + quote;
+}
+
+std::string ReprDepth(const Value& value, int depth) {
+  if (depth > kMaxDepth) return "...";
+  if (const std::string* text = value.AsString()) return Quote(*text);
+  if (const List* list = value.AsList()) {
+    std::string out = list->is_tuple ? "(" : "[";
+    for (size_t i = 0; i < list->items.size(); ++i) {
+      absl::StrAppend(&out, i == 0 ? "" : ", ", ReprDepth(list->items[i], depth + 1));
+    }
+    if (list->is_tuple && list->items.size() == 1) out += ",";
+    return out + (list->is_tuple ? ")" : "]");
+  }
+  if (const Dict* dict = value.AsDict()) {
+    std::string out = "{";
+    for (size_t i = 0; i < dict->items.size(); ++i) {
+      absl::StrAppend(&out, i == 0 ? "" : ", ", ReprDepth(dict->items[i].first, depth + 1), ": ",
+                      ReprDepth(dict->items[i].second, depth + 1));
+    }
+    return out + "}";
+  }
+  return ToText(value);
+}
+
+std::string JsonString(absl::string_view text) {
+  std::string out = "\"";
+  for (char c : text) {
+    switch (c) {
+      case '"': out += "\\\""; break;
+      case '\\': out += "\\\\"; break;
+      case '\n': out += "\\n"; break;
+      case '\r': out += "\\r"; break;
+      case '\t': out += "\\t"; break;
+      case '\b': out += "\\b"; break;
+      case '\f': out += "\\f"; break;
+      default:
+        if (static_cast<unsigned char>(c) < 0x20) {
+          absl::StrAppend(&out, absl::StrFormat("\\u%04x", c));
+        } else {
+          out += c;
+        }
+    }
+  }
+  return out + "\"";
+}
+
+}  // namespace
+
+List* Value::AsList() const {
+  const auto* list = As<std::shared_ptr<List>>();
+  return list == nullptr ? nullptr : list->get();
+}
+
+Dict* Value::AsDict() const {
+  const auto* dict = As<std::shared_ptr<Dict>>();
+  return dict == nullptr ? nullptr : dict->get();
+}
+
+double Value::ToDouble() const {
+  if (const bool* flag = As<bool>()) return *flag ? 1 : 0;
+  if (const int64_t* number = As<int64_t>()) return static_cast<double>(*number);
+  const double* number = As<double>();
+  return number == nullptr ? 0 : *number;
+}
+
+bool Value::Truthy() const {
+  if (IsUndefined() || IsNone()) return false;
+  if (IsNumber()) return ToDouble() != 0;
+  if (const std::string* text = AsString()) return !text->empty();
+  if (const List* list = AsList()) return !list->items.empty();
+  if (const Dict* dict = AsDict()) return dict->is_namespace || !dict->items.empty();
+  return true;
+}
+
+const Value* Dict::Find(const Value& key) const {
+  for (const auto& [own, value] : items) {
+    if (Equal(own, key)) return &value;
+  }
+  return nullptr;
+}
+
+void Dict::Set(const Value& key, Value value) {
+  for (auto& [own, old] : items) {
+    if (Equal(own, key)) {
+      old = std::move(value);
+      return;
+    }
+  }
+  items.emplace_back(key, std::move(value));
+}
+
+const Value* Arguments::Get(size_t position, absl::string_view name) const {
+  for (const auto& [own, value] : named) {
+    if (own == name) return &value;
+  }
+  return position < positional.size() ? &positional[position] : nullptr;
+}
+
+Value MakeList(std::vector<Value> items) {
+  auto list = std::make_shared<List>();
+  list->items = std::move(items);
+  return Value(std::move(list));
+}
+
+Value MakeDict(std::vector<std::pair<Value, Value>> items) {
+  auto dict = std::make_shared<Dict>();
+  dict->items = std::move(items);
+  return Value(std::move(dict));
+}
+
+Value MakeCallable(std::function<absl::StatusOr<Value>(const Arguments&)> call) {
+  auto callable = std::make_shared<Callable>();
+  callable->call = std::move(call);
+  return Value(std::move(callable));
+}
+
+bool Equal(const Value& a, const Value& b) {
+  if (a.IsNumber() && b.IsNumber()) return a.ToDouble() == b.ToDouble();
+  if (a.data.index() != b.data.index()) return false;
+  if (const std::string* text = a.AsString()) return *text == *b.AsString();
+  if (a.IsNone() || a.IsUndefined()) return true;
+  if (const List* list = a.AsList()) {
+    const List* other = b.AsList();
+    if (list->items.size() != other->items.size()) return false;
+    for (size_t i = 0; i < list->items.size(); ++i) {
+      if (!Equal(list->items[i], other->items[i])) return false;
+    }
+    return true;
+  }
+  if (const Dict* dict = a.AsDict()) {
+    const Dict* other = b.AsDict();
+    if (dict->items.size() != other->items.size()) return false;
+    for (const auto& [key, value] : dict->items) {
+      const Value* match = other->Find(key);
+      if (match == nullptr || !Equal(value, *match)) return false;
+    }
+    return true;
+  }
+  return *a.As<std::shared_ptr<Callable>>() == *b.As<std::shared_ptr<Callable>>();
+}
+
+absl::StatusOr<int> Compare(const Value& a, const Value& b) {
+  if (a.IsNumber() && b.IsNumber()) {
+    return a.ToDouble() < b.ToDouble() ? -1 : a.ToDouble() > b.ToDouble() ? 1 : 0;
+  }
+  if (a.AsString() != nullptr && b.AsString() != nullptr) {
+    int order = a.AsString()->compare(*b.AsString());
+    return order < 0 ? -1 : order > 0 ? 1 : 0;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("cannot compare ", TypeName(a), " with ", TypeName(b)));
+}
+
+std::string ToText(const Value& value) {
+  if (value.IsUndefined()) return "";
+  if (value.IsNone()) return "None";
+  if (const bool* flag = value.As<bool>()) return *flag ? "True" : "False";
+  if (const int64_t* number = value.As<int64_t>()) return absl::StrCat(*number);
+  if (const double* number = value.As<double>()) return FloatText(*number);
+  if (const std::string* text = value.AsString()) return *text;
+  if (value.As<std::shared_ptr<Callable>>() != nullptr) return "<function>";
+  return ToRepr(value);
+}
+
+std::string ToRepr(const Value& value) { return ReprDepth(value, 0); }
+
+absl::StatusOr<std::string> ToJson(const Value& value, int indent, int depth) {
+  if (depth > kMaxDepth) return absl::InvalidArgumentError("tojson: nested too deep");
+  auto line = [&](int level) { return indent < 0 ? std::string() : absl::StrCat("\n", std::string(indent * level, ' ')); };
+  const char* separator = indent < 0 ? ", " : ",";
+  if (value.IsNone()) return "null";
+  if (const bool* flag = value.As<bool>()) return *flag ? "true" : "false";
+  if (value.IsNumber()) return ToText(value);
+  if (const std::string* text = value.AsString()) return JsonString(*text);
+  if (const List* list = value.AsList()) {
+    if (list->items.empty()) return "[]";
+    std::string out = "[";
+    for (size_t i = 0; i < list->items.size(); ++i) {
+      ASSIGN_OR_RETURN(std::string item, ToJson(list->items[i], indent, depth + 1));
+      absl::StrAppend(&out, i == 0 ? "" : separator, line(depth + 1), item);
+    }
+    return absl::StrCat(out, line(depth), "]");
+  }
+  if (const Dict* dict = value.AsDict()) {
+    if (dict->items.empty()) return "{}";
+    std::string out = "{";
+    for (size_t i = 0; i < dict->items.size(); ++i) {
+      ASSIGN_OR_RETURN(std::string item, ToJson(dict->items[i].second, indent, depth + 1));
+      absl::StrAppend(&out, i == 0 ? "" : separator, line(depth + 1), JsonString(ToText(dict->items[i].first)), ": ", item);
+    }
+    return absl::StrCat(out, line(depth), "}");
+  }
+  return absl::InvalidArgumentError(absl::StrCat("tojson: cannot write ", TypeName(value)));
+}
+
+std::string TypeName(const Value& value) {
+  if (value.IsUndefined()) return "undefined";
+  if (value.IsNone()) return "None";
+  if (value.As<bool>() != nullptr) return "bool";
+  if (value.As<int64_t>() != nullptr) return "int";
+  if (value.As<double>() != nullptr) return "float";
+  if (value.AsString() != nullptr) return "str";
+  if (value.AsList() != nullptr) return "list";
+  if (value.AsDict() != nullptr) return "dict";
+  return "function";
+}
+
+}  // namespace tandem::jinja

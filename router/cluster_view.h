@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/time/time.h"
+#include "common/ids.h"
+#include "common/worker_state.h"
+
+namespace tandem {
+
+// What a router knows about one worker.
+struct WorkerView {
+  WorkerRegistration registration;
+  WorkerHeartbeat heartbeat;
+  absl::Time last_heard;
+  bool session_up = false;  // The command stream works.
+  absl::flat_hash_set<uint64_t> prefix_hashes;
+  // Legs that this router has there now, and prompt tokens it sent that have no first token yet: fresher than
+  // the heartbeat, but blind to other routers.
+  int legs = 0;
+  int64_t prefill_tokens = 0;
+  // Steps at the last change of heartbeat.steps, to see a worker that stands still.
+  absl::Time last_progress;
+
+  bool AcceptsWork() const { return session_up && heartbeat.state == "ready"; }
+};
+
+// All workers and links, as their own reports say. Pure: time is passed in.
+//
+// Thread-safety: not thread-safe; the router's owner thread owns it.
+class ClusterView {
+ public:
+  // A worker (re)registered. Returns the incarnation that it replaces, if there was another.
+  Incarnation Register(const WorkerRegistration& registration, absl::Time now);
+  // A heartbeat; ignored from unknown incarnations.
+  void OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now);
+  void SetSessionUp(Incarnation worker, bool up);
+  void Remove(Incarnation worker);
+  // Workers that were silent for `timeout`, or have running requests but finished no step for `stuck_timeout`.
+  std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const;
+
+  WorkerView* Find(Incarnation worker);
+  const WorkerView* Find(Incarnation worker) const;
+  const WorkerView* FindByName(const std::string& worker_id) const;
+  const absl::flat_hash_map<Incarnation, WorkerView>& workers() const { return workers_; }
+  bool LinkUp(Incarnation prefill, Incarnation decode) const;
+  bool HasRole(Role role) const;
+  // What prefill workers must link to: the decode workers.
+  std::vector<DirectedPeer> DecodePeers() const;
+  // Requests can be placed: decode accepts work and, where there are prefill workers, a linked pair does.
+  bool Ready() const;
+
+ private:
+  absl::flat_hash_map<Incarnation, WorkerView> workers_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,26 @@
+// tandem-router: the router of a topology.
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "common/log.h"
+#include "common/process.h"
+#include "router/router_process.h"
+
+ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
+ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30), "How long to wait for running requests when stopped.");
+
+int main(int argc, char** argv) {
+  tandem::BlockTerminationSignals();
+  absl::SetProgramUsageMessage("Runs the router of a topology: tandem-router --topology FILE");
+  absl::ParseCommandLine(argc, argv);
+  tandem::ProcessConfig config =
+      tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), "router");
+  auto process = tandem::RouterProcess::Start(config.topology, config.process);
+  tandem::ExitUnlessOk(process.status());
+  tandem::AwaitTermination();
+  tandem::LogInfo("draining");
+  bool drained = (*process)->Drain(absl::GetFlag(FLAGS_drain_timeout));
+  tandem::LogInfo("stopped", {{"drained", drained ? "yes" : "no"}});
+  return 0;
+}

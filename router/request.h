@@ -1,0 +1,63 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/ids.h"
+#include "common/sampling_params.h"
+
+namespace tandem {
+
+enum class RequestFinish { kNone, kStop, kLength, kCancelled };
+
+// Where a sample's time went; zero for stages that did not happen.
+struct StageDurations {
+  absl::Duration queue, prefill, transfer, handover, decode;
+};
+
+struct RequestUsage {
+  int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0, retries = 0;
+  StageDurations stages;
+  std::string prefill_worker, decode_worker;
+};
+
+// Something new of one sample.
+struct SampleUpdate {
+  int index = 0;
+  std::string text;
+  std::vector<SampledToken> tokens;
+  RequestFinish finish = RequestFinish::kNone;
+  // Since arrival, when the sample's first token is in this update; else since its last update.
+  bool has_first_token = false;
+  absl::Duration latency;
+};
+
+// Where a call's output goes: a gRPC or HTTP stream, or a test.
+//
+// Thread-safety: called on the router's owner thread only; must not block.
+class ResponseSink {
+ public:
+  virtual ~ResponseSink() = default;
+  virtual void Write(SampleUpdate update) = 0;
+  // The last word of the call. With OK, `usage` sums up all samples.
+  virtual void Finish(const absl::Status& status, const RequestUsage& usage) = 0;
+};
+
+// A client's call in native form: validated, tokenised, ready to be placed.
+struct Request {
+  std::string name;  // The client's request id.
+  std::vector<TokenId> prompt;
+  SamplingParams sampling;
+  std::vector<std::string> stops;
+  int priority = 0;
+  int num_samples = 1;
+  absl::Time deadline = absl::InfiniteFuture();
+  absl::Time arrival;
+  // Co-owners: the call's stream, which may end first.
+  std::shared_ptr<ResponseSink> sink;
+};
+
+}  // namespace tandem

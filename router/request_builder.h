@@ -1,0 +1,51 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/ids.h"
+#include "common/sampling_params.h"
+#include "model/chat_template.h"
+#include "model/tokenizer.h"
+#include "router/request.h"
+
+namespace tandem {
+
+// What a client asked for, before it was looked at; the same for every edge.
+struct RawRequest {
+  std::string name;
+  std::string model;
+  std::variant<std::monostate, std::string, std::vector<TokenId>, std::vector<ChatMessage>> prompt;
+  SamplingParams sampling;
+  bool has_seed = false;
+  std::vector<std::string> stops;
+  int priority = 0;
+  int num_samples = 0;
+};
+
+// Checks requests and turns their text into token ids: here and nowhere else.
+//
+// Thread-safety: thread-safe.
+// Ownership: borrows tokenizer and template, which outlive it.
+class RequestBuilder {
+ public:
+  // `chat_template` is null for models without one.
+  RequestBuilder(std::string served_name, const Tokenizer& tokenizer, const ChatTemplate* chat_template)
+      : served_name_(std::move(served_name)), tokenizer_(tokenizer), chat_template_(chat_template) {}
+
+  // INVALID_ARGUMENT "field: what is wrong"; NOT_FOUND for another model's name. Arrival, deadline and sink are
+  // the caller's to set.
+  absl::StatusOr<Request> Build(RawRequest raw) const;
+
+ private:
+  absl::StatusOr<std::vector<TokenId>> BuildPrompt(const RawRequest& raw) const;
+
+  const std::string served_name_;
+  const Tokenizer& tokenizer_;
+  const ChatTemplate* const chat_template_;
+};
+
+}  // namespace tandem

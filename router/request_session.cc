@@ -1,0 +1,341 @@
+#include "router/request_session.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/error_reason.h"
+#include "common/log.h"
+
+namespace tandem {
+
+RequestSession::RequestSession(const Options& options, const Request& request, int sample, const Tokenizer& tokenizer,
+                               absl::Time now)
+    : options_(options), request_(request), sample_(sample), text_(tokenizer, request.stops), waiting_since_(now),
+      arrival_(request.arrival) {}
+
+// --- Placement -------------------------------------------------------------------------------------------------
+
+SessionActions RequestSession::Begin() {
+  SessionActions actions;
+  actions.needs_placement = true;
+  return actions;
+}
+
+PlacementRequest RequestSession::placement_request() const {
+  PlacementRequest request;
+  request.tokens = request_.prompt;
+  request.split = options_.split;
+  request.avoid = avoid_;
+  if (state_ == State::kAwaitingDecode) request.fixed_prefill = prefill_.worker;
+  return request;
+}
+
+SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placement, const ClusterView& view,
+                                        absl::Time now) {
+  SessionActions actions;
+  if (!placement.ok()) {
+    if (!IsRetryable(placement.status())) Fail(placement.status(), actions);
+    last_cause_ = placement.status();
+    return actions;  // The owner tries again when the cluster changes.
+  }
+  if (state_ == State::kAwaitingDecode) {
+    OpenDecodeLeg(*placement, view, now, actions);
+  } else {
+    OpenBothLegs(*placement, view, now, actions);
+  }
+  return actions;
+}
+
+StartLeg RequestSession::MakeStart(absl::Time now) const {
+  StartLeg start;
+  start.name = request_.name;
+  start.tokens = request_.prompt;
+  start.tokens.insert(start.tokens.end(), output_.begin(), output_.end());
+  start.output_tokens = static_cast<int>(output_.size());
+  start.sampling = request_.sampling;
+  start.sampling.seed += static_cast<uint64_t>(sample_) * 0x9E3779B97F4A7C15ull;
+  start.priority = request_.priority;
+  start.remaining = request_.deadline - now;
+  return start;
+}
+
+void RequestSession::OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now,
+                                  SessionActions& actions) {
+  StartLeg start = MakeStart(now);
+  first_token_seen_ = false;
+  decode_ = {RequestId(DrawRandomId()), placement.decode, view.Find(placement.decode)->registration.worker_id};
+  start.id = decode_.id;
+  if (!placement.prefill.is_set()) {
+    first_token_seen_ = true;  // There is one leg: nothing can overtake.
+    state_ = State::kDecoding;
+    actions.starts.emplace_back(decode_.worker, std::move(start));
+    return;
+  }
+  prefill_ = {RequestId(DrawRandomId()), placement.prefill, view.Find(placement.prefill)->registration.worker_id};
+  handover_ = HandoverId(DrawRandomId());
+  start.handover = handover_;
+  start.peer = prefill_.worker;
+  start.peer_worker = prefill_.worker_name;
+  StartLeg prefill_start = start;
+  prefill_start.id = prefill_.id;
+  prefill_start.peer = decode_.worker;
+  prefill_start.peer_worker = decode_.worker_name;
+  state_ = State::kPrefilling;
+  actions.starts.emplace_back(decode_.worker, std::move(start));
+  actions.starts.emplace_back(prefill_.worker, std::move(prefill_start));
+}
+
+void RequestSession::OpenDecodeLeg(const Placement& placement, const ClusterView& view, absl::Time now,
+                                   SessionActions& actions) {
+  StartLeg start = MakeStart(now);
+  // The KV that prefill has is that of the tokens without the first one, which comes with the Commit.
+  if (first_token_seen_) {
+    start.tokens.pop_back();
+    --start.output_tokens;
+  }
+  decode_ = {RequestId(DrawRandomId()), placement.decode, view.Find(placement.decode)->registration.worker_id};
+  handover_ = HandoverId(DrawRandomId());
+  start.id = decode_.id;
+  start.handover = handover_;
+  start.peer = prefill_.worker;
+  start.peer_worker = prefill_.worker_name;
+  state_ = first_token_seen_ ? State::kHandingOver : State::kPrefilling;
+  actions.starts.emplace_back(decode_.worker, std::move(start));
+  actions.cancels.emplace_back(prefill_.worker, CancelLeg{prefill_.id, decode_.worker, decode_.worker_name, handover_});
+}
+
+// --- News of the legs ------------------------------------------------------------------------------------------
+
+SessionActions RequestSession::OnLegEvent(LegKind kind, LegEvent event, absl::Time now) {
+  SessionActions actions;
+  if (kind == LegKind::kPrefill) {
+    OnPrefillEvent(std::move(event), now, actions);
+  } else {
+    OnDecodeEvent(std::move(event), now, actions);
+  }
+  return actions;
+}
+
+void RequestSession::OnPrefillEvent(LegEvent event, absl::Time now, SessionActions& actions) {
+  if (!event.error.ok()) {
+    Incarnation worker = prefill_.worker;
+    prefill_ = {};
+    if (state_ == State::kDecoding) return;  // Decode has the KV: prefill's fate does not matter.
+    if (IsRetryable(event.error)) {
+      Retry(event.error, worker, now, actions);
+    } else {
+      Fail(event.error, actions);
+    }
+    return;
+  }
+  if (!event.handover_error.ok()) {
+    if (event.handover == handover_ && state_ != State::kAwaitingDecode) {
+      FindAnotherDecode(event.handover_error, decode_.worker, now, actions);
+    }
+    return;
+  }
+  if (event.finish == LegFinish::kHandedOver) {
+    stages_.transfer += event.transfer;
+    prefill_.id = {};
+    return;
+  }
+  // The first token of this attempt, and maybe the end.
+  stages_.queue += event.queue;
+  stages_.prefill += event.prefill;
+  cached_tokens_ = std::max(cached_tokens_, event.cached_tokens);
+  first_token_seen_ = true;
+  if (state_ == State::kPrefilling) state_ = State::kHandingOver;
+  const LegFinish finish = event.finish;
+  Deliver(std::move(event.tokens), now, actions);
+  if (finished()) return;
+  if (finish != LegFinish::kNone) {
+    FinishWell(finish == LegFinish::kStop ? RequestFinish::kStop : RequestFinish::kLength, now, actions);
+    return;
+  }
+  Deliver(std::exchange(early_tokens_, {}), now, actions);
+  if (!finished() && early_end_.has_value()) OnDecodeEvent(*std::exchange(early_end_, std::nullopt), now, actions);
+}
+
+void RequestSession::OnDecodeEvent(LegEvent event, absl::Time now, SessionActions& actions) {
+  if (!event.error.ok()) {
+    Incarnation worker = decode_.worker;
+    decode_ = {};
+    if (!IsRetryable(event.error)) {
+      Fail(event.error, actions);
+    } else if (state_ != State::kDecoding && prefill_.open()) {
+      FindAnotherDecode(event.error, worker, now, actions);
+    } else {
+      Retry(event.error, worker, now, actions);
+    }
+    return;
+  }
+  if (event.taken_over) state_ = State::kDecoding;
+  if (!first_token_seen_) {
+    // Two streams: decode's tokens overtook prefill's first one.
+    early_tokens_.insert(early_tokens_.end(), event.tokens.begin(), event.tokens.end());
+    event.tokens.clear();
+    if (event.finish != LegFinish::kNone) early_end_ = std::move(event);
+    return;
+  }
+  if (!prefill_.worker.is_set() && event.prefill > absl::ZeroDuration()) {  // One leg did both.
+    stages_.queue += event.queue;
+    stages_.prefill += event.prefill;
+    cached_tokens_ = std::max(cached_tokens_, event.cached_tokens);
+  }
+  Deliver(std::move(event.tokens), now, actions);
+  if (!finished() && event.finish != LegFinish::kNone) {
+    FinishWell(event.finish == LegFinish::kStop ? RequestFinish::kStop : RequestFinish::kLength, now, actions);
+  }
+}
+
+void RequestSession::Deliver(std::vector<SampledToken> tokens, absl::Time now, SessionActions& actions) {
+  for (SampledToken& token : tokens) {
+    output_.push_back(token.token);
+    if (!actions.has_update) actions.update.latency = now - (output_.size() == 1 ? arrival_ : last_token_time_);
+    if (output_.size() == 1) {
+      first_token_time_ = now;
+      actions.update.has_first_token = true;
+    }
+    if (output_.size() == 2) second_token_time_ = now;
+    last_token_time_ = now;
+    bool check_stops = static_cast<int>(output_.size()) > request_.sampling.min_tokens;
+    bool stopped = text_.Append(token.token, check_stops);
+    actions.has_update = true;
+    actions.update.tokens.push_back(std::move(token));
+    if (stopped) {
+      FinishWell(RequestFinish::kStop, now, actions);
+      return;
+    }
+  }
+  if (actions.has_update) {
+    actions.update.index = sample_;
+    actions.update.text += text_.Take();
+  }
+}
+
+// --- Ends and losses -------------------------------------------------------------------------------------------
+
+void RequestSession::FinishWell(RequestFinish finish, absl::Time, SessionActions& actions) {
+  text_.Finish();
+  actions.has_update = true;
+  actions.update.index = sample_;
+  actions.update.text += text_.Take();
+  actions.update.finish = finish;
+  CloseLegs(actions);
+  actions.finished = absl::OkStatus();
+  state_ = State::kOver;
+}
+
+void RequestSession::Fail(const absl::Status& status, SessionActions& actions) {
+  CloseLegs(actions);
+  actions.finished = status;
+  state_ = State::kOver;
+}
+
+void RequestSession::Close(Leg& leg, SessionActions& actions) {
+  if (leg.open()) actions.cancels.emplace_back(leg.worker, CancelLeg{.id = leg.id});
+  leg.id = {};
+}
+
+void RequestSession::CloseLegs(SessionActions& actions) {
+  Close(prefill_, actions);
+  Close(decode_, actions);
+}
+
+bool RequestSession::CountRetry(const absl::Status& cause, SessionActions& actions) {
+  if (++retries_ <= options_.max_retries) return true;
+  --retries_;
+  Fail(absl::Status(absl::StatusCode::kUnavailable,
+                    absl::StrCat("gave up after ", retries_, " retries; the last cause: ", cause.message())),
+       actions);
+  return false;
+}
+
+void RequestSession::Retry(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions) {
+  if (!CountRetry(cause, actions)) return;
+  LogInfo("request starts again", {{"request", request_.name}, {"tokens_kept", output_.size()}, {"cause", cause.message()}});
+  CloseLegs(actions);
+  avoid_ = {avoid};
+  early_tokens_.clear();
+  early_end_.reset();
+  state_ = State::kQueued;
+  waiting_since_ = now;
+  last_cause_ = cause;
+  actions.needs_placement = true;
+}
+
+void RequestSession::FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now,
+                                       SessionActions& actions) {
+  if (!CountRetry(cause, actions)) return;
+  LogInfo("KV goes to another decode worker", {{"request", request_.name}, {"cause", cause.message()}});
+  Close(decode_, actions);
+  avoid_ = {avoid};
+  early_tokens_.clear();
+  early_end_.reset();
+  state_ = State::kAwaitingDecode;
+  waiting_since_ = now;
+  last_cause_ = cause;
+  actions.needs_placement = true;
+}
+
+SessionActions RequestSession::OnWorkerLost(Incarnation worker, absl::Time now) {
+  SessionActions actions;
+  if (finished()) return actions;
+  absl::Status cause = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerLost, "a worker was lost");
+  const bool prefill_lost = prefill_.open() && prefill_.worker == worker;
+  const bool decode_lost = decode_.open() && decode_.worker == worker;
+  if (prefill_lost) prefill_.id = {};
+  if (decode_lost) decode_.id = {};
+  if (prefill_lost && (state_ != State::kDecoding || !first_token_seen_)) {
+    Retry(cause, worker, now, actions);
+  } else if (decode_lost && state_ != State::kDecoding && prefill_.open()) {
+    FindAnotherDecode(cause, worker, now, actions);
+  } else if (decode_lost) {
+    Retry(cause, worker, now, actions);
+  }
+  return actions;
+}
+
+SessionActions RequestSession::OnCancel(absl::Time) {
+  SessionActions actions;
+  if (!finished()) Fail(absl::CancelledError("cancelled by the client"), actions);
+  return actions;
+}
+
+SessionActions RequestSession::OnTick(absl::Time now) {
+  SessionActions actions;
+  if (finished()) return actions;
+  if (now >= request_.deadline) {
+    Fail(absl::DeadlineExceededError("deadline passed"), actions);
+  } else if (waits_for_placement() && now - waiting_since_ > options_.placement_timeout) {
+    Fail(absl::UnavailableError(absl::StrCat("no workers for the request within ",
+                                             absl::FormatDuration(options_.placement_timeout), ": ",
+                                             last_cause_.message())),
+         actions);
+  }
+  return actions;
+}
+
+RequestUsage RequestSession::usage() const {
+  RequestUsage usage;
+  usage.prompt_tokens = prompt_tokens();
+  usage.completion_tokens = static_cast<int>(output_.size());
+  usage.cached_tokens = cached_tokens_;
+  usage.retries = retries_;
+  usage.stages = stages_;
+  usage.prefill_worker = prefill_.worker_name;
+  usage.decode_worker = decode_.worker_name;
+  if (first_token_time_ < absl::InfiniteFuture()) {
+    absl::Duration before_first = first_token_time_ - arrival_;
+    usage.stages.queue = std::max(absl::ZeroDuration(), before_first - stages_.prefill);
+  }
+  if (second_token_time_ < absl::InfiniteFuture()) {
+    usage.stages.decode = last_token_time_ - second_token_time_;
+    absl::Duration step =
+        output_.size() > 2 ? usage.stages.decode / static_cast<int64_t>(output_.size() - 2) : absl::ZeroDuration();
+    usage.stages.handover = std::max(absl::ZeroDuration(), second_token_time_ - first_token_time_ - step);
+  }
+  return usage;
+}
+
+}  // namespace tandem

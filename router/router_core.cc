@@ -1,0 +1,341 @@
+#include "router/router_core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/error_reason.h"
+#include "common/log.h"
+
+namespace tandem {
+namespace {
+
+constexpr absl::Duration kTick = absl::Milliseconds(20);
+
+}  // namespace
+
+RouterCore::RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics,
+                       RouterOutside& outside, const Clock& clock)
+    : options_(options), tokenizer_(tokenizer), metrics_(metrics), outside_(outside), clock_(clock),
+      inbox_(/*capacity=*/0), admission_(options.max_active_requests), next_tick_(clock.Now()) {
+  thread_ = std::thread([this] { Main(); });
+}
+
+RouterCore::~RouterCore() { Stop(); }
+
+void RouterCore::Stop() {
+  Post([this] {
+    std::vector<Session*> all;
+    for (auto& [key, session] : sessions_) all.push_back(key);
+    for (Session* session : all) {
+      SessionActions actions = session->machine->OnCancel(clock_.Now());
+      actions.finished = absl::UnavailableError("the router is shutting down");
+      Apply(session, std::move(actions));
+    }
+    FlushCommands();
+    inbox_.Close();
+  });
+  if (thread_.joinable()) thread_.join();
+}
+
+void RouterCore::Main() {
+  while (true) {
+    for (auto& work : inbox_.TakeAll(next_tick_ - clock_.Now())) work();
+    if (clock_.Now() >= next_tick_) {
+      Tick();
+      next_tick_ = clock_.Now() + kTick;
+    }
+    FlushCommands();
+    if (inbox_.closed()) break;
+  }
+  clients_.clear();
+}
+
+// --- Clients ---------------------------------------------------------------------------------------------------
+
+void RouterCore::Submit(std::shared_ptr<const Request> request) {
+  Post([this, request = std::move(request)]() mutable { SubmitNow(std::move(request)); });
+}
+
+void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
+  const absl::Time now = clock_.Now();
+  absl::Status admitted = admission_.Admit(request->num_samples, now);
+  for (const auto& [key, call] : calls_) {
+    if (admitted.ok() && call->request->name == request->name) {
+      for (int i = 0; i < request->num_samples; ++i) admission_.Release(now);
+      admitted = absl::AlreadyExistsError(absl::StrCat("request_id: \"", request->name, "\" is running already"));
+    }
+  }
+  if (!admitted.ok()) {
+    metrics_.CountRequest(admitted);
+    request->sink->Finish(admitted, {});
+    return;
+  }
+  auto owned_call = std::make_unique<Call>();
+  Call* call = owned_call.get();
+  call->request = request;
+  call->open_samples = request->num_samples;
+  calls_[request.get()] = std::move(owned_call);
+  RequestSession::Options options{options_.max_retries, options_.placement_timeout, options_.split};
+  std::vector<Session*> started;
+  for (int sample = 0; sample < request->num_samples; ++sample) {
+    auto session = std::make_unique<Session>();
+    session->machine = std::make_unique<RequestSession>(options, *request, sample, tokenizer_, now);
+    session->call = call;
+    started.push_back(session.get());
+    sessions_[session.get()] = std::move(session);
+  }
+  for (Session* session : started) {
+    if (sessions_.contains(session)) Apply(session, session->machine->Begin());
+  }
+}
+
+void RouterCore::CancelCall(const Request* request) {
+  Post([this, request] { CancelCallNow(request); });
+}
+
+void RouterCore::CancelCallNow(const Request* request) {
+  auto call = calls_.find(request);
+  if (call == calls_.end()) return;
+  std::vector<Session*> samples;
+  for (auto& [key, session] : sessions_) {
+    if (session->call == call->second.get()) samples.push_back(key);
+  }
+  for (Session* session : samples) Apply(session, session->machine->OnCancel(clock_.Now()));
+}
+
+void RouterCore::CancelByName(const std::string& name, std::function<void(absl::Status)> done) {
+  Post([this, name, done = std::move(done)] {
+    for (const auto& [request, call] : calls_) {
+      if (request->name != name) continue;
+      CancelCallNow(request);
+      done(absl::OkStatus());
+      return;
+    }
+    done(absl::NotFoundError(absl::StrCat("request_id: no request \"", name, "\" is running here")));
+  });
+}
+
+// --- Workers ---------------------------------------------------------------------------------------------------
+
+void RouterCore::OnRegister(const WorkerRegistration& registration, std::function<void(absl::Status)> done) {
+  Post([this, registration, done = std::move(done)] {
+    if (registration.model_fingerprint != options_.model_fingerprint) {
+      done(absl::InvalidArgumentError(absl::StrCat("model_fingerprint: worker ", registration.worker_id, " runs ",
+                                                   registration.model_fingerprint, ", this router serves ",
+                                                   options_.model_fingerprint)));
+      return;
+    }
+    Incarnation replaced = view_.Register(registration, clock_.Now());
+    if (replaced.is_set()) LoseWorker(replaced, "its process was started anew");
+    LogInfo("worker registered", {{"worker", registration.worker_id}, {"role", RoleName(registration.role)},
+                                  {"address", registration.service_address}, {"pages", registration.total_pages}});
+    clients_[registration.incarnation] = outside_.Connect(registration);
+    done(absl::OkStatus());
+    if (registration.role == Role::kDecode) {
+      DirectPrefillWorkers();
+    } else {
+      outside_.Direct(registration.incarnation, {.peers = view_.DecodePeers()});
+    }
+  });
+}
+
+void RouterCore::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat) {
+  Post([this, worker, heartbeat] {
+    view_.OnHeartbeat(worker, heartbeat, clock_.Now());
+    PlaceWaiting();
+  });
+}
+
+void RouterCore::OnWorkerGone(Incarnation worker, const std::string& reason) {
+  Post([this, worker, reason] { LoseWorker(worker, reason); });
+}
+
+void RouterCore::OnWorkerSession(Incarnation worker, bool up) {
+  Post([this, worker, up] {
+    if (up) {
+      view_.SetSessionUp(worker, true);
+      PlaceWaiting();
+    } else {
+      LoseWorker(worker, "its command stream broke");
+    }
+  });
+}
+
+void RouterCore::LoseWorker(Incarnation worker, const std::string& reason) {
+  const WorkerView* lost = view_.Find(worker);
+  if (lost == nullptr) return;
+  const bool was_decode = lost->registration.role == Role::kDecode;
+  LogWarning("worker lost", {{"worker", lost->registration.worker_id}, {"reason", reason}});
+  metrics_.CountWorkerLost(lost->registration.worker_id);
+  outside_.Expel(worker, reason);
+  view_.Remove(worker);
+  clients_.erase(worker);
+  commands_.erase(worker);
+  if (was_decode) DirectPrefillWorkers();
+  std::vector<Session*> hit;
+  for (auto& [key, session] : sessions_) {
+    if (session->machine->prefill_worker() == worker || session->machine->decode_worker() == worker) hit.push_back(key);
+  }
+  for (Session* session : hit) {
+    if (sessions_.contains(session)) Apply(session, session->machine->OnWorkerLost(worker, clock_.Now()));
+  }
+}
+
+void RouterCore::DirectPrefillWorkers() {
+  RouterDirective directive{.peers = view_.DecodePeers()};
+  for (const auto& [incarnation, worker] : view_.workers()) {
+    if (worker.registration.role == Role::kPrefill) outside_.Direct(incarnation, directive);
+  }
+}
+
+void RouterCore::OnWorkerEvents(Incarnation, EventFrame frame) {
+  Post([this, frame = std::move(frame)]() mutable {
+    const absl::Time now = clock_.Now();
+    for (LegEvent& event : frame.events) {
+      auto leg = legs_.find(event.id);
+      if (leg == legs_.end()) continue;  // Of a leg that was closed.
+      Session* session = leg->second.session;
+      const LegKind kind = leg->second.kind;
+      const RequestId id = event.id;
+      if (event.finish != LegFinish::kNone || !event.error.ok()) {
+        CloseLeg(id);
+      } else if (!event.tokens.empty()) {
+        CountFirstToken(leg->second);
+      }
+      Apply(session, session->machine->OnLegEvent(kind, std::move(event), now));
+    }
+  });
+}
+
+void RouterCore::Drain(const std::string& worker_id, std::function<void(absl::Status)> done) {
+  Post([this, worker_id, done = std::move(done)] {
+    const WorkerView* worker = view_.FindByName(worker_id);
+    if (worker == nullptr) {
+      done(absl::NotFoundError(absl::StrCat("worker_id: no worker \"", worker_id, "\" is registered")));
+      return;
+    }
+    outside_.Direct(worker->registration.incarnation, {.peers = view_.DecodePeers(), .drain = true});
+    done(absl::OkStatus());
+  });
+}
+
+void RouterCore::ReadState(std::function<void(const ClusterView&, int64_t)> read) {
+  Post([this, read = std::move(read)] { read(view_, admission_.active()); });
+}
+
+// --- Sessions --------------------------------------------------------------------------------------------------
+
+void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
+  legs_[id] = entry;
+  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) {
+    ++worker->legs;
+    worker->prefill_tokens += entry.prefill_tokens;
+  }
+}
+
+void RouterCore::CountFirstToken(LegEntry& entry) {
+  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) worker->prefill_tokens -= entry.prefill_tokens;
+  entry.prefill_tokens = 0;
+}
+
+void RouterCore::CloseLeg(RequestId id) {
+  auto entry = legs_.find(id);
+  if (entry == legs_.end()) return;
+  if (WorkerView* worker = view_.Find(entry->second.worker); worker != nullptr) {
+    --worker->legs;
+    worker->prefill_tokens -= entry->second.prefill_tokens;
+  }
+  legs_.erase(entry);
+}
+
+void RouterCore::Apply(Session* session, SessionActions actions) {
+  for (auto& [worker, start] : actions.starts) {
+    const bool prefill = start.id == session->machine->prefill_leg();
+    OpenLeg(start.id, {session, prefill ? LegKind::kPrefill : LegKind::kDecode, worker,
+                       prefill ? static_cast<int64_t>(start.tokens.size()) : 0});
+    commands_[worker].starts.push_back(std::move(start));
+  }
+  for (auto& [worker, cancel] : actions.cancels) {
+    if (!cancel.retarget.is_set()) CloseLeg(cancel.id);
+    if (view_.Find(worker) != nullptr) commands_[worker].cancels.push_back(std::move(cancel));
+  }
+  if (actions.has_update) {
+    metrics_.ObserveUpdate(actions.update);
+    session->call->request->sink->Write(std::move(actions.update));
+  }
+  if (actions.finished.has_value()) {
+    End(session, *actions.finished);
+  } else if (actions.needs_placement) {
+    TryPlace(session);
+  }
+}
+
+void RouterCore::TryPlace(Session* session) {
+  absl::StatusOr<Placement> placement = Place(view_, session->machine->placement_request());
+  Apply(session, session->machine->OnPlaced(placement, view_, clock_.Now()));
+  if (!sessions_.contains(session)) return;
+  bool queued = std::find(waiting_.begin(), waiting_.end(), session) != waiting_.end();
+  if (session->machine->waits_for_placement() && !queued) waiting_.push_back(session);
+  if (!session->machine->waits_for_placement() && queued) std::erase(waiting_, session);
+}
+
+void RouterCore::PlaceWaiting() {
+  if (waiting_.empty()) return;
+  for (Session* session : std::vector<Session*>(waiting_)) {
+    if (sessions_.contains(session)) TryPlace(session);
+  }
+}
+
+void RouterCore::End(Session* session, const absl::Status& status) {
+  const absl::Time now = clock_.Now();
+  Call* call = session->call;
+  RequestUsage usage = session->machine->usage();
+  metrics_.ObserveEnd(usage, status);
+  call->usage.prompt_tokens = usage.prompt_tokens;
+  call->usage.completion_tokens += usage.completion_tokens;
+  call->usage.cached_tokens = std::max(call->usage.cached_tokens, usage.cached_tokens);
+  call->usage.retries += usage.retries;
+  call->usage.stages = usage.stages;
+  call->usage.prefill_worker = usage.prefill_worker;
+  call->usage.decode_worker = usage.decode_worker;
+  if (call->status.ok()) call->status = status;
+  CloseLeg(session->machine->prefill_leg());
+  CloseLeg(session->machine->decode_leg());
+  std::erase(waiting_, session);
+  admission_.Release(now);
+  sessions_.erase(session);
+  const bool failed = !status.ok();
+  if (--call->open_samples > 0) {
+    // One failed sample fails the call: the others end, too.
+    if (failed) CancelCallNow(call->request.get());
+    return;
+  }
+  metrics_.CountRequest(call->status);
+  call->request->sink->Finish(call->status, call->usage);
+  calls_.erase(call->request.get());
+}
+
+void RouterCore::Tick() {
+  const absl::Time now = clock_.Now();
+  for (Incarnation worker : view_.Lost(now, options_.worker_timeout, options_.stuck_timeout)) {
+    LoseWorker(worker, "it was silent or stood still");
+  }
+  std::vector<Session*> all;
+  for (auto& [key, session] : sessions_) all.push_back(key);
+  for (Session* session : all) {
+    if (sessions_.contains(session)) Apply(session, session->machine->OnTick(now));
+  }
+  PlaceWaiting();
+  metrics_.SetState(view_, admission_.active());
+}
+
+void RouterCore::FlushCommands() {
+  for (auto& [worker, frame] : commands_) {
+    auto client = clients_.find(worker);
+    if (client != clients_.end() && client->second != nullptr) client->second->Send(frame);
+  }
+  commands_.clear();
+}
+
+}  // namespace tandem

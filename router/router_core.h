@@ -1,0 +1,141 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/mailbox.h"
+#include "common/topology.h"
+#include "common/worker_messages.h"
+#include "common/worker_state.h"
+#include "model/tokenizer.h"
+#include "router/admission.h"
+#include "router/cluster_view.h"
+#include "router/request_session.h"
+#include "router/router_metrics.h"
+
+namespace tandem {
+
+// The command stream to one worker.
+//
+// Thread-safety: called on the owner thread.
+class WorkerClient {
+ public:
+  virtual ~WorkerClient() = default;
+  virtual void Send(const CommandFrame& frame) = 0;
+};
+
+// What the core needs from the outside. Called on the owner thread; must not block.
+class RouterOutside {
+ public:
+  virtual ~RouterOutside() = default;
+  // Opens the command stream to a worker; its events come to OnWorkerEvents, its fate to OnWorkerSession.
+  virtual std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) = 0;
+  // Tells a registered worker what to do.
+  virtual void Direct(Incarnation worker, const RouterDirective& directive) = 0;
+  // Ends a worker's registration stream: it was replaced or declared lost.
+  virtual void Expel(Incarnation worker, const std::string& reason) = 0;
+};
+
+// The router's heart: owns the cluster view and all sessions, on one thread.
+//
+// Thread-safety: thread-safe; calls are posted to the owner thread.
+// Ownership: owns the thread, sessions and worker clients. Borrows the rest, which outlives it.
+class RouterCore {
+ public:
+  struct Options {
+    int64_t max_active_requests = 256;
+    int max_retries = 3;
+    absl::Duration worker_timeout = absl::Seconds(1);
+    absl::Duration stuck_timeout = absl::Seconds(10);
+    absl::Duration placement_timeout = absl::Seconds(10);
+    bool split = true;  // The topology has prefill pools.
+    uint64_t model_fingerprint = 0;
+  };
+  RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,
+             const Clock& clock);
+  ~RouterCore();
+  // Fails all requests with UNAVAILABLE and joins. Idempotent.
+  void Stop();
+
+  // A client's call. Its sink gets everything that follows.
+  void Submit(std::shared_ptr<const Request> request);
+  // Ends a call: its client is gone. Nothing when it ended already.
+  void CancelCall(const Request* request);
+  // Ends a call by its name; `done` gets OK or NOT_FOUND.
+  void CancelByName(const std::string& name, std::function<void(absl::Status)> done);
+
+  // `done` gets INVALID_ARGUMENT when the worker runs another model.
+  void OnRegister(const WorkerRegistration& registration, std::function<void(absl::Status)> done);
+  void OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat);
+  void OnWorkerGone(Incarnation worker, const std::string& reason);
+  void OnWorkerSession(Incarnation worker, bool up);
+  void OnWorkerEvents(Incarnation worker, EventFrame frame);
+  void Drain(const std::string& worker_id, std::function<void(absl::Status)> done);
+
+  // Runs `read` with the view and the number of active requests.
+  void ReadState(std::function<void(const ClusterView&, int64_t active)> read);
+
+ private:
+  struct Call {
+    std::shared_ptr<const Request> request;
+    int open_samples = 0;
+    RequestUsage usage;
+    absl::Status status;
+  };
+  struct Session {
+    std::unique_ptr<RequestSession> machine;
+    Call* call;
+  };
+  void Main();
+  void Post(absl::AnyInvocable<void()> work) { inbox_.PushUnbounded(std::move(work)); }
+  void SubmitNow(std::shared_ptr<const Request> request);
+  void CancelCallNow(const Request* request);
+  void LoseWorker(Incarnation worker, const std::string& reason);
+  void DirectPrefillWorkers();
+  void Tick();
+  // Carries out what a session wants, places it if need be, and drops it when it is over.
+  void Apply(Session* session, SessionActions actions);
+  void TryPlace(Session* session);
+  void PlaceWaiting();
+  void End(Session* session, const absl::Status& status);
+  // The open legs, with what they add to their workers' counts.
+  struct LegEntry {
+    Session* session;
+    LegKind kind;
+    Incarnation worker;
+    int64_t prefill_tokens;
+  };
+  void OpenLeg(RequestId id, const LegEntry& entry);
+  void CountFirstToken(LegEntry& entry);
+  void CloseLeg(RequestId id);
+  void FlushCommands();
+
+  const Options options_;
+  const Tokenizer& tokenizer_;
+  RouterMetrics& metrics_;
+  RouterOutside& outside_;
+  const Clock& clock_;
+  Mailbox<absl::AnyInvocable<void()>> inbox_;
+
+  // Owner thread only.
+  ClusterView view_;
+  Admission admission_;
+  absl::flat_hash_map<Incarnation, std::unique_ptr<WorkerClient>> clients_;
+  absl::flat_hash_map<const Request*, std::unique_ptr<Call>> calls_;
+  absl::flat_hash_map<Session*, std::unique_ptr<Session>> sessions_;
+  absl::flat_hash_map<RequestId, LegEntry> legs_;
+  std::vector<Session*> waiting_;  // For placement, oldest first.
+  absl::flat_hash_map<Incarnation, CommandFrame> commands_;  // Of this turn.
+  absl::Time next_tick_;
+  std::thread thread_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,101 @@
+#include "router/router_process.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/rpc/server_runner.h"
+#include "common/status_macros.h"
+#include "model/checkpoint.h"
+#include "router/control_service.h"
+#include "router/generate_service.h"
+#include "router/router_core.h"
+#include "router/worker_client.h"
+
+namespace tandem {
+namespace {
+
+class RouterParts final : public RouterProcess, public RouterOutside {
+ public:
+  ~RouterParts() override {
+    gate_.Close();
+    if (core_ != nullptr) core_->Stop();
+    control_.Close();
+    if (server_ != nullptr) server_->Shutdown(absl::Milliseconds(200));
+  }
+
+  absl::Status Build(const Topology& topology, const ProcessPlan& plan);
+
+  const std::string& address() const override { return server_->address(); }
+
+  bool Drain(absl::Duration timeout) override {
+    server_->SetServing(false);
+    gate_.Close();
+    return gate_.AwaitEmpty(timeout);
+  }
+
+  // RouterOutside, on the core's thread.
+  std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) override {
+    return NewGrpcWorkerClient(registration, *core_);
+  }
+  void Direct(Incarnation worker, const RouterDirective& directive) override { control_.Direct(worker, directive); }
+  void Expel(Incarnation worker, const std::string& reason) override { control_.Expel(worker, reason); }
+
+ private:
+  MetricsServer metrics_server_;
+  RouterMetrics metrics_{metrics_server_};
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<ChatTemplate> chat_template_;
+  std::unique_ptr<RequestBuilder> builder_;
+  Gate gate_;
+  ControlService control_;
+  std::unique_ptr<RouterCore> core_;
+  std::unique_ptr<grpc::Service> generate_;
+  std::unique_ptr<ServerRunner> server_;
+};
+
+absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& plan) {
+  ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(topology.model.path));
+  ASSIGN_OR_RETURN(tokenizer_, checkpoint_->LoadTokenizer());
+  const ModelConfig& config = checkpoint_->config();
+  if (!checkpoint_->chat_template().empty()) {
+    std::string eos = config.eos_tokens.empty()
+                          ? ""
+                          : std::string(tokenizer_->TokenBytes(config.eos_tokens[0], /*with_special=*/true));
+    ASSIGN_OR_RETURN(chat_template_,
+                     ChatTemplate::Create(checkpoint_->chat_template(),
+                                          std::string(tokenizer_->TokenBytes(tokenizer_->bos(), true)), std::move(eos)));
+  }
+  builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_, chat_template_.get());
+  RouterCore::Options options;
+  options.max_active_requests = topology.router.max_active_requests;
+  options.max_retries = static_cast<int>(topology.router.max_retries);
+  options.worker_timeout = topology.router.worker_timeout;
+  options.placement_timeout = topology.router.placement_timeout;
+  options.split = std::any_of(topology.pools.begin(), topology.pools.end(),
+                              [](const PoolSettings& pool) { return pool.role == Role::kPrefill; });
+  options.model_fingerprint = checkpoint_->Fingerprint(topology.model.precision);
+  core_ = std::make_unique<RouterCore>(options, *tokenizer_, metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
+  control_.SetCore(core_.get());
+  generate_ = NewGenerateService({topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()},
+                                 *builder_, *core_, gate_, Clock::Real());
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_.get(), control_.service()}));
+  if (!plan.metrics_address.empty()) RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
+  LogInfo("serving", {{"address", server_->address()}, {"metrics_port", metrics_server_.port()},
+                      {"model", topology.model.served_name}, {"pid", getpid()}});
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const Topology& topology, const ProcessPlan& plan) {
+  auto parts = std::make_unique<RouterParts>();
+  RETURN_IF_ERROR(parts->Build(topology, plan));
+  return std::unique_ptr<RouterProcess>(std::move(parts));
+}
+
+}  // namespace tandem
