@@ -8,6 +8,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/strip.h"
+#include "common/rpc/channel.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
 #include "tandem/v1/control.grpc.pb.h"
@@ -80,12 +81,7 @@ struct RouterClient::Stubs {
 };
 
 RouterClient::RouterClient(const std::string& router) : stubs_(std::make_unique<Stubs>()) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
-  auto channel = grpc::CreateCustomChannel(router, grpc::InsecureChannelCredentials(), arguments);
+  auto channel = NewChannel(router);
   stubs_->router = v1::Router::NewStub(channel);
   stubs_->control = v1::Control::NewStub(channel);
 }

@@ -145,7 +145,9 @@ class SenderHub::Link {
     const uint64_t area = peer_hello_.layout.pool_bytes();
     absl::StatusOr<SelfTestResult> result = WriteSelfTest(transport, **opened, area);
     if (!result.ok()) return result.status();
-    pool_ = WithFaults(*std::move(opened), hub_.options_.faults);
+    const TransferFaults& faults = hub_.options_.faults;
+    const bool faulty = faults.peer.empty() || faults.peer == peer_.worker_id;
+    pool_ = faulty ? WithFaults(*std::move(opened), faults) : *std::move(opened);
     state_.transport = std::string(transport.name());
     state_.gigabytes_per_second = result->gigabytes_per_second;
     state_.latency_us = result->latency_us;

@@ -36,6 +36,10 @@ absl::StatusOr<TransferFaults> ParseTransferFaults(absl::string_view text) {
   TransferFaults faults;
   for (absl::string_view part : absl::StrSplit(text, ',', absl::SkipEmpty())) {
     std::pair<absl::string_view, absl::string_view> setting = absl::StrSplit(part, absl::MaxSplits('=', 1));
+    if (setting.first == "peer") {
+      faults.peer = std::string(setting.second);
+      continue;
+    }
     int value = 0;
     if (!absl::SimpleAtoi(setting.second, &value) || value < 0) {
       return absl::InvalidArgumentError(absl::StrCat("transfer fault \"", part, "\": expected NAME=COUNT"));

@@ -17,7 +17,7 @@ namespace tandem {
 absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(const std::vector<std::string>& names,
                                                                        const ShmPool* pool);
 
-// Faults for drills: "flip_byte_every=3,delay_polls=2", with the names of TransferFaults' fields. INVALID_ARGUMENT
+// Faults for drills: "flip_byte_every=3,peer=decode-0", with the names of TransferFaults' fields. INVALID_ARGUMENT
 // names an unknown one.
 absl::StatusOr<TransferFaults> ParseTransferFaults(absl::string_view text);
 

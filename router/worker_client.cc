@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
+#include "common/rpc/channel.h"
 #include "common/rpc/frame_codec.h"
 #include "tandem/v1/worker.grpc.pb.h"
 
@@ -94,12 +95,8 @@ class GrpcWorkerClient final : public WorkerClient {
  public:
   GrpcWorkerClient(const WorkerRegistration& registration, RouterCore& core)
       : stream_(std::make_shared<CommandStream>(registration.incarnation, core)) {
-    grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(-1);
     // A channel of its own: another incarnation at the same address must not inherit the connection.
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    auto channel =
-        grpc::CreateCustomChannel(registration.service_address, grpc::InsecureChannelCredentials(), arguments);
+    auto channel = NewChannel(registration.service_address);
     if (registration.role == Role::kPrefill) {
       prefill_ = v1::Prefill::NewStub(channel);
       prefill_->async()->Session(stream_->context(), stream_.get());

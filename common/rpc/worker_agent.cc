@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/log.h"
+#include "common/rpc/channel.h"
 #include "common/rpc/control_codec.h"
 #include "tandem/v1/control.grpc.pb.h"
 
@@ -99,12 +100,7 @@ bool WorkerAgent::Sleep(absl::Duration duration) {
 }
 
 void WorkerAgent::Main() {
-  grpc::ChannelArguments arguments;
-  // A router that restarts is found again within a second.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
-  auto channel = grpc::CreateCustomChannel(options_.router_address, grpc::InsecureChannelCredentials(), arguments);
+  auto channel = NewChannel(options_.router_address);
   auto stub = v1::Control::NewStub(channel);
   bool said_unreachable = false;
   while (!StopRequested()) {

@@ -54,11 +54,49 @@ struct CodedRow {
   std::vector<float> scales, minima;
 };
 
-// Recovers codes from the decoded row and what the format says about scales: the codes of a block are
-// equally spaced, so they follow from value, scale and minimum exactly.
-void CodeGroup(const float* values, int count, float scale, float minimum, uint8_t* codes) {
-  for (int i = 0; i < count; ++i) {
-    codes[i] = scale == 0 ? 0 : static_cast<uint8_t>(__builtin_lrintf((values[i] - minimum) / scale));
+// The unsigned codes of group `group` of a block, in the order of columns; formats as model/tensor.cc decodes them.
+void GroupCodes(DType dtype, const uint8_t* block, int group, uint8_t* codes) {
+  auto nibbles = [&](const uint8_t* q, const uint8_t* fifth_bits) {
+    for (int i = 0; i < 16; ++i) {
+      codes[i] = q[i] & 15;
+      codes[i + 16] = q[i] >> 4;
+    }
+    if (fifth_bits == nullptr) return;
+    for (int i = 0; i < 32; ++i) codes[i] |= ((fifth_bits[i / 8] >> (i % 8)) & 1) << 4;
+  };
+  switch (dtype) {
+    case DType::kQ4_0:
+      return nibbles(block + 2, nullptr);
+    case DType::kQ4_1:
+      return nibbles(block + 4, nullptr);
+    case DType::kQ5_0:
+      return nibbles(block + 6, block + 2);
+    case DType::kQ5_1:
+      return nibbles(block + 8, block + 4);
+    case DType::kQ8_0:
+      for (int i = 0; i < 32; ++i) codes[i] = block[2 + i] ^ 0x80;  // int8 plus 128.
+      return;
+    case DType::kQ4_K:
+    case DType::kQ5_K: {
+      const uint8_t* q = block + (dtype == DType::kQ4_K ? 16 : 48) + group / 2 * 32;
+      for (int i = 0; i < 32; ++i) {
+        codes[i] = group % 2 == 0 ? q[i] & 15 : q[i] >> 4;
+        if (dtype == DType::kQ5_K) codes[i] |= ((block[16 + i] >> group) & 1) << 4;
+      }
+      return;
+    }
+    case DType::kQ6_K: {
+      const uint8_t* low = block + group / 8 * 64;
+      const uint8_t* high = block + 128 + group / 8 * 32;
+      for (int k = 0; k < 16; ++k) {
+        int i = group % 8 * 16 + k;
+        int nibble = i < 64 ? low[i] & 15 : low[i - 64] >> 4;
+        codes[k] = static_cast<uint8_t>(nibble | (((high[i % 32] >> (2 * (i / 32))) & 3) << 4));
+      }
+      return;
+    }
+    default:
+      return;
   }
 }
 
@@ -107,20 +145,19 @@ void GroupScale(DType dtype, const uint8_t* block, int group, float* scale, floa
   }
 }
 
-void CodeRow(const TensorView& tensor, int64_t row, int group_columns, std::vector<float>& decoded, CodedRow& out) {
+void CodeRow(const TensorView& tensor, int64_t row, int group_columns, CodedRow& out) {
   const int64_t columns = tensor.columns();
   BlockShape block = DTypeBlock(tensor.dtype);
-  decoded.resize(columns);
   out.codes.resize(columns);
   out.scales.resize(columns / group_columns);
   out.minima.resize(columns / group_columns);
-  DequantizeRow(tensor, row, columns, decoded.data());
   const uint8_t* blocks = tensor.data.data() + row * (columns / block.elements) * block.bytes;
   for (int64_t group = 0; group < columns / group_columns; ++group) {
-    int64_t begin = group * group_columns;
-    GroupScale(tensor.dtype, blocks + begin / block.elements * block.bytes,
-               static_cast<int>(begin % block.elements / group_columns), &out.scales[group], &out.minima[group]);
-    CodeGroup(decoded.data() + begin, group_columns, out.scales[group], out.minima[group], out.codes.data() + begin);
+    const int64_t begin = group * group_columns;
+    const uint8_t* at = blocks + begin / block.elements * block.bytes;
+    const int in_block = static_cast<int>(begin % block.elements / group_columns);
+    GroupScale(tensor.dtype, at, in_block, &out.scales[group], &out.minima[group]);
+    GroupCodes(tensor.dtype, at, in_block, out.codes.data() + begin);
   }
 }
 
@@ -233,7 +270,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(absl::Span<cons
       uint8_t* panel = base + row / kPanelRows * matrix->panel_bytes;
       int panel_row = static_cast<int>(row % kPanelRows);
       if (matrix->is_quantised()) {
-        CodeRow(part, source_row, layout.group_columns, decoded, coded);
+        CodeRow(part, source_row, layout.group_columns, coded);
         StoreCodedRow(coded, layout, panel_row, panel);
       } else {
         StoreFloatRow(part, source_row, layout.encoding, panel_row, decoded, panel);

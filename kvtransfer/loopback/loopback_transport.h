@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "kvtransfer/transport.h"
 
@@ -13,6 +14,7 @@ struct TransferFaults {
   int drop_write_every = 0;      // Every n-th write call copies nothing, and says it did.
   int duplicate_write_every = 0; // Every n-th write call is carried out twice.
   int delay_polls = 0;           // A flush is reported done only after this many polls.
+  std::string peer;              // Only on the link to this worker; empty: on all.
   bool any() const { return flip_byte_every > 0 || drop_write_every > 0 || duplicate_write_every > 0 || delay_polls > 0; }
 };
 

@@ -1,0 +1,309 @@
+// The failure table of docs/failure_model.md on real processes: each row is a test here, over each transport.
+//
+// "Pushing" is held still by a fault point: a link whose flushes never end gives the first token to the client, and
+// no Commit to the decode worker.
+
+#include <signal.h>
+
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "common/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/process_cluster.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kNeverFlush[] = "delay_polls=2000000000";
+
+// About 60 tokens, and 64 more: long enough to do something in the middle.
+GenerateOptions LongRequest() {
+  GenerateOptions options;
+  options.text =
+      "The history of the lighthouse begins in antiquity. Sailors who came home at night looked for fires on the hills, "
+      "and towns built towers to lift the fires higher. The most famous of them stood in Alexandria.";
+  options.sampling.max_tokens = 64;
+  options.sampling.ignore_eos = true;
+  return options;
+}
+
+class FailureTable : public testing::TestWithParam<const char*> {
+ protected:
+  void StartCluster(ProcessCluster::Options options = {}) {
+    options.transports = GetParam();
+    cluster_ = std::make_unique<ProcessCluster>(options);
+    ASSERT_TRUE(cluster_->AwaitReady()) << cluster_->Output();
+  }
+  void TearDown() override {
+    if (cluster_ != nullptr && HasFailure()) std::cerr << cluster_->Output();
+  }
+  // prefill-0's links to `peer` (empty: all) never flush in its first life.
+  ProcessCluster::Options StalledPushes(const std::string& peer = "") {
+    ProcessCluster::Options options;
+    options.faults = [peer](const std::string& process) -> std::string {
+      if (process != "prefill-0") return "";
+      return peer.empty() ? kNeverFlush : std::string(kNeverFlush) + ",peer=" + peer;
+    };
+    return options;
+  }
+  // What an undisturbed cluster answers; from a process pair without faults.
+  std::vector<TokenId> Reference() {
+    ProcessCluster::Options options;
+    options.transports = GetParam();
+    options.prefill_replicas = options.decode_replicas = 1;
+    ProcessCluster cluster(options);
+    EXPECT_TRUE(cluster.AwaitReady());
+    ProcessCluster::Answer answer = cluster.Ask(LongRequest());
+    EXPECT_THAT(answer.summary, IsOk());
+    EXPECT_EQ(answer.tokens.size(), 64);
+    return answer.tokens;
+  }
+  // Asks, does `strike` when `at` tokens have come, and expects the undisturbed answer.
+  ProcessCluster::Answer AskAndStrike(int at, const std::function<void()>& strike) {
+    bool struck = false;
+    ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [&](int tokens) {
+      if (tokens >= at && !std::exchange(struck, true)) strike();
+      return true;
+    });
+    EXPECT_TRUE(struck);
+    return answer;
+  }
+  void ExpectReferenceAfterStrike(int at, const std::function<void()>& strike) {
+    std::vector<TokenId> reference = Reference();
+    absl::Time begin = Clock::Real().Now();
+    ProcessCluster::Answer answer = AskAndStrike(at, strike);
+    ASSERT_THAT(answer.summary, IsOk());
+    EXPECT_EQ(answer.tokens, reference);
+    EXPECT_EQ(answer.finish_reason, "length");
+    EXPECT_GE(answer.summary->retries, 1);
+    EXPECT_LT(Clock::Real().Now() - begin, absl::Seconds(10));
+  }
+
+  std::unique_ptr<ProcessCluster> cluster_;
+};
+
+TEST_P(FailureTable, PrefillKilledBeforeCommit) {
+  StartCluster(StalledPushes());
+  ExpectReferenceAfterStrike(1, [&] { cluster_->Signal("prefill-0", SIGKILL); });
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, LastPrefillKilledBeforeCommitIsUnavailable) {
+  ProcessCluster::Options options = StalledPushes();
+  options.prefill_replicas = 1;
+  options.router_extra = "  placement_timeout: 1ms\n";
+  StartCluster(options);
+  ProcessCluster::Answer answer = AskAndStrike(1, [&] { cluster_->Signal("prefill-0", SIGKILL); });
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, PrefillStoppedMidPushAndContinuedLater) {
+  StartCluster(StalledPushes());
+  ExpectReferenceAfterStrike(1, [&] { cluster_->Signal("prefill-0", SIGSTOP); });
+  EXPECT_TRUE(cluster_->AwaitPagesInState("quarantined"));
+  cluster_->Signal("prefill-0", SIGCONT);
+  // Its link is refused, it ends, and its new life registers; only then the pages are free.
+  EXPECT_TRUE(cluster_->AwaitRestarts("prefill-0", 1));
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+  EXPECT_THAT(cluster_->Output(), HasSubstr("this process must restart"));
+}
+
+TEST_P(FailureTable, DecodeKilledBeforeAckGetsTheKvToAnotherDecode) {
+  StartCluster(StalledPushes("decode-0"));
+  ExpectReferenceAfterStrike(1, [&] { cluster_->Signal("decode-0", SIGKILL); });
+  EXPECT_THAT(cluster_->Output(), HasSubstr("KV goes to another decode worker"));
+  EXPECT_THAT(cluster_->Output(), testing::Not(HasSubstr("request starts again")));  // No second prefill.
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, DecodeKilledMidStream) {
+  StartCluster();
+  ExpectReferenceAfterStrike(10, [&] { cluster_->Signal("decode-0", SIGKILL); });
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, DecodeStoppedMidStream) {
+  StartCluster();
+  ExpectReferenceAfterStrike(10, [&] { cluster_->Signal("decode-0", SIGSTOP); });
+  cluster_->Signal("decode-0", SIGCONT);
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, RouterKilled) {
+  StartCluster();
+  ProcessCluster::Answer answer = AskAndStrike(10, [&] { cluster_->Signal("router", SIGKILL); });
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_TRUE(cluster_->AwaitRestarts("router", 1));
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+  EXPECT_THAT(cluster_->Ask(LongRequest()).summary, IsOk());
+}
+
+TEST_P(FailureTable, ClientGoneWhileDecoding) {
+  StartCluster();
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [](int tokens) { return tokens < 5; });
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, ClientGoneWhilePushing) {
+  StartCluster(StalledPushes());
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [](int) { return false; });
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
+  // The push that never ends keeps the pages bound on both sides, and nothing else may.
+  EXPECT_TRUE(cluster_->AwaitPagesInState("quarantined"));
+  cluster_->Signal("prefill-0", SIGKILL);
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, ClientGoneWhileQueuedOrComputing) {
+  StartCluster();
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 6; ++i) {
+    clients.emplace_back([&, i] {
+      GenerateOptions options = LongRequest();
+      options.request_id = "early-" + std::to_string(i);
+      std::thread canceller([&] {
+        // Retried until the router knows the request: then it is queued or computing.
+        while (!cluster_->client().Cancel(options.request_id).ok()) {
+        }
+      });
+      ProcessCluster::Answer answer = cluster_->Ask(options);
+      canceller.join();
+      EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, DeadlinePassesWhileDecoding) {
+  StartCluster();
+  GenerateOptions options = LongRequest();
+  options.sampling.max_tokens = 1500;
+  options.timeout = absl::Milliseconds(700);
+  ProcessCluster::Answer answer = cluster_->Ask(options);
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, DeadlinePassesWhilePushing) {
+  StartCluster(StalledPushes());
+  GenerateOptions options = LongRequest();
+  options.timeout = absl::Milliseconds(1500);
+  ProcessCluster::Answer answer = cluster_->Ask(options);
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_EQ(answer.tokens.size(), 1);
+  cluster_->Signal("prefill-0", SIGKILL);
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, DecodeShortOfPagesServesInTurn) {
+  ProcessCluster::Options options;
+  options.decode_replicas = 1;
+  options.decode_kv_memory = "4 MiB";  // 11 pages: one such request at a time, and a little more.
+  StartCluster(options);
+  std::vector<TokenId> reference = Reference();
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&] {
+      ProcessCluster::Answer answer = cluster_->Ask(LongRequest());
+      EXPECT_THAT(answer.summary, IsOk());
+      EXPECT_EQ(answer.tokens, reference);
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, DecodeThatNeverTakesTheKvFailsTheRequestAtTheHoldLimit) {
+  ProcessCluster::Options options = StalledPushes();
+  options.prefill_replicas = options.decode_replicas = 1;
+  options.limits = "{kv_hold: 500ms}";
+  StartCluster(options);
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest());
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("no decode worker took the KV")));
+  cluster_->Signal("prefill-0", SIGKILL);
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, ByteFlippedInAPushedPageIsRetried) {
+  ProcessCluster::Options options;
+  options.checksums = true;
+  options.faults = [](const std::string& process) {
+    return process == "prefill-0" ? "flip_byte_every=1,peer=decode-0" : "";
+  };
+  StartCluster(options);
+  std::vector<TokenId> reference = Reference();
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest());
+  ASSERT_THAT(answer.summary, IsOk());
+  EXPECT_EQ(answer.tokens, reference);
+  EXPECT_GE(answer.summary->retries, 1);
+  EXPECT_THAT(cluster_->Output(), HasSubstr("KV page arrived damaged"));
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, RestartAtTheSameAddressLinksByItself) {
+  StartCluster();
+  for (const char* process : {"decode-0", "prefill-0", "decode-1"}) {
+    cluster_->Signal(process, SIGKILL);
+    EXPECT_TRUE(cluster_->AwaitRestarts(process, 1));
+    EXPECT_TRUE(cluster_->AwaitReady());
+    EXPECT_THAT(cluster_->Ask(LongRequest()).summary, IsOk());
+  }
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, PoolIsFreeAfterThreeHundredCancelledRequests) {
+  StartCluster();
+  for (int i = 0; i < 300; ++i) {
+    const int stop_at = i % 4;
+    ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [&](int tokens) { return tokens < stop_at; });
+    EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
+  }
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+  EXPECT_EQ(cluster_->Ask(LongRequest()).tokens, Reference());
+}
+
+TEST_P(FailureTable, PromptLargerThanAnyStepIsMovedInChunks) {
+  StartCluster();
+  GenerateOptions options;
+  std::vector<TokenId> prompt(1200);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(100 + i * 37 % 40000);
+  options.tokens = prompt;
+  options.sampling.max_tokens = 8;
+  options.sampling.ignore_eos = true;
+  ProcessCluster::Answer split = cluster_->Ask(options);
+  ASSERT_THAT(split.summary, IsOk());
+  EXPECT_EQ(split.summary->prompt_tokens, 1200);
+  ProcessCluster::Options aggregated;
+  aggregated.prefill_replicas = 0;
+  aggregated.decode_replicas = 1;
+  ProcessCluster one(aggregated);
+  ASSERT_TRUE(one.AwaitReady());
+  EXPECT_EQ(one.Ask(options).tokens, split.tokens);
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+INSTANTIATE_TEST_SUITE_P(Transport, FailureTable, testing::Values("shm", "ucx"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,172 @@
+#include "tests/support/process_cluster.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "tests/support/golden_file.h"
+
+namespace tandem {
+namespace {
+
+constexpr absl::Duration kPatience = absl::Seconds(30);
+
+std::string TopologyText(const ProcessCluster::Options& options, const std::string& folder) {
+  std::string pools;
+  if (options.prefill_replicas > 0) {
+    absl::StrAppend(&pools, "  - {name: prefill, role: prefill, replicas: ", options.prefill_replicas, ", kv_memory: ",
+                    options.prefill_kv_memory, ", limits: ", options.limits, "}\n");
+  }
+  absl::StrAppend(&pools, "  - {name: decode, role: decode, replicas: ", options.decode_replicas, ", kv_memory: ",
+                  options.decode_kv_memory, ", limits: ", options.limits, "}\n");
+  return absl::StrCat("model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
+                      "router:\n  listen: unix:", folder, "/router.sock\n  metrics_listen: \"\"\n", options.router_extra,
+                      "pools:\n", pools, "links: {transports: [", options.transports, "], checksums: ",
+                      options.checksums ? "true" : "false", "}\n");
+}
+
+}  // namespace
+
+ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
+  std::string pattern = std::filesystem::temp_directory_path() / "tandem-test-XXXXXX";
+  if (mkdtemp(pattern.data()) == nullptr) abort();
+  folder_ = pattern;
+  const std::string file = folder_ + "/topology.yaml";
+  std::ofstream(file) << TopologyText(options_, folder_);
+  absl::StatusOr<Topology> topology = Topology::Load(file);
+  if (!topology.ok()) {
+    fprintf(stderr, "%s\n", topology.status().ToString().c_str());
+    abort();
+  }
+  Launcher::Options launch;
+  launch.program_folder = absl::StrCat(TANDEM_BINARY_DIR, "/bin");
+  launch.on_line = [this](const std::string& process, const std::string& line) {
+    absl::MutexLock lock(&output_mu_);
+    absl::StrAppend(&output_, process, " | ", line, "\n");
+  };
+  launch.environment = [this](const std::string& process) -> std::vector<std::string> {
+    // Called by the launcher, under mu_. Only a process's first life is faulty.
+    if (!options_.faults || (launcher_ != nullptr && launcher_->restarts(process) > 0)) return {};
+    std::string faults = options_.faults(process);
+    return faults.empty() ? std::vector<std::string>() : std::vector<std::string>{"TANDEM_TRANSFER_FAULTS=" + faults};
+  };
+  launch.first_backoff = absl::Milliseconds(50);
+  client_ = std::make_unique<RouterClient>(absl::StrCat("unix:", folder_, "/router.sock"));
+  absl::MutexLock lock(&mu_);
+  launcher_ = std::make_unique<Launcher>(*topology, std::move(launch));
+  if (absl::Status status = launcher_->StartAll(); !status.ok()) {
+    fprintf(stderr, "%s\n", status.ToString().c_str());
+    abort();
+  }
+  thread_ = std::thread([this] {
+    while (!stopping_) {
+      absl::MutexLock turn(&mu_);
+      launcher_->RunFor(absl::Milliseconds(10));
+    }
+  });
+}
+
+ProcessCluster::~ProcessCluster() {
+  stopping_ = true;
+  thread_.join();
+  {
+    absl::MutexLock lock(&mu_);
+    launcher_->StopAll(absl::Seconds(2));
+  }
+  std::filesystem::remove_all(folder_);
+}
+
+bool ProcessCluster::AwaitStatus(const std::function<bool(const ClusterSummary&)>& condition) {
+  const absl::Time deadline = Clock::Real().Now() + kPatience;
+  while (Clock::Real().Now() < deadline) {
+    absl::StatusOr<ClusterSummary> status = client_->Status();
+    if (status.ok() && condition(*status)) return true;
+    // Processes change outside of this one: there is nothing to wait on but time.
+    usleep(20'000);
+  }
+  return false;
+}
+
+bool ProcessCluster::AwaitReady() {
+  const int links = options_.prefill_replicas * options_.decode_replicas;
+  const int workers = options_.prefill_replicas + options_.decode_replicas;
+  return AwaitStatus([&](const ClusterSummary& status) {
+    int up = 0;
+    for (const LinkSummary& link : status.links) up += link.up;
+    return status.ready && status.workers.size() == workers && up == links;
+  });
+}
+
+bool ProcessCluster::AwaitAllPagesFree() {
+  std::string problem;
+  bool free = AwaitStatus([&](const ClusterSummary& status) {
+    problem = status.active_requests > 0 ? absl::StrCat(status.active_requests, " requests are active\n") : "";
+    if (status.workers.size() != options_.prefill_replicas + options_.decode_replicas) {
+      absl::StrAppend(&problem, "only ", status.workers.size(), " workers are registered\n");
+    }
+    for (const WorkerSummary& worker : status.workers) {
+      int sum = 0, bound = 0;
+      for (const auto& [state, count] : worker.pages) {
+        sum += count;
+        if (state != "free" && state != "cached") bound += count;
+      }
+      if (sum != worker.total_pages || bound > 0) {
+        absl::StrAppend(&problem, worker.worker_id, ": ", sum, " of ", worker.total_pages, " pages are counted, ", bound,
+                        " are neither free nor cached\n");
+      }
+    }
+    return problem.empty();
+  });
+  if (!free) fprintf(stderr, "%s", problem.c_str());
+  return free;
+}
+
+bool ProcessCluster::AwaitPagesInState(const std::string& state) {
+  return AwaitStatus([&](const ClusterSummary& status) {
+    for (const WorkerSummary& worker : status.workers) {
+      for (const auto& [name, count] : worker.pages) {
+        if (name == state && count > 0) return true;
+      }
+    }
+    return false;
+  });
+}
+
+void ProcessCluster::Signal(const std::string& process, int signal) {
+  absl::MutexLock lock(&mu_);
+  if (pid_t pid = launcher_->pid(process); pid > 0) kill(pid, signal);
+}
+
+int ProcessCluster::restarts(const std::string& process) {
+  absl::MutexLock lock(&mu_);
+  return launcher_->restarts(process);
+}
+
+bool ProcessCluster::AwaitRestarts(const std::string& process, int count) {
+  return AwaitStatus([&](const ClusterSummary&) { return restarts(process) >= count; });
+}
+
+std::string ProcessCluster::Output() {
+  absl::MutexLock lock(&output_mu_);
+  return output_;
+}
+
+ProcessCluster::Answer ProcessCluster::Ask(const GenerateOptions& options,
+                                           const std::function<bool(int tokens)>& on_piece) {
+  Answer answer;
+  answer.summary = client_->Generate(options, [&](const GeneratedPiece& piece) {
+    for (const SampledToken& token : piece.tokens) answer.tokens.push_back(token.token);
+    answer.text += piece.text;
+    if (!piece.finish_reason.empty()) answer.finish_reason = piece.finish_reason;
+    return on_piece == nullptr || on_piece(static_cast<int>(answer.tokens.size()));
+  });
+  return answer;
+}
+
+}  // namespace tandem

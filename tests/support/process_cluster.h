@@ -1,0 +1,77 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "client/router_client.h"
+#include "deploy/launcher.h"
+
+namespace tandem {
+
+// A cluster of real processes that `tandem up`'s launcher runs, on ports of their own choice, for tests that kill them.
+//
+// Thread-safety: thread-safe after construction.
+// Ownership: owns the processes and a folder with the topology and their output.
+class ProcessCluster {
+ public:
+  struct Options {
+    std::string transports = "shm";
+    int prefill_replicas = 2, decode_replicas = 2;
+    std::string prefill_kv_memory = "64 MiB", decode_kv_memory = "64 MiB";
+    bool checksums = false;
+    std::string router_extra;         // More lines of the router's mapping.
+    std::string limits = "{}";        // Of all pools.
+    std::string precision = "quantised";
+    // Faulty transfers of a process's first life, as TANDEM_TRANSFER_FAULTS.
+    std::function<std::string(const std::string& process)> faults;
+  };
+  explicit ProcessCluster(const Options& options);
+  ~ProcessCluster();
+
+  RouterClient& client() { return *client_; }
+  // Every process is registered, every pair linked.
+  bool AwaitReady();
+  // No request is active, every worker's pages sum to its pool and none is granted, committed, in use or
+  // quarantined. Prints what is wrong when that does not come true.
+  bool AwaitAllPagesFree();
+  // Some worker shows pages in this state.
+  bool AwaitPagesInState(const std::string& state);
+  void Signal(const std::string& process, int signal);
+  int restarts(const std::string& process);
+  bool AwaitRestarts(const std::string& process, int count);
+  // Everything the processes wrote.
+  std::string Output() ABSL_LOCKS_EXCLUDED(output_mu_);
+
+  // Greedy output of a text, as tokens, with what the call ended in.
+  struct Answer {
+    absl::StatusOr<GenerateSummary> summary = absl::UnknownError("not run");
+    std::vector<TokenId> tokens;
+    std::string text, finish_reason;
+  };
+  // Calls `on_piece` with the number of tokens so far; false cancels.
+  Answer Ask(const GenerateOptions& options, const std::function<bool(int tokens)>& on_piece = nullptr);
+
+ private:
+  bool AwaitStatus(const std::function<bool(const ClusterSummary&)>& condition);
+
+  const Options options_;
+  std::string folder_;
+  absl::Mutex mu_;
+  std::unique_ptr<Launcher> launcher_ ABSL_GUARDED_BY(mu_);
+  std::string output_ ABSL_GUARDED_BY(output_mu_);
+  absl::Mutex output_mu_;
+  std::atomic<bool> stopping_ = false;
+  std::unique_ptr<RouterClient> client_;
+  std::thread thread_;
+};
+
+}  // namespace tandem
