@@ -22,7 +22,8 @@ absl::Duration DecodeDuration(const google::protobuf::Duration& proto) {
 }
 
 void SetTimeout(grpc::ClientContext& context, absl::Duration timeout) {
-  if (timeout < absl::InfiniteDuration()) context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(timeout));
+  if (timeout < absl::InfiniteDuration())
+    context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(timeout));
 }
 
 v1::GenerateRequest ToProto(const GenerateOptions& options) {
@@ -50,26 +51,33 @@ v1::GenerateRequest ToProto(const GenerateOptions& options) {
 }
 
 GeneratedPiece ToPiece(const v1::GenerateResponse& response) {
-  GeneratedPiece piece{.request_id = response.request_id(), .index = response.index(), .text = response.text()};
+  GeneratedPiece piece{
+      .request_id = response.request_id(), .index = response.index(), .text = response.text()};
   for (const v1::GeneratedToken& token : response.tokens()) {
     SampledToken sampled{.token = token.token()};
     if (token.has_logprob()) sampled.logprob = token.logprob();
-    for (const v1::TokenLogprob& entry : token.top()) sampled.top.push_back({entry.token(), entry.logprob()});
+    for (const v1::TokenLogprob& entry : token.top())
+      sampled.top.push_back({entry.token(), entry.logprob()});
     piece.tokens.push_back(std::move(sampled));
   }
   if (response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
-    piece.finish_reason =
-        absl::AsciiStrToLower(absl::StripPrefix(v1::FinishReason_Name(response.finish_reason()), "FINISH_REASON_"));
+    piece.finish_reason = absl::AsciiStrToLower(
+        absl::StripPrefix(v1::FinishReason_Name(response.finish_reason()), "FINISH_REASON_"));
   }
   return piece;
 }
 
 GenerateSummary ToSummary(const v1::Usage& usage) {
-  return {.prompt_tokens = usage.prompt_tokens(), .completion_tokens = usage.completion_tokens(),
-          .cached_tokens = usage.cached_tokens(), .retries = usage.retries(),
-          .queue = DecodeDuration(usage.stages().queue()), .prefill = DecodeDuration(usage.stages().prefill()),
-          .transfer = DecodeDuration(usage.stages().transfer()), .handover = DecodeDuration(usage.stages().handover()),
-          .decode = DecodeDuration(usage.stages().decode()), .prefill_worker = usage.prefill_worker(),
+  return {.prompt_tokens = usage.prompt_tokens(),
+          .completion_tokens = usage.completion_tokens(),
+          .cached_tokens = usage.cached_tokens(),
+          .retries = usage.retries(),
+          .queue = DecodeDuration(usage.stages().queue()),
+          .prefill = DecodeDuration(usage.stages().prefill()),
+          .transfer = DecodeDuration(usage.stages().transfer()),
+          .handover = DecodeDuration(usage.stages().handover()),
+          .decode = DecodeDuration(usage.stages().decode()),
+          .prefill_worker = usage.prefill_worker(),
           .decode_worker = usage.decode_worker()};
 }
 
@@ -87,11 +95,12 @@ RouterClient::RouterClient(const std::string& router) : stubs_(std::make_unique<
 }
 RouterClient::~RouterClient() = default;
 
-absl::StatusOr<GenerateSummary> RouterClient::Generate(const GenerateOptions& options,
-                                                       const std::function<bool(const GeneratedPiece&)>& on_piece) {
+absl::StatusOr<GenerateSummary> RouterClient::Generate(
+    const GenerateOptions& options, const std::function<bool(const GeneratedPiece&)>& on_piece) {
   grpc::ClientContext context;
   SetTimeout(context, options.timeout);
-  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader = stubs_->router->Generate(&context, ToProto(options));
+  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader =
+      stubs_->router->Generate(&context, ToProto(options));
   v1::GenerateResponse response;
   GenerateSummary summary;
   while (reader->Read(&response)) {
@@ -114,24 +123,35 @@ absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
   grpc::ClientContext context;
   SetTimeout(context, timeout);
   v1::ClusterStatusResponse response;
-  if (absl::Status status = FromGrpc(stubs_->router->ClusterStatus(&context, {}, &response)); !status.ok()) return status;
+  if (absl::Status status = FromGrpc(stubs_->router->ClusterStatus(&context, {}, &response));
+      !status.ok())
+    return status;
   ClusterSummary summary{.ready = response.ready(), .active_requests = response.active_requests()};
   for (const v1::WorkerStatus& worker : response.workers()) {
     WorkerSummary& out = summary.workers.emplace_back();
-    out = {worker.worker_id(), worker.role(), worker.state(), worker.running_requests(), worker.waiting_requests(),
-           worker.free_pages(), worker.total_pages(), {}};
+    out = {worker.worker_id(),
+           worker.role(),
+           worker.state(),
+           worker.running_requests(),
+           worker.waiting_requests(),
+           worker.free_pages(),
+           worker.total_pages(),
+           {}};
     for (const auto& [state, count] : worker.pages()) out.pages.emplace_back(state, count);
     std::sort(out.pages.begin(), out.pages.end());
   }
   for (const v1::LinkStatus& link : response.links()) {
-    summary.links.push_back({link.prefill_worker(), link.decode_worker(), link.transport(), link.gigabytes_per_second(),
-                             link.latency_us(), link.up()});
+    summary.links.push_back({link.prefill_worker(), link.decode_worker(), link.transport(),
+                             link.gigabytes_per_second(), link.latency_us(), link.up()});
   }
-  std::sort(summary.workers.begin(), summary.workers.end(),
-            [](const WorkerSummary& a, const WorkerSummary& b) { return a.worker_id < b.worker_id; });
-  std::sort(summary.links.begin(), summary.links.end(), [](const LinkSummary& a, const LinkSummary& b) {
-    return std::tie(a.prefill_worker, a.decode_worker) < std::tie(b.prefill_worker, b.decode_worker);
-  });
+  std::sort(
+      summary.workers.begin(), summary.workers.end(),
+      [](const WorkerSummary& a, const WorkerSummary& b) { return a.worker_id < b.worker_id; });
+  std::sort(summary.links.begin(), summary.links.end(),
+            [](const LinkSummary& a, const LinkSummary& b) {
+              return std::tie(a.prefill_worker, a.decode_worker) <
+                     std::tie(b.prefill_worker, b.decode_worker);
+            });
   return summary;
 }
 

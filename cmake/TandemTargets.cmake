@@ -37,12 +37,13 @@ function(tandem_program name)
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS})
 endfunction()
 
-# tandem_test(name LABELS unit SRCS a_test.cc ... DEPS target ...): each TEST is one ctest test.
+# tandem_test(name [SERIAL] LABELS unit SRCS a_test.cc ... DEPS target ...): each TEST is one ctest test; SERIAL ones
+# run alone.
 function(tandem_test name)
   if(NOT TANDEM_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS;SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "SERIAL" "TIMEOUT" "LABELS;SRCS;DEPS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 60)
   endif()
@@ -51,5 +52,5 @@ function(tandem_test name)
   target_compile_definitions(${name} PRIVATE
     TANDEM_SOURCE_DIR="${CMAKE_SOURCE_DIR}" TANDEM_BINARY_DIR="${CMAKE_BINARY_DIR}")
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${ARG_SERIAL})
 endfunction()

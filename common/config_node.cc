@@ -50,7 +50,8 @@ struct ConfigNode::Impl {
   std::shared_ptr<Impl> Child(YAML::Node child, std::string child_path, int fallback_line) {
     auto impl = std::make_shared<Impl>();
     impl->document = document;
-    impl->line = child.IsDefined() && child.Mark().line >= 0 ? child.Mark().line + 1 : fallback_line;
+    impl->line =
+        child.IsDefined() && child.Mark().line >= 0 ? child.Mark().line + 1 : fallback_line;
     impl->node = std::move(child);
     impl->path = std::move(child_path);
     children.push_back(impl);
@@ -67,7 +68,8 @@ struct ConfigNode::Impl {
         const std::string& key = entry.first.Scalar();
         int key_line = entry.first.Mark().line + 1;
         if (!asked.contains(key)) {
-          Error(key_line, key, absl::StrCat("unknown key; known here: ", absl::StrJoin(asked, ", ")));
+          Error(key_line, key,
+                absl::StrCat("unknown key; known here: ", absl::StrJoin(asked, ", ")));
         }
         if (!seen.insert(key).second) Error(key_line, key, "stands here twice");
       }
@@ -138,7 +140,8 @@ std::string ConfigNode::GetEnum(absl::string_view key, absl::string_view default
                                 const std::vector<std::string>& allowed) {
   std::string value = GetString(key, default_value);
   if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
-    AddError(key, absl::StrCat("expected one of ", absl::StrJoin(allowed, ", "), "; got \"", value, "\""));
+    AddError(key, absl::StrCat("expected one of ", absl::StrJoin(allowed, ", "), "; got \"", value,
+                               "\""));
     return std::string(default_value);
   }
   return value;

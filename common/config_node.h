@@ -20,14 +20,16 @@ namespace tandem {
 // One mapping of a YAML file, read strictly: every key must be asked for, every value must have the
 // right type and unit, and each error says "file:line: key: what is wrong".
 //
-// Errors are collected rather than returned one by one, so that a user sees them all at once: getters
-// return the default after an error, and Finish() returns what was wrong, unknown keys included.
+// Errors are collected rather than returned one by one, so that a user sees them all at once:
+// getters return the default after an error, and Finish() returns what was wrong, unknown keys
+// included.
 //
 // Thread-safety: not thread-safe.
 // Ownership: nodes share the parsed document and the list of errors.
 class ConfigNode {
  public:
-  // NOT_FOUND for a missing file; INVALID_ARGUMENT with line for bad YAML or a root that is no mapping.
+  // NOT_FOUND for a missing file; INVALID_ARGUMENT with line for bad YAML or a root that is no
+  // mapping.
   static absl::StatusOr<ConfigNode> ParseFile(const std::string& path);
   // As ParseFile, of text; `name` stands for the file in errors.
   static absl::StatusOr<ConfigNode> ParseText(const std::string& text, const std::string& name);
@@ -43,7 +45,8 @@ class ConfigNode {
   bool GetBool(absl::string_view key, bool default_value);
   int64_t GetBytes(absl::string_view key, int64_t default_value);
   absl::Duration GetDuration(absl::string_view key, absl::Duration default_value);
-  std::vector<std::string> GetStrings(absl::string_view key, std::vector<std::string> default_value);
+  std::vector<std::string> GetStrings(absl::string_view key,
+                                      std::vector<std::string> default_value);
   // A nested mapping; an empty one where the key is missing.
   ConfigNode GetMap(absl::string_view key);
   // A sequence of mappings; empty where the key is missing.

@@ -12,15 +12,15 @@ namespace tandem {
 // protos; retry decisions read this and never the text.
 enum class ErrorReason {
   kUnknown = 0,
-  kWorkerLost,       // The process, its stream or its link died.
-  kWorkerDraining,   // Takes no new work.
-  kLinkDown,         // The pair has no usable link.
-  kPoolExhausted,    // Too few KV pages, now.
-  kQueueFull,        // Admission limit reached.
-  kRequestTooLong,   // Can never fit.
-  kChecksumMismatch, // Pushed KV differs from what was sent.
-  kKvHoldExpired,    // Prefill held the KV as long as it may.
-  kEngineFailed,     // The model step failed.
+  kWorkerLost,        // The process, its stream or its link died.
+  kWorkerDraining,    // Takes no new work.
+  kLinkDown,          // The pair has no usable link.
+  kPoolExhausted,     // Too few KV pages, now.
+  kQueueFull,         // Admission limit reached.
+  kRequestTooLong,    // Can never fit.
+  kChecksumMismatch,  // Pushed KV differs from what was sent.
+  kKvHoldExpired,     // Prefill held the KV as long as it may.
+  kEngineFailed,      // The model step failed.
 };
 
 absl::string_view ErrorReasonName(ErrorReason reason);

@@ -40,8 +40,8 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
       absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
                    LevelName(level), " ", ProcessName(), " ", message);
   for (const LogField& field : fields) {
-    bool plain = !field.value.empty() &&
-                 field.value.find_first_of(" \"\n\t=\\") == std::string::npos;
+    bool plain =
+        !field.value.empty() && field.value.find_first_of(" \"\n\t=\\") == std::string::npos;
     absl::StrAppend(&line, " ", field.key, "=");
     if (plain) {
       absl::StrAppend(&line, field.value);
@@ -50,7 +50,8 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
     }
   }
   line += '\n';
-  // One write, so that lines of several threads do not mix. Nothing sensible can be done on failure.
+  // One write, so that lines of several threads do not mix. Nothing sensible can be done on
+  // failure.
   [[maybe_unused]] ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }
 

@@ -20,8 +20,8 @@ struct LogField {
   std::string value;
 };
 
-// Writes "time level process message key=value ..." as one line to standard error; values with spaces
-// are quoted. Requests are always named by the key "request". Thread-safe.
+// Writes "time level process message key=value ..." as one line to standard error; values with
+// spaces are quoted. Requests are always named by the key "request". Thread-safe.
 void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields = {});
 
 inline void LogInfo(absl::string_view message, std::initializer_list<LogField> fields = {}) {

@@ -49,8 +49,11 @@ prometheus::Gauge& MetricsServer::Gauge(const std::string& name, const std::stri
 
 prometheus::Histogram& MetricsServer::Seconds(const std::string& name, const std::string& help,
                                               const std::map<std::string, std::string>& labels) {
-  return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(
-      labels, SecondsBuckets());
+  return prometheus::BuildHistogram()
+      .Name(name)
+      .Help(help)
+      .Register(*registry_)
+      .Add(labels, SecondsBuckets());
 }
 
 std::string MetricsServer::Text() const {

@@ -8,9 +8,9 @@
 
 namespace tandem {
 
-// Chained hashes of the full pages of a prompt: entry i covers tokens [0, (i + 1) * page_tokens), so
-// equal hashes mean equal prefixes up to collisions, which whoever reuses KV rules out by comparing
-// tokens. Partial last pages have no hash.
+// Chained hashes of the full pages of a prompt: entry i covers tokens [0, (i + 1) * page_tokens),
+// so equal hashes mean equal prefixes up to collisions, which whoever reuses KV rules out by
+// comparing tokens. Partial last pages have no hash.
 std::vector<uint64_t> ChainedPageHashes(absl::Span<const TokenId> tokens, int page_tokens);
 
 }  // namespace tandem

@@ -9,16 +9,16 @@ namespace tandem {
 
 // What every server program does around its logic.
 
-// Blocks SIGTERM and SIGINT in this thread and those it starts from now on, so that AwaitTermination gets them, and
-// ignores SIGPIPE. Call it first in main.
+// Blocks SIGTERM and SIGINT in this thread and those it starts from now on, so that
+// AwaitTermination gets them, and ignores SIGPIPE. Call it first in main.
 void BlockTerminationSignals();
 
 // Waits for SIGTERM or SIGINT, or for RequestTermination.
 void AwaitTermination();
 void RequestTermination();
 
-// The topology of --topology and the process of it that `name` says; ends the program with a message and status 2
-// when either is wrong.
+// The topology of --topology and the process of it that `name` says; ends the program with a
+// message and status 2 when either is wrong.
 struct ProcessConfig {
   Topology topology;
   ProcessPlan process;

@@ -46,8 +46,10 @@ std::string ReadAddress(ConfigNode& node, absl::string_view key, const std::stri
 RouterSettings ReadRouter(ConfigNode node) {
   RouterSettings router;
   router.listen = ReadAddress(node, "listen", router.listen, /*optional=*/false);
-  router.metrics_listen = ReadAddress(node, "metrics_listen", router.metrics_listen, /*optional=*/true);
-  router.max_active_requests = node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
+  router.metrics_listen =
+      ReadAddress(node, "metrics_listen", router.metrics_listen, /*optional=*/true);
+  router.max_active_requests =
+      node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
   router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
   router.worker_timeout = node.GetDuration("worker_timeout", router.worker_timeout);
   router.placement_timeout = node.GetDuration("placement_timeout", router.placement_timeout);
@@ -60,11 +62,14 @@ Parallelism ReadParallelism(ConfigNode node, const std::string& device) {
   parallelism.dp = static_cast<int>(node.GetInt("dp", 1, 1, 1024));
   parallelism.ep = static_cast<int>(node.GetInt("ep", 1, 1, 1024));
   parallelism.pp = static_cast<int>(node.GetInt("pp", 1, 1, 1024));
-  for (const auto& [key, value] : {std::pair{"tp", parallelism.tp}, {"dp", parallelism.dp},
-                                   {"ep", parallelism.ep}, {"pp", parallelism.pp}}) {
+  for (const auto& [key, value] : {std::pair{"tp", parallelism.tp},
+                                   {"dp", parallelism.dp},
+                                   {"ep", parallelism.ep},
+                                   {"pp", parallelism.pp}}) {
     if (device == "cpu" && value != 1) {
       node.AddError(key, absl::StrCat("device cpu runs one rank per process; set it to 1 and use "
-                                      "replicas instead, got ", value));
+                                      "replicas instead, got ",
+                                      value));
     }
   }
   return parallelism;
@@ -74,7 +79,8 @@ PoolSettings ReadPool(ConfigNode node) {
   PoolSettings pool;
   pool.where = node.Where("name");
   pool.name = node.RequireString("name");
-  pool.role = node.GetEnum("role", "", {"prefill", "decode"}) == "decode" ? Role::kDecode : Role::kPrefill;
+  pool.role =
+      node.GetEnum("role", "", {"prefill", "decode"}) == "decode" ? Role::kDecode : Role::kPrefill;
   pool.replicas = static_cast<int>(node.GetInt("replicas", 1, 1, 1000));
   pool.device = node.GetEnum("device", "cpu", {"cpu"});
   pool.threads = static_cast<int>(node.GetInt("threads", 1, 1, 1024));
@@ -83,12 +89,16 @@ PoolSettings ReadPool(ConfigNode node) {
   pool.page_tokens = static_cast<int>(node.GetInt("page_tokens", pool.page_tokens, 1, 1024));
   ConfigNode limits = node.GetMap("limits");
   pool.max_step_tokens = limits.GetInt("max_step_tokens", pool.max_step_tokens, 1, kMaxCount);
-  pool.max_running_requests = limits.GetInt("max_running_requests", pool.max_running_requests, 1, kMaxCount);
-  pool.max_waiting_requests = limits.GetInt("max_waiting_requests", pool.max_waiting_requests, 1, kMaxCount);
+  pool.max_running_requests =
+      limits.GetInt("max_running_requests", pool.max_running_requests, 1, kMaxCount);
+  pool.max_waiting_requests =
+      limits.GetInt("max_waiting_requests", pool.max_waiting_requests, 1, kMaxCount);
   pool.kv_hold = limits.GetDuration("kv_hold", pool.kv_hold);
   if (pool.max_step_tokens < pool.max_running_requests && pool.role == Role::kDecode) {
-    limits.AddError("max_step_tokens", absl::StrCat("must be at least max_running_requests (",
-                    pool.max_running_requests, "): each running request needs one token a step"));
+    limits.AddError(
+        "max_step_tokens",
+        absl::StrCat("must be at least max_running_requests (", pool.max_running_requests,
+                     "): each running request needs one token a step"));
   }
   pool.host = node.GetString("host", pool.host);
   ConfigNode ports = node.GetMap("ports");
@@ -112,7 +122,8 @@ LinkSettings ReadLinks(ConfigNode node) {
   links.checksums = node.GetBool("checksums", links.checksums);
   links.layer_groups = static_cast<int>(node.GetInt("layer_groups", links.layer_groups, 1, 1000));
   links.heartbeat = node.GetDuration("heartbeat", links.heartbeat);
-  links.missed_heartbeats = static_cast<int>(node.GetInt("missed_heartbeats", links.missed_heartbeats, 1, 1000));
+  links.missed_heartbeats =
+      static_cast<int>(node.GetInt("missed_heartbeats", links.missed_heartbeats, 1, 1000));
   if (links.heartbeat <= absl::ZeroDuration()) node.AddError("heartbeat", "must be over 0");
   return links;
 }
@@ -193,7 +204,9 @@ absl::StatusOr<Topology> Topology::Parse(const std::string& text, const std::str
 
 std::vector<ProcessPlan> Topology::Processes() const {
   std::vector<ProcessPlan> processes;
-  processes.push_back({.name = "router", .program = "tandem-router", .service_address = router.listen,
+  processes.push_back({.name = "router",
+                       .program = "tandem-router",
+                       .service_address = router.listen,
                        .metrics_address = router.metrics_listen});
   for (int i = 0; i < pools.size(); ++i) {
     const PoolSettings& pool = pools[i];
@@ -219,8 +232,8 @@ absl::StatusOr<ProcessPlan> Topology::FindProcess(absl::string_view name) const 
     if (process.name == name) return std::move(process);
     names.push_back(process.name);
   }
-  return absl::NotFoundError(absl::StrCat(file, " has no process named ", name, "; it has ",
-                                          absl::StrJoin(names, ", ")));
+  return absl::NotFoundError(
+      absl::StrCat(file, " has no process named ", name, "; it has ", absl::StrJoin(names, ", ")));
 }
 
 }  // namespace tandem

@@ -27,10 +27,10 @@ struct ModelSettings {
 };
 
 struct RouterSettings {
-  std::string listen = "127.0.0.1:7070";          // gRPC address.
-  std::string metrics_listen = "127.0.0.1:7071";  // Prometheus text over HTTP; empty: off.
-  int64_t max_active_requests = 256;              // More are refused with RESOURCE_EXHAUSTED.
-  int64_t max_retries = 3;                        // Moves to another worker, per request.
+  std::string listen = "127.0.0.1:7070";             // gRPC address.
+  std::string metrics_listen = "127.0.0.1:7071";     // Prometheus text over HTTP; empty: off.
+  int64_t max_active_requests = 256;                 // More are refused with RESOURCE_EXHAUSTED.
+  int64_t max_retries = 3;                           // Moves to another worker, per request.
   absl::Duration worker_timeout = absl::Seconds(1);  // Silence after which a worker is lost.
   // Time a request may wait for a first pair of workers before UNAVAILABLE.
   absl::Duration placement_timeout = absl::Seconds(10);
@@ -46,34 +46,34 @@ struct PoolSettings {
   Role role = Role::kPrefill;
   int replicas = 1;
   std::string device = "cpu";
-  int threads = 1;             // Compute threads per process.
+  int threads = 1;  // Compute threads per process.
   Parallelism parallelism;
   int64_t kv_memory_bytes = int64_t{64} << 20;
   int page_tokens = 16;
-  int64_t max_step_tokens = 256;      // Token budget of one engine step (chunked prefill).
+  int64_t max_step_tokens = 256;  // Token budget of one engine step (chunked prefill).
   int64_t max_running_requests = 32;
   int64_t max_waiting_requests = 256;
   absl::Duration kv_hold = absl::Seconds(30);  // Prefill: longest hold of KV for a decode worker.
   std::string host = "127.0.0.1";
-  int service_port = 0;               // First replica's; 0 draws free ones.
+  int service_port = 0;  // First replica's; 0 draws free ones.
   int link_port = 0;
   int metrics_port = 0;
-  std::string where;                  // "file:line" of the pool, for errors.
+  std::string where;  // "file:line" of the pool, for errors.
 };
 
 struct LinkSettings {
   std::vector<std::string> transports = {"shm", "ucx"};  // Allowed, in order of preference.
   bool checksums = false;
-  int layer_groups = 4;               // Pushes per chunk.
+  int layer_groups = 4;  // Pushes per chunk.
   absl::Duration heartbeat = absl::Milliseconds(250);
   int missed_heartbeats = 4;
 };
 
 // One process that `tandem up` starts.
 struct ProcessPlan {
-  std::string name;   // "router", "prefill-0", "decode-1".
+  std::string name;  // "router", "prefill-0", "decode-1".
   std::string program;
-  int pool = -1;      // Index into pools; -1 for the router.
+  int pool = -1;  // Index into pools; -1 for the router.
   int replica = 0;
   std::string service_address, link_address, metrics_address;  // Port 0 where it is drawn at start.
 };

@@ -35,9 +35,8 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
     if (!(amount >= 0) || bytes > 9e18) break;
     return static_cast<int64_t>(std::llround(bytes));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("expected a size such as \"512 MiB\" (units B, KiB, MiB, GiB, TiB), got \"",
-                   text, "\""));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "expected a size such as \"512 MiB\" (units B, KiB, MiB, GiB, TiB), got \"", text, "\""));
 }
 
 absl::StatusOr<absl::Duration> ParseDurationSetting(absl::string_view text) {

@@ -11,8 +11,8 @@
 
 namespace tandem {
 
-// What routers and workers say to each other, in native form; proto/tandem/v1/worker.proto says what each field
-// means.
+// What routers and workers say to each other, in native form; proto/tandem/v1/worker.proto says
+// what each field means.
 
 struct StartLeg {
   RequestId id;

@@ -34,7 +34,8 @@ constexpr double kMaxQuarantinedShare = 0.25;
 // Posts to the engine thread what arrives on others, and the other way round.
 class DecodeParts final : public DecodeProcess, private SessionHandler, private ReceiverEvents {
  public:
-  static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology, const ProcessPlan& plan) {
+  static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology,
+                                                              const ProcessPlan& plan) {
     auto parts = std::make_unique<DecodeParts>();
     RETURN_IF_ERROR(parts->Build(topology, plan));
     return std::unique_ptr<DecodeProcess>(std::move(parts));
@@ -46,7 +47,8 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
       sessions_.Close();
       server_->Shutdown(absl::Milliseconds(200));
     }
-    // The engine's worker calls the hub, and the hub posts to the engine: first the engine stops, then the hub.
+    // The engine's worker calls the hub, and the hub posts to the engine: first the engine stops,
+    // then the hub.
     if (engine_ != nullptr) engine_->Stop();
     if (hub_ != nullptr) hub_->Stop();
   }
@@ -68,7 +70,9 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   // SessionHandler, on gRPC threads.
   void OnCommands(SessionId session, CommandFrame frame) override {
     if (draining_) RefuseStarts(session, frame);
-    engine_->Post([this, session, frame = std::move(frame)](Engine& engine) { worker_->OnCommands(engine, session, frame); });
+    engine_->Post([this, session, frame = std::move(frame)](Engine& engine) {
+      worker_->OnCommands(engine, session, frame);
+    });
   }
   void OnSessionClosed(SessionId session) override {
     engine_->Post([this, session](Engine& engine) { worker_->OnSessionClosed(engine, session); });
@@ -76,8 +80,10 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   void RefuseStarts(SessionId session, CommandFrame& frame) {
     EventFrame refusals;
     for (const StartLeg& start : frame.starts) {
-      refusals.events.push_back({.id = start.id, .error = MakeError(absl::StatusCode::kUnavailable,
-                                                                    ErrorReason::kWorkerDraining, "the worker is draining")});
+      refusals.events.push_back(
+          {.id = start.id,
+           .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining,
+                              "the worker is draining")});
     }
     frame.starts.clear();
     if (!refusals.events.empty()) sessions_.Send(session, std::move(refusals));
@@ -104,7 +110,8 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
     engine_->Post([this, peer](Engine&) { worker_->OnPeerDead(peer); });
   }
   void OnMessage(Incarnation peer, const LinkMessage& message) override {
-    engine_->Post([this, peer, message](Engine& engine) { worker_->OnLinkMessage(engine, peer, message); });
+    engine_->Post(
+        [this, peer, message](Engine& engine) { worker_->OnLinkMessage(engine, peer, message); });
   }
 
   const Incarnation incarnation_{DrawRandomId()};
@@ -128,20 +135,25 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
 absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& plan) {
   const PoolSettings& settings = topology.pools[plan.pool];
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
-  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                   Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<Engine> engine,
+      Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
   ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes() + kTestAreaBytes));
   engine->SetKvMemory(pool_->base());
   metrics_ = std::make_unique<DecodeMetrics>(metrics_server_);
   pages_ = std::make_unique<EngineHandoverPages>(engine->cache());
-  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_);
+  receiver_ =
+      std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_);
   worker_ = std::make_unique<DecodeWorker>(
       Clock::Real(), *receiver_, *metrics_,
       [this](int64_t session, LegEvent event) { sessions_.Send(session, {{std::move(event)}}); },
       [this](Incarnation peer, LinkMessage message) { hub_->Send(peer, std::move(message)); });
-  hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(), topology.links.checksums);
+  hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(),
+                     topology.links.checksums);
   EngineThread::Hooks hooks;
-  hooks.on_events = [this](Engine&, std::vector<SequenceEvent> events) { worker_->OnEngineEvents(std::move(events)); };
+  hooks.on_events = [this](Engine&, std::vector<SequenceEvent> events) {
+    worker_->OnEngineEvents(std::move(events));
+  };
   hooks.on_turn = [this](Engine&) { worker_->OnTurn(); };
   engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
@@ -150,8 +162,10 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_.get()}));
   RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   StartAgent(topology, plan);
-  LogInfo("serving", {{"address", server_->address()}, {"link_port", hub_->port()},
-                      {"metrics_port", metrics_server_.port()}, {"kv_pages", engine_->engine().layout().num_pages},
+  LogInfo("serving", {{"address", server_->address()},
+                      {"link_port", hub_->port()},
+                      {"metrics_port", metrics_server_.port()},
+                      {"kv_pages", engine_->engine().layout().num_pages},
                       {"pid", getpid()}});
   return absl::OkStatus();
 }
@@ -171,19 +185,22 @@ absl::Status DecodeParts::StartHub(const Topology& topology, const ProcessPlan& 
 
 std::optional<LinkRefusedMessage> DecodeParts::CheckHello(const HelloMessage& hello) const {
   if (receiver_->IsFenced(hello.incarnation)) {
-    return LinkRefusedMessage{.reason = "pages that this process was writing to when its link was lost wait for its end",
-                              .must_restart = true};
+    return LinkRefusedMessage{
+        .reason = "pages that this process was writing to when its link was lost wait for its end",
+        .must_restart = true};
   }
   if (hello.protocol_version != hello_.protocol_version) {
-    return LinkRefusedMessage{absl::StrCat("link protocol version ", hello.protocol_version, "; here it is ",
-                                           hello_.protocol_version)};
+    return LinkRefusedMessage{absl::StrCat("link protocol version ", hello.protocol_version,
+                                           "; here it is ", hello_.protocol_version)};
   }
   if (hello.model_fingerprint != hello_.model_fingerprint) {
-    return LinkRefusedMessage{absl::StrCat("model fingerprint ", hello.model_fingerprint, "; here it is ",
-                                           hello_.model_fingerprint, ": not the same weights and precision")};
+    return LinkRefusedMessage{absl::StrCat("model fingerprint ", hello.model_fingerprint,
+                                           "; here it is ", hello_.model_fingerprint,
+                                           ": not the same weights and precision")};
   }
   if (hello.ucx_version != hello_.ucx_version) {
-    return LinkRefusedMessage{absl::StrCat("UCX ", hello.ucx_version, "; here it is ", hello_.ucx_version)};
+    return LinkRefusedMessage{
+        absl::StrCat("UCX ", hello.ucx_version, "; here it is ", hello_.ucx_version)};
   }
   if (absl::Status status = CheckCompatible(hello.layout, hello_.layout); !status.ok()) {
     return LinkRefusedMessage{std::string(status.message())};
@@ -196,9 +213,13 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
   WorkerAgent::Options options;
   options.router_address = topology.router.listen;
   const std::string host = plan.link_address.substr(0, plan.link_address.rfind(':'));
-  options.registration = {.worker_id = plan.name, .incarnation = incarnation_, .role = Role::kDecode,
-                          .service_address = server_->address(), .link_address = absl::StrCat(host, ":", hub_->port()),
-                          .model_fingerprint = engine.fingerprint(), .total_pages = engine.layout().num_pages,
+  options.registration = {.worker_id = plan.name,
+                          .incarnation = incarnation_,
+                          .role = Role::kDecode,
+                          .service_address = server_->address(),
+                          .link_address = absl::StrCat(host, ":", hub_->port()),
+                          .model_fingerprint = engine.fingerprint(),
+                          .total_pages = engine.layout().num_pages,
                           .page_tokens = engine.layout().page_tokens,
                           .max_context_tokens = engine.max_context_tokens()};
   options.collect = [this, router = topology.router.listen](bool restart) {
@@ -208,7 +229,8 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
       total += count;
       if (state == PageStateName(PageState::kQuarantined)) quarantined = count;
     }
-    if (heartbeat.state == "ready" && quarantined > total * kMaxQuarantinedShare) heartbeat.state = "degraded";
+    if (heartbeat.state == "ready" && quarantined > total * kMaxQuarantinedShare)
+      heartbeat.state = "degraded";
     metrics_->SetEngine(heartbeat);
     return heartbeat;
   };
@@ -220,7 +242,8 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DecodeProcess>> DecodeProcess::Start(const Topology& topology, const ProcessPlan& plan) {
+absl::StatusOr<std::unique_ptr<DecodeProcess>> DecodeProcess::Start(const Topology& topology,
+                                                                    const ProcessPlan& plan) {
   return DecodeParts::Start(topology, plan);
 }
 

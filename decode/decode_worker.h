@@ -42,8 +42,12 @@ class DecodeWorker {
   using Send = std::function<void(int64_t session, LegEvent event)>;
   // Sends a link message to a prefill worker.
   using SendToPeer = std::function<void(Incarnation peer, LinkMessage message)>;
-  DecodeWorker(const Clock& clock, KvReceiver& receiver, DecodeMetrics& metrics, Send send, SendToPeer send_to_peer)
-      : clock_(clock), receiver_(receiver), metrics_(metrics), send_(std::move(send)),
+  DecodeWorker(const Clock& clock, KvReceiver& receiver, DecodeMetrics& metrics, Send send,
+               SendToPeer send_to_peer)
+      : clock_(clock),
+        receiver_(receiver),
+        metrics_(metrics),
+        send_(std::move(send)),
         send_to_peer_(std::move(send_to_peer)) {}
 
   void OnCommands(Engine& engine, int64_t session, const CommandFrame& frame);

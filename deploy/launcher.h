@@ -13,8 +13,8 @@
 
 namespace tandem {
 
-// Starts the processes of a topology on this host, passes their output on, starts a dead one again after a growing
-// pause, and stops them all.
+// Starts the processes of a topology on this host, passes their output on, starts a dead one again
+// after a growing pause, and stops them all.
 //
 // Thread-safety: not thread-safe; one thread calls everything.
 // Ownership: owns the child processes. They die with this process, however it ends.
@@ -37,7 +37,8 @@ class Launcher {
   absl::Status StartAll();
   // Handles output, deaths and restarts for up to `timeout`.
   void RunFor(absl::Duration timeout);
-  // Asks all to drain and end, the router before the workers; kills those that take longer than `grace`.
+  // Asks all to drain and end, the router before the workers; kills those that take longer than
+  // `grace`.
   void StopAll(absl::Duration grace);
 
   // 0 when it is not running.

@@ -25,12 +25,13 @@ enum class FinishReason { kNone, kStop, kLength };
 // What a step did for one sequence.
 struct SequenceEvent {
   RequestId id;
-  std::optional<SampledToken> token;          // Absent when a stop token ended the sequence.
-  FinishReason finish = FinishReason::kNone;  // Set with the last event of a sequence that ended well.
-  absl::Status error;                         // Not OK: the sequence failed and is gone.
-  bool first_token = false;                   // The first event of this leg.
-  int cached_tokens = 0;                      // With first_token: prompt tokens that were not computed.
-  absl::Duration queue_time, prefill_time;    // With first_token.
+  std::optional<SampledToken> token;  // Absent when a stop token ended the sequence.
+  FinishReason finish =
+      FinishReason::kNone;   // Set with the last event of a sequence that ended well.
+  absl::Status error;        // Not OK: the sequence failed and is gone.
+  bool first_token = false;  // The first event of this leg.
+  int cached_tokens = 0;     // With first_token: prompt tokens that were not computed.
+  absl::Duration queue_time, prefill_time;  // With first_token.
 };
 
 // KV that was just written: tokens [begin_token, end_token) of layers [begin_layer, end_layer).
@@ -42,12 +43,13 @@ struct KvProgress {
 
 // Runs a model: sequences in, tokens out, one step at a time.
 //
-// A sequence with hold_after_first_token stays "held" after its first token: its pages are kept, unchanged,
-// until Cancel. Every other end of a sequence frees its pages (its full pages stay as prefix cache).
+// A sequence with hold_after_first_token stays "held" after its first token: its pages are kept,
+// unchanged, until Cancel. Every other end of a sequence frees its pages (its full pages stay as
+// prefix cache).
 //
 // Thread-safety: not thread-safe; the engine thread owns it and is the only caller.
-// Ownership: owns model, KV memory bookkeeping and sequences. The KV memory itself is the caller's, so that
-// it may be shared memory.
+// Ownership: owns model, KV memory bookkeeping and sequences. The KV memory itself is the caller's,
+// so that it may be shared memory.
 class Engine {
  public:
   struct Options {
@@ -68,8 +70,8 @@ class Engine {
   const KvLayout& layout() const { return layout_; }
   void SetKvMemory(uint8_t* base) { kv_base_ = base; }
 
-  // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED (QUEUE_FULL).
-  // ALREADY_EXISTS. Nothing is kept on error.
+  // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED
+  // (QUEUE_FULL). ALREADY_EXISTS. Nothing is kept on error.
   absl::Status Add(SequenceRequest request);
   // Takes a sequence whose tokens but the last have their KV in `pages`, which it owns from now on.
   absl::Status AddWithKv(SequenceRequest request, std::vector<PageIndex> pages);
@@ -82,8 +84,8 @@ class Engine {
   // Pages of a sequence, held or not; empty when unknown.
   absl::Span<const PageIndex> PagesOf(RequestId id) const;
 
-  // Runs one step. The events of ended and failed sequences are their last. `progress` is told about held
-  // sequences' KV while the step runs.
+  // Runs one step. The events of ended and failed sequences are their last. `progress` is told
+  // about held sequences' KV while the step runs.
   std::vector<SequenceEvent> Step(const std::function<void(const KvProgress&)>& progress);
   // Step() would do something.
   bool HasWork() const { return !scheduler_.empty(); }
@@ -97,19 +99,21 @@ class Engine {
   int num_held() const { return static_cast<int>(held_.size()); }
   int64_t num_steps() const { return num_steps_; }
 
-  // Log probabilities of every next token after each of the tokens, [tokens.size()][vocabulary], without
-  // scheduler or cache: for comparisons with reference logits. Uses the pool's first pages, so the engine
-  // must be idle.
+  // Log probabilities of every next token after each of the tokens, [tokens.size()][vocabulary],
+  // without scheduler or cache: for comparisons with reference logits. Uses the pool's first pages,
+  // so the engine must be idle.
   absl::StatusOr<std::vector<std::vector<float>>> ScoreAll(absl::Span<const TokenId> tokens);
 
  private:
-  Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
-         KvLayout layout, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
+  Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock,
+         int num_pages, KvLayout layout, std::unique_ptr<Ops> ops,
+         std::unique_ptr<DecoderModel> model);
   absl::Status CheckRequest(const SequenceRequest& request) const;
   const Sequence* FindSequence(RequestId id) const;
   void FailExpired(std::vector<SequenceEvent>& events);
   // Tells `progress` about cached prefixes of sequences that are scheduled for the first time.
-  void ReportCachedPrefixes(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress);
+  void ReportCachedPrefixes(absl::Span<const StepItem> items,
+                            const std::function<void(const KvProgress&)>& progress);
   StepBatch BuildBatch(absl::Span<const StepItem> items) const;
   // Records one sampled token; ends or holds the sequence where it should.
   SequenceEvent Advance(Sequence& sequence, SampledToken token);

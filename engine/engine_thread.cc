@@ -7,12 +7,15 @@ namespace {
 
 constexpr absl::Duration kIdleTurn = absl::Milliseconds(20);
 
-void Append(std::vector<uint64_t>& to, const std::vector<uint64_t>& from) { to.insert(to.end(), from.begin(), from.end()); }
+void Append(std::vector<uint64_t>& to, const std::vector<uint64_t>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
 
 }  // namespace
 
 EngineThread::EngineThread(std::unique_ptr<Engine> engine, Hooks hooks)
-    // Posted work is bounded by what routers may start and what the links report of it, so no bound here.
+    // Posted work is bounded by what routers may start and what the links report of it, so no bound
+    // here.
     : engine_(std::move(engine)), hooks_(std::move(hooks)), inbox_(/*capacity=*/0) {
   PublishStats();
   thread_ = std::thread([this] { Main(); });
@@ -20,7 +23,9 @@ EngineThread::EngineThread(std::unique_ptr<Engine> engine, Hooks hooks)
 
 EngineThread::~EngineThread() { Stop(); }
 
-bool EngineThread::Post(absl::AnyInvocable<void(Engine&)> work) { return inbox_.PushUnbounded(std::move(work)); }
+bool EngineThread::Post(absl::AnyInvocable<void(Engine&)> work) {
+  return inbox_.PushUnbounded(std::move(work));
+}
 
 bool EngineThread::AwaitCondition(std::function<bool()> condition, absl::Duration timeout) {
   // Co-owners: this call and the posted work, which may run after it gave up.
@@ -56,7 +61,8 @@ void EngineThread::Main() {
     if (hooks_.on_progress) hooks_.on_progress(*engine_, done);
   };
   while (!inbox_.closed()) {
-    for (auto& work : inbox_.TakeAll(engine_->HasWork() ? absl::ZeroDuration() : kIdleTurn)) work(*engine_);
+    for (auto& work : inbox_.TakeAll(engine_->HasWork() ? absl::ZeroDuration() : kIdleTurn))
+      work(*engine_);
     if (engine_->HasWork()) {
       int64_t steps = engine_->num_steps();
       std::vector<SequenceEvent> events = engine_->Step(progress);

@@ -26,7 +26,8 @@ struct EngineStats {
   PrefixIndex::Changes prefix_changes;             // Since the last TakeStats.
 };
 
-// The thread that owns an engine: runs posted work, then a step, then work again; sleeps when there is none.
+// The thread that owns an engine: runs posted work, then a step, then work again; sleeps when there
+// is none.
 //
 // Thread-safety: thread-safe.
 // Ownership: owns the engine and the thread. Hooks are called on the thread and must outlive it.
@@ -43,7 +44,8 @@ class EngineThread {
 
   // Runs `work` on the thread between two steps. False after Stop.
   bool Post(absl::AnyInvocable<void(Engine&)> work);
-  // Waits until `condition`, evaluated on the thread between steps, is true; false after `timeout` or Stop.
+  // Waits until `condition`, evaluated on the thread between steps, is true; false after `timeout`
+  // or Stop.
   bool AwaitCondition(std::function<bool()> condition, absl::Duration timeout);
   // Finishes the turn that runs, drops posted work and joins.
   void Stop();

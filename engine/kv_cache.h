@@ -11,21 +11,25 @@
 
 namespace tandem {
 
-// The pool and the prefix index as one: allocation that evicts, release that keeps, prefixes that are found.
+// The pool and the prefix index as one: allocation that evicts, release that keeps, prefixes that
+// are found.
 //
 // Thread-safety: not thread-safe; the engine thread owns it.
 // Ownership: page numbers only.
 class KvCache {
  public:
-  KvCache(int num_pages, int page_tokens) : page_tokens_(page_tokens), pool_(num_pages), index_(page_tokens) {}
+  KvCache(int num_pages, int page_tokens)
+      : page_tokens_(page_tokens), pool_(num_pages), index_(page_tokens) {}
 
   int page_tokens() const { return page_tokens_; }
-  int PagesFor(int64_t tokens) const { return static_cast<int>((tokens + page_tokens_ - 1) / page_tokens_); }
+  int PagesFor(int64_t tokens) const {
+    return static_cast<int>((tokens + page_tokens_ - 1) / page_tokens_);
+  }
 
   // As PagePool::Allocate; pages taken from the cache leave the index.
   std::optional<std::vector<PageIndex>> Allocate(int count, PageState state = PageState::kInUse);
-  // The pages that hold the longest known prefix of `tokens`, each with one reference for the caller.
-  // Never all of the tokens: at least one is left to compute, since its logits are wanted.
+  // The pages that hold the longest known prefix of `tokens`, each with one reference for the
+  // caller. Never all of the tokens: at least one is left to compute, since its logits are wanted.
   std::vector<PageIndex> AcquirePrefix(absl::Span<const TokenId> tokens);
   // How many pages AcquirePrefix would return, and how many of them are only cached.
   struct PrefixSize {

@@ -34,10 +34,12 @@ class PagePool {
  public:
   explicit PagePool(int num_pages);
 
-  // Takes `count` pages in `state` (kInUse or kGranted) with one reference each: free ones first, then the
-  // cached ones that were released longest ago. The latter are appended to `evicted`, so that the caller
-  // drops them from the prefix index. nullopt, and nothing taken, when there are too few.
-  std::optional<std::vector<PageIndex>> Allocate(int count, PageState state, std::vector<PageIndex>& evicted);
+  // Takes `count` pages in `state` (kInUse or kGranted) with one reference each: free ones first,
+  // then the cached ones that were released longest ago. The latter are appended to `evicted`, so
+  // that the caller drops them from the prefix index. nullopt, and nothing taken, when there are
+  // too few.
+  std::optional<std::vector<PageIndex>> Allocate(int count, PageState state,
+                                                 std::vector<PageIndex>& evicted);
   // One more owner of an in-use or cached page.
   void AddReference(PageIndex page);
   // One owner less. With the last one the page becomes cached, if `keep_cached`, or free.
@@ -64,8 +66,8 @@ class PagePool {
   void Move(PageIndex page, PageState to);
 
   std::vector<Page> pages_;
-  std::vector<PageIndex> free_;   // Most recently freed last: still warm.
-  std::list<PageIndex> cached_;   // Least recently released first.
+  std::vector<PageIndex> free_;  // Most recently freed last: still warm.
+  std::list<PageIndex> cached_;  // Least recently released first.
   std::array<int, kNumPageStates> counts_ = {};
 };
 

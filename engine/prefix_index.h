@@ -9,10 +9,11 @@
 
 namespace tandem {
 
-// Which full pages of KV a worker holds, by the tokens that they and everything before them stand for.
+// Which full pages of KV a worker holds, by the tokens that they and everything before them stand
+// for.
 //
-// Hashes are those of ChainedPageHashes; a hit counts only if the page's own tokens are equal, too, and the
-// page before it was hit, so two prompts are never mixed up.
+// Hashes are those of ChainedPageHashes; a hit counts only if the page's own tokens are equal, too,
+// and the page before it was hit, so two prompts are never mixed up.
 //
 // Thread-safety: not thread-safe; the engine thread owns it.
 class PrefixIndex {
@@ -20,7 +21,8 @@ class PrefixIndex {
   explicit PrefixIndex(int page_tokens) : page_tokens_(page_tokens) {}
 
   // The pages of the longest prefix of `tokens` that is held; `hashes` are the tokens' page hashes.
-  std::vector<PageIndex> Match(absl::Span<const uint64_t> hashes, absl::Span<const TokenId> tokens) const;
+  std::vector<PageIndex> Match(absl::Span<const uint64_t> hashes,
+                               absl::Span<const TokenId> tokens) const;
   // Records a page. False when its hash is held already, by another page: then that one stays.
   bool Insert(uint64_t hash, absl::Span<const TokenId> page_tokens, PageIndex page);
   // Forgets a page; nothing when it is not held.

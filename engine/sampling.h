@@ -8,7 +8,8 @@
 
 namespace tandem {
 
-// Everything that the choice of one token depends on. Nothing else does: not the batch, not the worker.
+// Everything that the choice of one token depends on. Nothing else does: not the batch, not the
+// worker.
 struct SampleInput {
   const SamplingParams* params = nullptr;
   absl::Span<const TokenId> prompt;  // For the repetition penalty.
@@ -17,8 +18,8 @@ struct SampleInput {
   absl::Span<const TokenId> forbidden;
 };
 
-// Chooses a token from `logits` [vocabulary], which it may overwrite. Ties go to the lower id. With equal
-// inputs the result is equal, bit for bit.
+// Chooses a token from `logits` [vocabulary], which it may overwrite. Ties go to the lower id. With
+// equal inputs the result is equal, bit for bit.
 SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input);
 
 // A uniform number in [0, 1) that depends on the seed and the index only (SplitMix64).

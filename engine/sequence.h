@@ -41,7 +41,9 @@ struct Sequence {
   absl::Span<const TokenId> prompt() const {
     return absl::MakeConstSpan(request.tokens).subspan(0, request.prompt_tokens);
   }
-  absl::Span<const TokenId> output() const { return absl::MakeConstSpan(request.tokens).subspan(request.prompt_tokens); }
+  absl::Span<const TokenId> output() const {
+    return absl::MakeConstSpan(request.tokens).subspan(request.prompt_tokens);
+  }
 };
 
 }  // namespace tandem

@@ -51,7 +51,8 @@ std::vector<RequestId> StepScheduler::Expired(absl::Time now) const {
 int64_t StepScheduler::waiting_tokens() const {
   int64_t tokens = 0;
   for (const Sequence* sequence : waiting_) tokens += sequence->num_tokens();
-  for (const Sequence* sequence : running_) tokens += std::max(0, sequence->num_tokens() - sequence->computed_tokens - 1);
+  for (const Sequence* sequence : running_)
+    tokens += std::max(0, sequence->num_tokens() - sequence->computed_tokens - 1);
   return tokens;
 }
 
@@ -78,11 +79,11 @@ bool StepScheduler::GrowPages(Sequence* sequence, int tokens) {
       sequence->pages.insert(sequence->pages.end(), pages->begin(), pages->end());
       return true;
     }
-    // Never one whose KV is being pushed: its pages must not change hands. Such sequences grow no pages, so
-    // the loop ends.
-    auto victim_at = std::find_if(running_.rbegin(), running_.rend(), [](const Sequence* candidate) {
-      return !candidate->request.hold_after_first_token;
-    });
+    // Never one whose KV is being pushed: its pages must not change hands. Such sequences grow no
+    // pages, so the loop ends.
+    auto victim_at = std::find_if(
+        running_.rbegin(), running_.rend(),
+        [](const Sequence* candidate) { return !candidate->request.hold_after_first_token; });
     Sequence* victim = *victim_at;
     Preempt(victim);
     if (victim == sequence) return false;
@@ -94,8 +95,8 @@ bool StepScheduler::TryAdmit(Sequence* sequence, absl::Time now) {
   const std::vector<TokenId>& tokens = sequence->tokens();
   KvCache::PrefixSize prefix = cache_.FindPrefix(tokens);
   int missing = cache_.PagesFor(tokens.size()) - prefix.pages;
-  // One page of headroom for each running sequence, so that a newcomer is not preempted at once; none when
-  // nothing else could ever free pages.
+  // One page of headroom for each running sequence, so that a newcomer is not preempted at once;
+  // none when nothing else could ever free pages.
   int headroom = num_running();
   if (cache_.pool().available() - prefix.cached < missing + headroom) return false;
   sequence->pages = cache_.AcquirePrefix(tokens);
@@ -113,7 +114,8 @@ bool StepScheduler::TryAdmit(Sequence* sequence, absl::Time now) {
 std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
   std::vector<StepItem> items;
   int budget = options_.max_step_tokens;
-  // Decoding sequences, one token each. Preemption shortens running_ from the back while this loop runs.
+  // Decoding sequences, one token each. Preemption shortens running_ from the back while this loop
+  // runs.
   for (size_t i = 0; i < running_.size() && budget > 0;) {
     Sequence* sequence = running_[i];
     if (sequence->num_tokens() - sequence->computed_tokens != 1) {

@@ -17,12 +17,12 @@ struct StepItem {
   int num_tokens = 0;
 };
 
-// Decides what each engine step computes: continuous batching, chunked prefill under a token budget, prefix
-// reuse, preemption by recompute.
+// Decides what each engine step computes: continuous batching, chunked prefill under a token
+// budget, prefix reuse, preemption by recompute.
 //
-// Order: sequences that decode come first, then those in the middle of their prefill, then waiting ones;
-// within each, higher priority first, then earlier arrival. When pages run out while decoding, the last in
-// that order loses its pages and waits again; its tokens stay.
+// Order: sequences that decode come first, then those in the middle of their prefill, then waiting
+// ones; within each, higher priority first, then earlier arrival. When pages run out while
+// decoding, the last in that order loses its pages and waits again; its tokens stay.
 //
 // Thread-safety: not thread-safe; the engine thread owns it. No clock: time is passed in.
 // Ownership: owns the sequences; borrows the KV cache, which outlives it.
@@ -44,7 +44,8 @@ class StepScheduler {
   // Ids of sequences whose deadline is over.
   std::vector<RequestId> Expired(absl::Time now) const;
 
-  // The next step. Sequences in it have pages for all tokens of the step. Empty when nothing can run.
+  // The next step. Sequences in it have pages for all tokens of the step. Empty when nothing can
+  // run.
   std::vector<StepItem> Plan(absl::Time now);
 
   int num_running() const { return static_cast<int>(running_.size()); }
@@ -58,8 +59,8 @@ class StepScheduler {
   // True when `a` goes before `b`.
   static bool Before(const Sequence* a, const Sequence* b);
   static void InsertOrdered(std::vector<Sequence*>& list, Sequence* sequence);
-  // Gives `sequence` pages for `tokens` tokens in all, preempting later ones; false when it had to be
-  // preempted itself.
+  // Gives `sequence` pages for `tokens` tokens in all, preempting later ones; false when it had to
+  // be preempted itself.
   bool GrowPages(Sequence* sequence, int tokens);
   void Preempt(Sequence* sequence);
   bool TryAdmit(Sequence* sequence, absl::Time now);

@@ -12,8 +12,8 @@
 
 namespace tandem {
 
-// Makes the heartbeats of a worker out of its engine's state, for one router or several: each learns of every
-// page hash once.
+// Makes the heartbeats of a worker out of its engine's state, for one router or several: each
+// learns of every page hash once.
 //
 // Thread-safety: thread-safe.
 // Ownership: borrows the engine thread, which outlives it.

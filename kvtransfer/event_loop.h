@@ -14,11 +14,11 @@
 
 namespace tandem {
 
-// The loop of a link thread: file descriptors, work from other threads, a tick, and polling while something is
-// in flight that no descriptor announces.
+// The loop of a link thread: file descriptors, work from other threads, a tick, and polling while
+// something is in flight that no descriptor announces.
 //
-// Thread-safety: Post and Stop from any thread; everything else from the thread in Run, or before it.
-// Ownership: borrows the descriptors.
+// Thread-safety: Post and Stop from any thread; everything else from the thread in Run, or before
+// it. Ownership: borrows the descriptors.
 class EventLoop {
  public:
   static absl::StatusOr<std::unique_ptr<EventLoop>> Create();

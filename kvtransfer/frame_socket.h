@@ -25,7 +25,8 @@ class FrameSocket {
   FrameSocket(EventLoop& loop, int fd, Callbacks callbacks);
   ~FrameSocket();
 
-  // Starts connecting to "host:port" with a number for a host, or a name in /etc/hosts. UNAVAILABLE.
+  // Starts connecting to "host:port" with a number for a host, or a name in /etc/hosts.
+  // UNAVAILABLE.
   static absl::StatusOr<int> Connect(const std::string& address);
   // A listening descriptor and its port.
   struct Listener {

@@ -73,8 +73,9 @@ void KvReceiver::Cancel(HandoverId handover, const std::string& reason) {
 
 void KvReceiver::OnOffer(Incarnation peer, OfferMessage offer, absl::Time now) {
   const HandoverId handover = offer.handover;
-  bool waits = std::any_of(waiting_.begin(), waiting_.end(),
-                           [&](const Waiting& waiting) { return waiting.offer.handover == handover; });
+  bool waits = std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& waiting) {
+    return waiting.offer.handover == handover;
+  });
   if (!peers_.contains(peer) || granted_.contains(handover) || waits) {
     ++counters_.ignored_messages;
     return;
@@ -84,7 +85,8 @@ void KvReceiver::OnOffer(Incarnation peer, OfferMessage offer, absl::Time now) {
 }
 
 void KvReceiver::RetryWaiting(absl::Time now) {
-  // Offers are granted in order; one that lacks pages holds up the later ones, or it might never get any.
+  // Offers are granted in order; one that lacks pages holds up the later ones, or it might never
+  // get any.
   bool short_of_pages = false;
   std::erase_if(waiting_, [&](const Waiting& waiting) {
     bool expected = expected_.contains(waiting.offer.handover);
@@ -94,7 +96,8 @@ void KvReceiver::RetryWaiting(absl::Time now) {
     }
     if (now - waiting.since < options_.offer_wait) return false;
     Refuse(waiting.peer, waiting.offer.handover,
-           expected ? "too few KV pages" : "the router has not started the decode leg", /*retryable=*/true);
+           expected ? "too few KV pages" : "the router has not started the decode leg",
+           /*retryable=*/true);
     return true;
   });
 }
@@ -104,8 +107,9 @@ bool KvReceiver::TryGrant(const Waiting& waiting) {
   const int num_tokens = static_cast<int>(offer.tokens.size());
   const int num_pages = (num_tokens + layout_.page_tokens - 1) / layout_.page_tokens;
   if (num_tokens == 0 || num_pages > layout_.num_pages) {
-    Refuse(waiting.peer, offer.handover, absl::StrCat(num_tokens, " tokens never fit the pool of ", layout_.num_pages,
-                                                      " pages"), /*retryable=*/false);
+    Refuse(waiting.peer, offer.handover,
+           absl::StrCat(num_tokens, " tokens never fit the pool of ", layout_.num_pages, " pages"),
+           /*retryable=*/false);
     return true;
   }
   Granted granted{.peer = waiting.peer, .num_tokens = num_tokens};
@@ -118,19 +122,22 @@ bool KvReceiver::TryGrant(const Waiting& waiting) {
   }
   granted.pages = *std::move(pages);
   granted.epoch = TransferEpoch(next_epoch_++);
-  messages_.emplace_back(waiting.peer, GrantMessage{offer.handover, granted.epoch, granted.pages, first_missing});
+  messages_.emplace_back(waiting.peer,
+                         GrantMessage{offer.handover, granted.epoch, granted.pages, first_missing});
   granted_[offer.handover] = std::move(granted);
   ++counters_.grants;
   return true;
 }
 
-void KvReceiver::Refuse(Incarnation peer, HandoverId handover, const std::string& reason, bool retryable) {
+void KvReceiver::Refuse(Incarnation peer, HandoverId handover, const std::string& reason,
+                        bool retryable) {
   messages_.emplace_back(peer, RefuseMessage{handover, reason, retryable});
   expected_.erase(handover);
   ++counters_.refusals;
 }
 
-KvReceiver::Granted* KvReceiver::FindCurrent(Incarnation peer, HandoverId handover, TransferEpoch epoch) {
+KvReceiver::Granted* KvReceiver::FindCurrent(Incarnation peer, HandoverId handover,
+                                             TransferEpoch epoch) {
   auto entry = granted_.find(handover);
   if (entry == granted_.end() || entry->second.peer != peer || entry->second.epoch != epoch) {
     ++counters_.ignored_messages;
@@ -183,21 +190,25 @@ void KvReceiver::OnAbortDone(Incarnation peer, const AbortDoneMessage& done) {
 bool KvReceiver::ChecksumsMatch(const Granted& granted, const CommitMessage& commit) const {
   const Peer& peer = peers_.at(granted.peer);
   if (!peer.checksums) return true;
-  std::vector<PageIndex> placeholders((granted.num_tokens + peer.layout.page_tokens - 1) / peer.layout.page_tokens, 0);
+  std::vector<PageIndex> placeholders(
+      (granted.num_tokens + peer.layout.page_tokens - 1) / peer.layout.page_tokens, 0);
   const int first_missing = static_cast<int>(granted.held.size());
-  std::vector<uint32_t> ours =
-      PageChecksums(pool_, PoolSide::kDestination, peer.layout, {placeholders}, layout_, {granted.pages, first_missing},
-                    {first_missing * layout_.page_tokens, granted.num_tokens});
+  std::vector<uint32_t> ours = PageChecksums(
+      pool_, PoolSide::kDestination, peer.layout, {placeholders}, layout_,
+      {granted.pages, first_missing}, {first_missing * layout_.page_tokens, granted.num_tokens});
   if (ours == commit.page_checksums) return true;
   for (size_t i = 0; i < ours.size() && i < commit.page_checksums.size(); ++i) {
     if (ours[i] == commit.page_checksums[i]) continue;
-    LogError("KV page arrived damaged", {{"handover", commit.handover.value()}, {"page", granted.pages[i]},
-                                         {"sent_checksum", commit.page_checksums[i]}, {"found_checksum", ours[i]}});
+    LogError("KV page arrived damaged", {{"handover", commit.handover.value()},
+                                         {"page", granted.pages[i]},
+                                         {"sent_checksum", commit.page_checksums[i]},
+                                         {"found_checksum", ours[i]}});
   }
   return false;
 }
 
-absl::StatusOr<std::optional<ReceivedKv>> KvReceiver::OnCommit(Incarnation peer, const CommitMessage& commit) {
+absl::StatusOr<std::optional<ReceivedKv>> KvReceiver::OnCommit(Incarnation peer,
+                                                               const CommitMessage& commit) {
   Granted* granted = FindCurrent(peer, commit.handover, commit.epoch);
   if (granted == nullptr) return std::nullopt;
   if (granted->aborting) {  // It crossed our Abort; the AbortDone that follows frees the pages.
@@ -212,10 +223,13 @@ absl::StatusOr<std::optional<ReceivedKv>> KvReceiver::OnCommit(Incarnation peer,
     granted->held.clear();
     pages_.Quarantine(granted->pages);
     expected_.erase(commit.handover);
-    return MakeError(absl::StatusCode::kDataLoss, ErrorReason::kChecksumMismatch, "KV arrived damaged");
+    return MakeError(absl::StatusCode::kDataLoss, ErrorReason::kChecksumMismatch,
+                     "KV arrived damaged");
   }
   pages_.MarkCommitted(granted->pages);
-  ReceivedKv received{.handover = commit.handover, .pages = std::move(granted->held), .first_token = commit.first_token};
+  ReceivedKv received{.handover = commit.handover,
+                      .pages = std::move(granted->held),
+                      .first_token = commit.first_token};
   received.pages.insert(received.pages.end(), granted->pages.begin(), granted->pages.end());
   messages_.emplace_back(peer, AckMessage{commit.handover, commit.epoch});
   granted_.erase(commit.handover);

@@ -39,8 +39,8 @@ struct ReceivedKv {
   TokenId first_token = 0;
 };
 
-// The decode side of docs/kv_protocol.md for all links of a worker: grants pages, verifies commits, and keeps
-// pages that a lost writer may still write to out of circulation.
+// The decode side of docs/kv_protocol.md for all links of a worker: grants pages, verifies commits,
+// and keeps pages that a lost writer may still write to out of circulation.
 //
 // Pure but for the page source: no socket, no clock.
 //
@@ -49,19 +49,22 @@ struct ReceivedKv {
 class KvReceiver {
  public:
   struct Options {
-    // An offer that finds no pages, or whose decode leg has not been started, waits this long, then is refused.
+    // An offer that finds no pages, or whose decode leg has not been started, waits this long, then
+    // is refused.
     absl::Duration offer_wait = absl::Seconds(5);
   };
   struct Counters {
-    int64_t grants = 0, refusals = 0, commits = 0, aborts = 0, ignored_messages = 0, checksum_failures = 0;
+    int64_t grants = 0, refusals = 0, commits = 0, aborts = 0, ignored_messages = 0,
+            checksum_failures = 0;
   };
-  KvReceiver(const Options& options, const KvLayout& layout, const uint8_t* pool, HandoverPages& pages)
+  KvReceiver(const Options& options, const KvLayout& layout, const uint8_t* pool,
+             HandoverPages& pages)
       : options_(options), layout_(layout), pool_(pool), pages_(pages) {}
 
   // A link came up; `checksums`: its commits carry them.
   void OnPeerUp(Incarnation peer, const KvLayout& layout, bool checksums);
-  // Its link went down: granted pages become quarantined. With `proven_dead` they are freed at once.
-  // Returns the hand-overs that were hit.
+  // Its link went down: granted pages become quarantined. With `proven_dead` they are freed at
+  // once. Returns the hand-overs that were hit.
   std::vector<HandoverId> OnPeerLost(Incarnation peer, bool proven_dead);
   // The process behind a lost link is known to be dead: its quarantined pages are free.
   void OnPeerDead(Incarnation peer);
@@ -76,13 +79,15 @@ class KvReceiver {
   void OnOffer(Incarnation peer, OfferMessage offer, absl::Time now);
   void OnAbort(Incarnation peer, const AbortMessage& abort);
   void OnAbortDone(Incarnation peer, const AbortDoneMessage& done);
-  // Verifies and hands over. nullopt for stale messages. DATA_LOSS (CHECKSUM_MISMATCH): the pages are free
-  // again and the hand-over is aborted.
+  // Verifies and hands over. nullopt for stale messages. DATA_LOSS (CHECKSUM_MISMATCH): the pages
+  // are free again and the hand-over is aborted.
   absl::StatusOr<std::optional<ReceivedKv>> OnCommit(Incarnation peer, const CommitMessage& commit);
   // Pages may have become free, or time has passed: grants or refuses what waits.
   void RetryWaiting(absl::Time now);
 
-  std::vector<std::pair<Incarnation, LinkMessage>> TakeMessages() { return std::exchange(messages_, {}); }
+  std::vector<std::pair<Incarnation, LinkMessage>> TakeMessages() {
+    return std::exchange(messages_, {});
+  }
   const Counters& counters() const { return counters_; }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
   int num_granted() const { return static_cast<int>(granted_.size()); }
@@ -100,10 +105,10 @@ class KvReceiver {
   struct Granted {
     Incarnation peer;
     TransferEpoch epoch;
-    std::vector<PageIndex> held;     // The prefix that was here already.
-    std::vector<PageIndex> pages;    // What the peer writes to.
+    std::vector<PageIndex> held;   // The prefix that was here already.
+    std::vector<PageIndex> pages;  // What the peer writes to.
     int num_tokens = 0;
-    bool aborting = false;           // Quarantined; AbortDone is awaited.
+    bool aborting = false;  // Quarantined; AbortDone is awaited.
   };
   bool TryGrant(const Waiting& waiting);
   void Refuse(Incarnation peer, HandoverId handover, const std::string& reason, bool retryable);

@@ -36,8 +36,9 @@ struct HandoverOutcome {
   int64_t bytes = 0;             // Pushed.
 };
 
-// The prefill side of docs/kv_protocol.md for one link: what to send, copy and report, in answer to what the
-// engine and the peer say. Pure: no socket, clock or memory; the link carries out what Take* returns.
+// The prefill side of docs/kv_protocol.md for one link: what to send, copy and report, in answer to
+// what the engine and the peer say. Pure: no socket, clock or memory; the link carries out what
+// Take* returns.
 //
 // Thread-safety: not thread-safe; the link thread owns it.
 class KvSender {
@@ -82,9 +83,9 @@ class KvSender {
     std::vector<TokenId> tokens;
     std::vector<PageIndex> pages;
     std::optional<GrantMessage> grant;
-    std::vector<Ready> ready;  // Reported before the grant came.
+    std::vector<Ready> ready;            // Reported before the grant came.
     std::optional<TokenId> first_token;  // Set: finished.
-    bool unflushed = false;    // Pushes were taken that no flush has covered yet.
+    bool unflushed = false;              // Pushes were taken that no flush has covered yet.
     bool committed = false;
     enum class Ending { kNone, kByUs, kByPeer } ending = Ending::kNone;
     std::string end_reason;
@@ -94,8 +95,8 @@ class KvSender {
   void Push(HandoverId id, Handover& handover, const Ready& ready, absl::Time now);
   // Sends Commit, or ends an aborted hand-over, if nothing is in flight any more.
   void MoveOn(HandoverId id);
-  void End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, bool retryable = false,
-           absl::Duration transfer_time = absl::ZeroDuration());
+  void End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason,
+           bool retryable = false, absl::Duration transfer_time = absl::ZeroDuration());
   // The hand-over, if the message's epoch is that of its grant.
   Handover* FindCurrent(HandoverId id, TransferEpoch epoch);
   std::vector<uint32_t> Checksums(const Handover& handover) const;

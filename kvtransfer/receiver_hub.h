@@ -29,23 +29,23 @@ class ReceiverEvents {
   virtual void OnMessage(Incarnation peer, const LinkMessage& message) = 0;
 };
 
-// All links of a decode worker, and the thread that owns them: listens, greets, verifies self-tests, watches
-// over the peers' lives and passes their messages on.
+// All links of a decode worker, and the thread that owns them: listens, greets, verifies
+// self-tests, watches over the peers' lives and passes their messages on.
 //
 // Thread-safety: thread-safe; calls are posted to the link thread.
-// Ownership: owns the thread, connections and transports. Borrows the pool and the events, which outlive it.
+// Ownership: owns the thread, connections and transports. Borrows the pool and the events, which
+// outlive it.
 class ReceiverHub {
  public:
   struct Options {
-    HelloMessage hello;      // Of this worker; exports are added by the hub.
-    std::string listen;      // host:port
-    uint8_t* pool = nullptr; // KV pool, then the test area.
+    HelloMessage hello;       // Of this worker; exports are added by the hub.
+    std::string listen;       // host:port
+    uint8_t* pool = nullptr;  // KV pool, then the test area.
     absl::Duration heartbeat = absl::Milliseconds(250);
     int missed_heartbeats = 4;
   };
-  static absl::StatusOr<std::unique_ptr<ReceiverHub>> Create(Options options,
-                                                             std::vector<std::unique_ptr<Transport>> transports,
-                                                             ReceiverEvents& events);
+  static absl::StatusOr<std::unique_ptr<ReceiverHub>> Create(
+      Options options, std::vector<std::unique_ptr<Transport>> transports, ReceiverEvents& events);
   ~ReceiverHub();
   // Ends the thread and all links; no callback runs after it. Calls are then ignored. Idempotent.
   void Stop();
@@ -58,8 +58,8 @@ class ReceiverHub {
 
  private:
   class Connection;
-  ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>> transports, ReceiverEvents& events,
-              std::unique_ptr<EventLoop> loop, int listener_fd, int port);
+  ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>> transports,
+              ReceiverEvents& events, std::unique_ptr<EventLoop> loop, int listener_fd, int port);
   void AcceptAll();
   void Tick();
   bool Poll();
@@ -76,7 +76,8 @@ class ReceiverHub {
   const int listener_fd_, port_;
   // Link thread only.
   absl::flat_hash_map<int64_t, std::unique_ptr<Connection>> connections_;
-  absl::flat_hash_map<Incarnation, int> process_fds_;  // pidfds of linked and lost peers of this host.
+  absl::flat_hash_map<Incarnation, int>
+      process_fds_;  // pidfds of linked and lost peers of this host.
   int64_t next_connection_ = 1;
   int64_t testing_ = 0;  // The connection that uses the test area; 0: none.
   std::vector<int64_t> test_queue_;

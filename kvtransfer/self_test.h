@@ -8,8 +8,8 @@
 
 namespace tandem {
 
-// The link self-test of docs/kv_protocol.md, section 1: prefill writes two patterns into the test area that
-// follows each exported pool, decode checks them.
+// The link self-test of docs/kv_protocol.md, section 1: prefill writes two patterns into the test
+// area that follows each exported pool, decode checks them.
 inline constexpr uint64_t kLargeTestBytes = 16u << 20;
 inline constexpr uint64_t kSmallTestBytes = 4u << 10;
 inline constexpr uint64_t kTestAreaBytes = kLargeTestBytes + kSmallTestBytes;
@@ -20,9 +20,10 @@ struct SelfTestResult {
   double latency_us = 0;            // Of the small write and its flush; the best of several.
 };
 
-// Writes both patterns at `test_area`, an offset in the peer's pool. DEADLINE_EXCEEDED after half a second;
-// other errors are the transport's.
-absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool, uint64_t test_area);
+// Writes both patterns at `test_area`, an offset in the peer's pool. DEADLINE_EXCEEDED after half a
+// second; other errors are the transport's.
+absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool,
+                                             uint64_t test_area);
 
 // True when the area holds the patterns of these seeds.
 bool VerifySelfTest(absl::Span<const uint8_t> test_area, uint64_t large_seed, uint64_t small_seed);

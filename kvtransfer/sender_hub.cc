@@ -14,7 +14,8 @@
 
 namespace tandem {
 
-// The link to one decode worker: connecting -> greeted -> tested -> up, and back to waiting after a loss.
+// The link to one decode worker: connecting -> greeted -> tested -> up, and back to waiting after a
+// loss.
 //
 // Thread-safety: the link thread only.
 // Ownership: borrows the hub's parts, which outlive it.
@@ -41,7 +42,8 @@ class SenderHub::Link {
       Lose(absl::StrCat("nothing heard for ", absl::FormatDuration(now - last_heard_)));
       return;
     }
-    if (sender_ != nullptr) Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
+    if (sender_ != nullptr)
+      Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
   }
 
   // Carries out what the sender wants; true while a flush is awaited.
@@ -151,19 +153,22 @@ class SenderHub::Link {
     state_.transport = std::string(transport.name());
     state_.gigabytes_per_second = result->gigabytes_per_second;
     state_.latency_us = result->latency_us;
-    Send(SelfTestDoneMessage{state_.transport, result->large_seed, kLargeTestBytes, result->small_seed, kSmallTestBytes,
-                             result->gigabytes_per_second, result->latency_us});
+    Send(SelfTestDoneMessage{state_.transport, result->large_seed, kLargeTestBytes,
+                             result->small_seed, kSmallTestBytes, result->gigabytes_per_second,
+                             result->latency_us});
     return absl::OkStatus();
   }
 
   void OnReady() {
     if (pool_ == nullptr || sender_ != nullptr) return;
-    sender_ = std::make_unique<KvSender>(hub_.options_.hello.layout, peer_hello_.layout, hub_.options_.hello.checksums,
-                                         hub_.options_.pool);
+    sender_ = std::make_unique<KvSender>(hub_.options_.hello.layout, peer_hello_.layout,
+                                         hub_.options_.hello.checksums, hub_.options_.pool);
     state_.up = true;
     state_.error.clear();
-    LogInfo("link up", {{"peer", peer_.worker_id}, {"transport", state_.transport},
-                        {"gigabytes_per_second", state_.gigabytes_per_second}, {"latency_us", state_.latency_us}});
+    LogInfo("link up", {{"peer", peer_.worker_id},
+                        {"transport", state_.transport},
+                        {"gigabytes_per_second", state_.gigabytes_per_second},
+                        {"latency_us", state_.latency_us}});
     hub_.events_.OnLinkState(state_);
   }
 
@@ -187,7 +192,8 @@ class SenderHub::Link {
     if (sender_ != nullptr) {
       LogWarning("link lost", {{"peer", peer_.worker_id}, {"reason", reason}});
       sender_->LoseAll(reason);
-      for (const HandoverOutcome& outcome : sender_->TakeOutcomes()) hub_.events_.OnOutcome(outcome);
+      for (const HandoverOutcome& outcome : sender_->TakeOutcomes())
+        hub_.events_.OnOutcome(outcome);
       sender_.reset();
     }
     pool_.reset();
@@ -210,28 +216,31 @@ class SenderHub::Link {
   HelloMessage peer_hello_;
   size_t next_transport_ = 0;
   std::vector<std::string> failures_;
-  std::unique_ptr<RemotePool> pool_;     // Set while tested or up.
-  std::unique_ptr<KvSender> sender_;     // Set while up.
+  std::unique_ptr<RemotePool> pool_;  // Set while tested or up.
+  std::unique_ptr<KvSender> sender_;  // Set while up.
   int64_t heartbeats_ = 0;
 };
 
-absl::StatusOr<std::unique_ptr<SenderHub>> SenderHub::Create(Options options,
-                                                             std::vector<std::unique_ptr<Transport>> transports,
-                                                             SenderEvents& events) {
+absl::StatusOr<std::unique_ptr<SenderHub>> SenderHub::Create(
+    Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events) {
   absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Create();
   if (!loop.ok()) return loop.status();
   return std::unique_ptr<SenderHub>(
       new SenderHub(std::move(options), std::move(transports), events, *std::move(loop)));
 }
 
-SenderHub::SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events,
-                     std::unique_ptr<EventLoop> loop)
-    : options_(std::move(options)), transports_(std::move(transports)), events_(events), loop_(std::move(loop)) {
+SenderHub::SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports,
+                     SenderEvents& events, std::unique_ptr<EventLoop> loop)
+    : options_(std::move(options)),
+      transports_(std::move(transports)),
+      events_(events),
+      loop_(std::move(loop)) {
   for (const auto& transport : transports_) {
     if (transport->event_fd() >= 0) loop_->Watch(transport->event_fd(), EPOLLIN, [](uint32_t) {});
   }
   thread_ = std::thread([this] {
-    loop_->Run(options_.heartbeat, [this] { Tick(); }, [this] { return Poll(); });
+    loop_->Run(
+        options_.heartbeat, [this] { Tick(); }, [this] { return Poll(); });
     links_.clear();
   });
 }
@@ -275,12 +284,15 @@ void SenderHub::ApplyPeers(const std::vector<LinkPeer>& peers) {
   }
 }
 
-void SenderHub::OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action) {
+void SenderHub::OnLink(Incarnation peer, HandoverId handover,
+                       absl::AnyInvocable<void(KvSender&)> action) {
   loop_->Post([this, peer, handover, action = std::move(action)]() mutable {
     auto link = links_.find(peer);
     if (link == links_.end() || link->second->sender() == nullptr) {
-      events_.OnOutcome({.handover = handover, .kind = HandoverOutcome::Kind::kLost,
-                         .reason = "the link to the decode worker is down", .retryable = true});
+      events_.OnOutcome({.handover = handover,
+                         .kind = HandoverOutcome::Kind::kLost,
+                         .reason = "the link to the decode worker is down",
+                         .retryable = true});
       return;
     }
     action(*link->second->sender());
@@ -290,19 +302,23 @@ void SenderHub::OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable
 
 void SenderHub::Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
                       std::vector<PageIndex> pages) {
-  OnLink(peer, handover, [handover, tokens = std::move(tokens), pages = std::move(pages)](KvSender& sender) mutable {
-    sender.Start(handover, std::move(tokens), std::move(pages));
-  });
+  OnLink(
+      peer, handover,
+      [handover, tokens = std::move(tokens), pages = std::move(pages)](KvSender& sender) mutable {
+        sender.Start(handover, std::move(tokens), std::move(pages));
+      });
 }
 
-void SenderHub::LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) {
+void SenderHub::LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens,
+                            IndexRange layers) {
   OnLink(peer, handover, [handover, tokens, layers](KvSender& sender) {
     sender.LayersReady(handover, tokens, layers, Clock::Real().Now());
   });
 }
 
 void SenderHub::Finish(Incarnation peer, HandoverId handover, TokenId first_token) {
-  OnLink(peer, handover, [handover, first_token](KvSender& sender) { sender.Finish(handover, first_token); });
+  OnLink(peer, handover,
+         [handover, first_token](KvSender& sender) { sender.Finish(handover, first_token); });
 }
 
 void SenderHub::Cancel(Incarnation peer, HandoverId handover, const std::string& reason) {

@@ -30,13 +30,15 @@ struct SequencePages {
   int first_page = 0;
 };
 
-// The copies that bring `tokens` of `layers` of one sequence from a source rank's pool to a destination rank's,
-// ordered by destination page, layer, plane, head and token, adjacent runs merged.
+// The copies that bring `tokens` of `layers` of one sequence from a source rank's pool to a
+// destination rank's, ordered by destination page, layer, plane, head and token, adjacent runs
+// merged.
 //
-// Over all source ranks each byte of the destination is written exactly once: of source ranks that hold the same
-// head, one sends to a given destination rank. Empty when this pair exchanges nothing. The ranges must lie in
-// the pages and the layouts must be compatible.
-std::vector<CopyRun> PlanTransfer(const KvLayout& source, SequencePages source_pages, const KvLayout& destination,
-                                  SequencePages destination_pages, IndexRange tokens, IndexRange layers);
+// Over all source ranks each byte of the destination is written exactly once: of source ranks that
+// hold the same head, one sends to a given destination rank. Empty when this pair exchanges
+// nothing. The ranges must lie in the pages and the layouts must be compatible.
+std::vector<CopyRun> PlanTransfer(const KvLayout& source, SequencePages source_pages,
+                                  const KvLayout& destination, SequencePages destination_pages,
+                                  IndexRange tokens, IndexRange layers);
 
 }  // namespace tandem

@@ -23,15 +23,16 @@ struct PoolExport {
 // A peer's pool, open for one-sided writes.
 //
 // Thread-safety: the link thread only.
-// Ownership: owns its mapping or endpoint; the peer owns the memory and may die at any time: writes then go
-// nowhere, and only the link's control connection tells.
+// Ownership: owns its mapping or endpoint; the peer owns the memory and may die at any time: writes
+// then go nowhere, and only the link's control connection tells.
 class RemotePool {
  public:
   virtual ~RemotePool() = default;
   // Starts copying from `source_base`. The source must stay unchanged until PollFlushed is true.
   // OUT_OF_RANGE: a run leaves the pool; nothing was written.
   virtual absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) = 0;
-  // True when everything written so far can be read at the destination. An error is final: the link is lost.
+  // True when everything written so far can be read at the destination. An error is final: the link
+  // is lost.
   virtual absl::StatusOr<bool> PollFlushed() = 0;
 };
 

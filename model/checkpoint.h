@@ -16,11 +16,11 @@
 
 namespace tandem {
 
-// A model on disk, GGUF file or Hugging Face folder: its config, its weights under Tandem's own names,
-// its tokenizer and chat template.
+// A model on disk, GGUF file or Hugging Face folder: its config, its weights under Tandem's own
+// names, its tokenizer and chat template.
 //
-// Weight names: embedding, final_norm, lm_head, and layers.N.{attention_norm, q, k, v, o, q_norm, k_norm,
-// mlp_norm, gate, up, down, router, experts.E.{gate, up, down}}; biases end in ".bias".
+// Weight names: embedding, final_norm, lm_head, and layers.N.{attention_norm, q, k, v, o, q_norm,
+// k_norm, mlp_norm, gate, up, down, router, experts.E.{gate, up, down}}; biases end in ".bias".
 //
 // Thread-safety: immutable after Open.
 // Ownership: owns the mapped files; tensors are views into them.
@@ -34,8 +34,8 @@ class Checkpoint {
   // NOT_FOUND when missing.
   absl::StatusOr<TensorView> FindTensor(absl::string_view name) const;
   int64_t weight_bytes() const;
-  // Depends on config, a sample of every weight and the precision they are computed with: KV of workers with unlike
-  // fingerprints must not be mixed.
+  // Depends on config, a sample of every weight and the precision they are computed with: KV of
+  // workers with unlike fingerprints must not be mixed.
   uint64_t Fingerprint(Precision precision) const;
 
   // Builds the tokenizer; NOT_FOUND when the checkpoint has none.

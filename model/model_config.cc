@@ -23,12 +23,13 @@ constexpr FamilyName kFamilies[] = {
     {ModelFamily::kQwen3Moe, "qwen3_moe", "qwen3moe"},
 };
 
-absl::StatusOr<ModelFamily> FindFamily(absl::string_view name, absl::string_view FamilyName::*field) {
+absl::StatusOr<ModelFamily> FindFamily(absl::string_view name,
+                                       absl::string_view FamilyName::*field) {
   for (const FamilyName& family : kFamilies) {
     if (family.*field == name) return family.family;
   }
-  return absl::UnimplementedError(
-      absl::StrCat("model architecture \"", name, "\" is unknown; run are llama, qwen2, qwen3, qwen3_moe"));
+  return absl::UnimplementedError(absl::StrCat(
+      "model architecture \"", name, "\" is unknown; run are llama, qwen2, qwen3, qwen3_moe"));
 }
 
 void ApplyFamilyDefaults(ModelConfig& config) {
@@ -61,7 +62,8 @@ absl::Status ReadRope(const JsonReader& json, RopeConfig& rope) {
         return scaling.Error("high_freq_factor", "must be over low_freq_factor");
       }
     } else {
-      return absl::UnimplementedError(absl::StrCat(key, ".rope_type \"", type, "\"; run are default, linear, llama3"));
+      return absl::UnimplementedError(
+          absl::StrCat(key, ".rope_type \"", type, "\"; run are default, linear, llama3"));
     }
   }
   return absl::OkStatus();
@@ -163,11 +165,14 @@ absl::StatusOr<ModelConfig> ModelConfig::FromJson(absl::string_view config_text,
   ASSIGN_OR_RETURN(std::string activation, json.String("hidden_act", "silu"));
   if (mlp_bias) return absl::UnimplementedError("config.json: mlp_bias is not run");
   if (sliding_window) return absl::UnimplementedError("config.json: use_sliding_window is not run");
-  if (activation != "silu") return absl::UnimplementedError("config.json: hidden_act other than silu is not run");
+  if (activation != "silu")
+    return absl::UnimplementedError("config.json: hidden_act other than silu is not run");
   RETURN_IF_ERROR(ReadRope(json, config.rope));
-  if (config.family == ModelFamily::kQwen3Moe) RETURN_IF_ERROR(ReadMoe(json, config.num_layers, config.moe));
+  if (config.family == ModelFamily::kQwen3Moe)
+    RETURN_IF_ERROR(ReadMoe(json, config.num_layers, config.moe));
   if (!generation_text.empty()) {
-    ASSIGN_OR_RETURN(boost::json::object generation, ParseJsonObject(generation_text, "generation_config.json"));
+    ASSIGN_OR_RETURN(boost::json::object generation,
+                     ParseJsonObject(generation_text, "generation_config.json"));
     RETURN_IF_ERROR(ReadEos(JsonReader(generation, "generation_config.json: "), config.eos_tokens));
   }
   if (config.eos_tokens.empty()) RETURN_IF_ERROR(ReadEos(json, config.eos_tokens));
@@ -185,10 +190,12 @@ absl::StatusOr<ModelConfig> ModelConfig::FromGguf(const GgufFile& gguf) {
   ASSIGN_OR_RETURN(config.hidden_size, gguf.GetInt(key("embedding_length")));
   ASSIGN_OR_RETURN(config.intermediate_size, gguf.GetInt(key("feed_forward_length")));
   ASSIGN_OR_RETURN(config.num_heads, gguf.GetInt(key("attention.head_count")));
-  if (config.num_heads <= 0) return absl::InvalidArgumentError(key("attention.head_count must be over 0"));
+  if (config.num_heads <= 0)
+    return absl::InvalidArgumentError(key("attention.head_count must be over 0"));
   ASSIGN_OR_RETURN(config.max_context_tokens, gguf.GetInt(key("context_length")));
   ASSIGN_OR_RETURN(config.rms_epsilon, gguf.GetFloat(key("attention.layer_norm_rms_epsilon")));
-  config.num_kv_heads = static_cast<int>(gguf.GetInt(key("attention.head_count_kv")).value_or(config.num_heads));
+  config.num_kv_heads =
+      static_cast<int>(gguf.GetInt(key("attention.head_count_kv")).value_or(config.num_heads));
   config.head_dim = static_cast<int>(
       gguf.GetInt(key("attention.key_length")).value_or(config.hidden_size / config.num_heads));
   config.rope.theta = gguf.GetFloat(key("rope.freq_base")).value_or(10000.0);
@@ -210,7 +217,8 @@ absl::StatusOr<ModelConfig> ModelConfig::FromGguf(const GgufFile& gguf) {
     if (tensor.name == "output.weight") config.tied_embeddings = false;
     if (tensor.name == "rope_freqs.weight") {
       return absl::UnimplementedError(
-          "the GGUF file carries rope_freqs.weight (llama3 scaling), which is read from config.json only; use the "
+          "the GGUF file carries rope_freqs.weight (llama3 scaling), which is read from "
+          "config.json only; use the "
           "Hugging Face folder");
     }
     if (tensor.name == "blk.0.attn_q.bias") config.qkv_bias = true;
@@ -237,10 +245,11 @@ absl::Status ModelConfig::Validate() const {
   RETURN_IF_ERROR(check(vocab_size, 1 << 24, "vocabulary size"));
   RETURN_IF_ERROR(check(max_context_tokens, 1 << 28, "context length"));
   if (num_heads % num_kv_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("model has ", num_heads, " heads, no multiple of its ",
-                                                   num_kv_heads, " KV heads"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "model has ", num_heads, " heads, no multiple of its ", num_kv_heads, " KV heads"));
   }
-  if (head_dim % 2 != 0) return absl::InvalidArgumentError(absl::StrCat("model has an odd head size: ", head_dim));
+  if (head_dim % 2 != 0)
+    return absl::InvalidArgumentError(absl::StrCat("model has an odd head size: ", head_dim));
   if (!(rms_epsilon > 0) || !(rope.theta > 0)) {
     return absl::InvalidArgumentError("model has a norm epsilon or rope theta that is not over 0");
   }

@@ -28,7 +28,8 @@ struct RopeConfig {
   double low_frequency_factor = 1, high_frequency_factor = 4;  // kLlama3
   double original_context = 8192;                              // kLlama3
 
-  // Radians per position of each of the head_dim / 2 pairs. Source: the model cards' reference code.
+  // Radians per position of each of the head_dim / 2 pairs. Source: the model cards' reference
+  // code.
   std::vector<double> InverseFrequencies(int head_dim) const;
 };
 
@@ -55,15 +56,16 @@ struct ModelConfig {
   int max_context_tokens = 0;
   float rms_epsilon = 1e-5f;
   bool tied_embeddings = false;
-  bool qkv_bias = false;   // Qwen2, and Llama-likes that say so.
-  bool qk_norm = false;    // Qwen3: RMS norm of each query and key head.
+  bool qkv_bias = false;  // Qwen2, and Llama-likes that say so.
+  bool qk_norm = false;   // Qwen3: RMS norm of each query and key head.
   RopeConfig rope;
   MoeConfig moe;
   std::vector<int32_t> eos_tokens;
 
-  // From config.json (and generation_config.json, or ""). INVALID_ARGUMENT names the key; UNIMPLEMENTED
-  // for architectures and features that Tandem does not run.
-  static absl::StatusOr<ModelConfig> FromJson(absl::string_view config, absl::string_view generation_config);
+  // From config.json (and generation_config.json, or ""). INVALID_ARGUMENT names the key;
+  // UNIMPLEMENTED for architectures and features that Tandem does not run.
+  static absl::StatusOr<ModelConfig> FromJson(absl::string_view config,
+                                              absl::string_view generation_config);
   static absl::StatusOr<ModelConfig> FromGguf(const GgufFile& gguf);
 
   // INVALID_ARGUMENT for sizes that cannot be (zero, indivisible, absurd).

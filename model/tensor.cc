@@ -89,7 +89,8 @@ void DecodeQ4_K(const uint8_t* block, float* out) {
   }
 }
 
-// {half d; half dmin; u8 scales[12]; u8 high[32]; u8 q[128]}: bit j of high[i] is element 32 j + i's.
+// {half d; half dmin; u8 scales[12]; u8 high[32]; u8 q[128]}: bit j of high[i] is element 32 j +
+// i's.
 void DecodeQ5_K(const uint8_t* block, float* out) {
   float d = LoadHalf(block), dmin = LoadHalf(block + 2);
   for (int j = 0; j < 8; ++j) {
@@ -258,12 +259,15 @@ absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape
   }
   int64_t columns = shape.empty() ? 1 : shape.back();
   if (columns % block.elements != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("rows of ", columns, " elements are no multiple of the ",
-                                                   block.elements, " of a ", DTypeName(dtype), " block"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("rows of ", columns, " elements are no multiple of the ", block.elements,
+                     " of a ", DTypeName(dtype), " block"));
   }
   int64_t bytes = 0;
-  if (__builtin_mul_overflow(elements / block.elements, static_cast<int64_t>(block.bytes), &bytes)) {
-    return absl::InvalidArgumentError(absl::StrCat("impossible shape [", absl::StrJoin(shape, ", "), "]"));
+  if (__builtin_mul_overflow(elements / block.elements, static_cast<int64_t>(block.bytes),
+                             &bytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("impossible shape [", absl::StrJoin(shape, ", "), "]"));
   }
   return bytes;
 }
@@ -273,7 +277,8 @@ void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* 
   const uint8_t* source =
       tensor.data.data() + row * (tensor.columns() / block.elements) * block.bytes;
   if (BlockDecoder decode = DecoderOf(tensor.dtype); decode != nullptr) {
-    for (int64_t i = 0; i < count; i += block.elements, source += block.bytes) decode(source, out + i);
+    for (int64_t i = 0; i < count; i += block.elements, source += block.bytes)
+      decode(source, out + i);
     return;
   }
   switch (tensor.dtype) {
@@ -296,6 +301,8 @@ void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* 
 
 float HalfToFloat(uint16_t half) { return static_cast<float>(__builtin_bit_cast(_Float16, half)); }
 
-uint16_t FloatToHalf(float value) { return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value)); }
+uint16_t FloatToHalf(float value) {
+  return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value));
+}
 
 }  // namespace tandem

@@ -11,8 +11,24 @@
 namespace tandem {
 
 // How the elements of a stored tensor are encoded.
-enum class DType { kF32, kF16, kBF16, kF8E4M3, kU8, kI8, kI32, kI64,
-                   kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_K, kQ5_K, kQ6_K };
+enum class DType {
+  kF32,
+  kF16,
+  kBF16,
+  kF8E4M3,
+  kU8,
+  kI8,
+  kI32,
+  kI64,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K
+};
 
 absl::string_view DTypeName(DType dtype);
 
@@ -41,9 +57,9 @@ struct TensorView {
 // product overflows or the last dimension is no multiple of the block.
 absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape);
 
-// Decodes `count` elements starting at the beginning of row `row` of `tensor` seen as [rows, columns].
-// `count` is at most a row and a multiple of the block. Formats: ggml's block quantisation, bit-equal
-// to gguf-py's dequantize. CHECK-fails for integer types.
+// Decodes `count` elements starting at the beginning of row `row` of `tensor` seen as [rows,
+// columns]. `count` is at most a row and a multiple of the block. Formats: ggml's block
+// quantisation, bit-equal to gguf-py's dequantize. CHECK-fails for integer types.
 void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* out);
 
 float HalfToFloat(uint16_t half);

@@ -30,7 +30,8 @@ std::array<uint32_t, 256> ByteAlphabet() {
   return alphabet;
 }
 
-// The bytes that a byte-level token's text stands for; the text itself where it leaves the alphabet.
+// The bytes that a byte-level token's text stands for; the text itself where it leaves the
+// alphabet.
 std::string BytesOfByteLevel(absl::string_view text) {
   static const auto* const kReverse = [] {
     auto* reverse = new absl::flat_hash_map<uint32_t, char>();
@@ -105,8 +106,9 @@ absl::Status Tokenizer::BuildBytes(const TokenizerSpec& spec) {
     }
   }
   for (auto& group : specials_) {
-    std::stable_sort(group.begin(), group.end(),
-                     [](const Special& a, const Special& b) { return a.text.size() > b.text.size(); });
+    std::stable_sort(group.begin(), group.end(), [](const Special& a, const Special& b) {
+      return a.text.size() > b.text.size();
+    });
   }
   return absl::OkStatus();
 }
@@ -123,26 +125,32 @@ absl::Status Tokenizer::Build(TokenizerSpec spec) {
   unknown_ = spec.unknown;
   RETURN_IF_ERROR(BuildBytes(spec));
   absl::flat_hash_map<std::string, TokenId> ids_by_text;
-  for (size_t i = 0; i < spec.tokens.size(); ++i) ids_by_text.emplace(spec.tokens[i].text, static_cast<TokenId>(i));
+  for (size_t i = 0; i < spec.tokens.size(); ++i)
+    ids_by_text.emplace(spec.tokens[i].text, static_cast<TokenId>(i));
   int32_t rank = 0;
   for (const auto& [left, right] : spec.merges) {
     auto left_id = ids_by_text.find(left), right_id = ids_by_text.find(right);
     auto result = ids_by_text.find(absl::StrCat(left, right));
-    if (left_id == ids_by_text.end() || right_id == ids_by_text.end() || result == ids_by_text.end()) continue;
+    if (left_id == ids_by_text.end() || right_id == ids_by_text.end() ||
+        result == ids_by_text.end())
+      continue;
     merges_.emplace(PairKey(left_id->second, right_id->second), Merge{rank++, result->second});
   }
   if (spec.merges.empty() && kind_ == TokenizerSpec::Kind::kSentencePiece) {
     // SentencePiece merges any two neighbours that make a token, by score: write that as merges.
     std::vector<TokenId> by_score;
     for (size_t i = 0; i < spec.tokens.size(); ++i) {
-      if (spec.tokens[i].type == TokenizerSpec::TokenType::kNormal) by_score.push_back(static_cast<TokenId>(i));
+      if (spec.tokens[i].type == TokenizerSpec::TokenType::kNormal)
+        by_score.push_back(static_cast<TokenId>(i));
     }
-    std::stable_sort(by_score.begin(), by_score.end(),
-                     [&](TokenId a, TokenId b) { return spec.tokens[a].score > spec.tokens[b].score; });
+    std::stable_sort(by_score.begin(), by_score.end(), [&](TokenId a, TokenId b) {
+      return spec.tokens[a].score > spec.tokens[b].score;
+    });
     for (TokenId id : by_score) {
       absl::string_view bytes = bytes_[id];
       for (size_t cut = 1; cut < bytes.size(); ++cut) {
-        auto left = ids_by_bytes_.find(bytes.substr(0, cut)), right = ids_by_bytes_.find(bytes.substr(cut));
+        auto left = ids_by_bytes_.find(bytes.substr(0, cut)),
+             right = ids_by_bytes_.find(bytes.substr(cut));
         if (left == ids_by_bytes_.end() || right == ids_by_bytes_.end()) continue;
         merges_.emplace(PairKey(left->second, right->second), Merge{rank, id});
       }
@@ -169,7 +177,8 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(absl::string_view text, b
       ++i;
       continue;
     }
-    RETURN_IF_ERROR(EncodeOrdinary(text.substr(ordinary_begin, i - ordinary_begin), ordinary_begin == 0, out));
+    RETURN_IF_ERROR(
+        EncodeOrdinary(text.substr(ordinary_begin, i - ordinary_begin), ordinary_begin == 0, out));
     out.push_back(found->id);
     i += found->text.size();
     ordinary_begin = i;
@@ -178,14 +187,17 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(absl::string_view text, b
   return out;
 }
 
-absl::Status Tokenizer::EncodeOrdinary(absl::string_view text, bool at_start, std::vector<TokenId>& out) const {
+absl::Status Tokenizer::EncodeOrdinary(absl::string_view text, bool at_start,
+                                       std::vector<TokenId>& out) const {
   if (text.empty()) return absl::OkStatus();
   std::string normalised;
   if (normalise_nfc_) {
     utf8proc_uint8_t* composed = nullptr;
-    utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), text.size(),
-                                         &composed, static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
-    if (size < 0) return absl::InvalidArgumentError(absl::StrCat("text is no UTF-8: ", utf8proc_errmsg(size)));
+    utf8proc_ssize_t size =
+        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), text.size(), &composed,
+                     static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+    if (size < 0)
+      return absl::InvalidArgumentError(absl::StrCat("text is no UTF-8: ", utf8proc_errmsg(size)));
     normalised.assign(reinterpret_cast<char*>(composed), size);
     free(composed);
     text = normalised;
@@ -284,7 +296,8 @@ void Tokenizer::MergeSymbols(std::vector<TokenId>& symbols) const {
     Candidate candidate = queue.top();
     queue.pop();
     int at = candidate.at;
-    if (symbols[at] != candidate.left || next[at] >= count || symbols[next[at]] != candidate.right) continue;
+    if (symbols[at] != candidate.left || next[at] >= count || symbols[next[at]] != candidate.right)
+      continue;
     symbols[at] = FindMerge(candidate.left, candidate.right)->result;
     symbols[next[at]] = -1;
     next[at] = next[next[at]];

@@ -21,11 +21,12 @@ namespace tandem {
 // Ownership: owns copies of everything in the spec.
 class Tokenizer {
  public:
-  // INVALID_ARGUMENT for a spec that contradicts itself (no tokens, a byte without a token, bad pattern).
+  // INVALID_ARGUMENT for a spec that contradicts itself (no tokens, a byte without a token, bad
+  // pattern).
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(TokenizerSpec spec);
 
-  // Special tokens in the text become their ids. A beginning-of-sequence token is put in front when the
-  // model wants one and `add_bos`. INVALID_ARGUMENT when the text is no UTF-8.
+  // Special tokens in the text become their ids. A beginning-of-sequence token is put in front when
+  // the model wants one and `add_bos`. INVALID_ARGUMENT when the text is no UTF-8.
   absl::StatusOr<std::vector<TokenId>> Encode(absl::string_view text, bool add_bos = true) const;
 
   // The bytes of one token; may be part of a UTF-8 character. Control tokens are empty unless
@@ -58,7 +59,8 @@ class Tokenizer {
   absl::Status Build(TokenizerSpec spec);
   absl::Status BuildBytes(const TokenizerSpec& spec);
   // Ids of text that holds no special token.
-  absl::Status EncodeOrdinary(absl::string_view text, bool at_start, std::vector<TokenId>& out) const;
+  absl::Status EncodeOrdinary(absl::string_view text, bool at_start,
+                              std::vector<TokenId>& out) const;
   void EncodeWord(absl::string_view word, std::vector<TokenId>& out) const;
   void MergeSymbols(std::vector<TokenId>& symbols) const;
   // The best merge of two neighbours; null when there is none.
@@ -68,7 +70,7 @@ class Tokenizer {
   bool normalise_nfc_ = false, add_space_prefix_ = false, add_bos_ = false, ignore_merges_ = false;
   bool strips_first_space_ = false;
   TokenId bos_ = -1, unknown_ = -1;
-  std::vector<std::string> bytes_;      // What each token stands for, special ones included.
+  std::vector<std::string> bytes_;  // What each token stands for, special ones included.
   std::vector<bool> is_special_;
   std::array<TokenId, 256> byte_tokens_;  // Token of each single byte; -1 where there is none.
   absl::flat_hash_map<std::string, TokenId> ids_by_bytes_;  // Without special tokens.
@@ -84,9 +86,11 @@ class Tokenizer {
 class Detokenizer {
  public:
   explicit Detokenizer(const Tokenizer& tokenizer, bool with_special = false)
-      : tokenizer_(tokenizer), with_special_(with_special), strip_space_(tokenizer.strips_first_space()) {}
-  // Appends to `out` the characters that this token completes. Bytes that can be no character any more
-  // become U+FFFD.
+      : tokenizer_(tokenizer),
+        with_special_(with_special),
+        strip_space_(tokenizer.strips_first_space()) {}
+  // Appends to `out` the characters that this token completes. Bytes that can be no character any
+  // more become U+FFFD.
   void Append(TokenId token, std::string& out);
   // Appends U+FFFD for a character that stayed incomplete.
   void Finish(std::string& out);

@@ -6,7 +6,10 @@ int Utf8Length(absl::string_view text) {
   auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
   uint8_t first = byte(0);
   if (first < 0x80) return 1;
-  int length = first >= 0xF0 && first <= 0xF4 ? 4 : first >= 0xE0 && first < 0xF0 ? 3 : first >= 0xC2 && first < 0xE0 ? 2 : 0;
+  int length = first >= 0xF0 && first <= 0xF4  ? 4
+               : first >= 0xE0 && first < 0xF0 ? 3
+               : first >= 0xC2 && first < 0xE0 ? 2
+                                               : 0;
   for (int i = 1; i < length; ++i) {
     if (i >= text.size()) return -1;
     uint8_t low = 0x80, high = 0xBF;
@@ -31,7 +34,8 @@ uint32_t DecodeUtf8(absl::string_view text, int length) {
     case 3:
       return ((byte(0) & 15) << 12) | ((byte(1) & 63) << 6) | (byte(2) & 63);
     default:
-      return ((byte(0) & 7) << 18) | ((byte(1) & 63) << 12) | ((byte(2) & 63) << 6) | (byte(3) & 63);
+      return ((byte(0) & 7) << 18) | ((byte(1) & 63) << 12) | ((byte(2) & 63) << 6) |
+             (byte(3) & 63);
   }
 }
 

@@ -7,8 +7,8 @@
 
 namespace tandem {
 
-// Length of the valid UTF-8 character at the beginning of `text`; 0 when the bytes there are none and
-// never will be; -1 when they are the beginning of one that is cut off. `text` is not empty.
+// Length of the valid UTF-8 character at the beginning of `text`; 0 when the bytes there are none
+// and never will be; -1 when they are the beginning of one that is cut off. `text` is not empty.
 int Utf8Length(absl::string_view text);
 
 // The code point of a valid character of `length` bytes.

@@ -10,15 +10,16 @@
 
 namespace tandem {
 
-// Cuts text into words by regular expressions, each applied to what the last one left: every match is
-// a word, and so is every stretch between matches.
+// Cuts text into words by regular expressions, each applied to what the last one left: every match
+// is a word, and so is every stretch between matches.
 //
 // Thread-safety: thread-safe.
 // Ownership: words are views into the text.
 class WordSplitter {
  public:
   // INVALID_ARGUMENT for a pattern that PCRE2 does not take.
-  static absl::StatusOr<std::unique_ptr<WordSplitter>> Create(absl::Span<const std::string> patterns);
+  static absl::StatusOr<std::unique_ptr<WordSplitter>> Create(
+      absl::Span<const std::string> patterns);
   ~WordSplitter();
 
   // INVALID_ARGUMENT when the text is no UTF-8 or a pattern runs into PCRE2's limits on it.

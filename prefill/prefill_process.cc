@@ -30,9 +30,13 @@ namespace {
 constexpr int kMustRestartExitCode = 75;
 
 // Posts to the engine thread what arrives on others, and the other way round.
-class PrefillParts final : public PrefillProcess, private SessionHandler, private SenderEvents, private KvDestination {
+class PrefillParts final : public PrefillProcess,
+                           private SessionHandler,
+                           private SenderEvents,
+                           private KvDestination {
  public:
-  static absl::StatusOr<std::unique_ptr<PrefillProcess>> Start(const Topology& topology, const ProcessPlan& plan) {
+  static absl::StatusOr<std::unique_ptr<PrefillProcess>> Start(const Topology& topology,
+                                                               const ProcessPlan& plan) {
     auto parts = std::make_unique<PrefillParts>();
     RETURN_IF_ERROR(parts->Build(topology, plan));
     return std::unique_ptr<PrefillProcess>(std::move(parts));
@@ -44,7 +48,8 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
       sessions_.Close();
       server_->Shutdown(absl::Milliseconds(200));
     }
-    // The engine's worker calls the hub, and the hub posts to the engine: first the engine stops, then the hub.
+    // The engine's worker calls the hub, and the hub posts to the engine: first the engine stops,
+    // then the hub.
     if (engine_ != nullptr) engine_->Stop();
     if (hub_ != nullptr) hub_->Stop();
   }
@@ -64,7 +69,9 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   // SessionHandler, on gRPC threads.
   void OnCommands(SessionId session, CommandFrame frame) override {
     if (draining_) RefuseStarts(session, frame);
-    engine_->Post([this, session, frame = std::move(frame)](Engine& engine) { worker_->OnCommands(engine, session, frame); });
+    engine_->Post([this, session, frame = std::move(frame)](Engine& engine) {
+      worker_->OnCommands(engine, session, frame);
+    });
   }
   void OnSessionClosed(SessionId session) override {
     engine_->Post([this, session](Engine& engine) { worker_->OnSessionClosed(engine, session); });
@@ -73,8 +80,10 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   void RefuseStarts(SessionId session, CommandFrame& frame) {
     EventFrame refusals;
     for (const StartLeg& start : frame.starts) {
-      refusals.events.push_back({.id = start.id, .error = MakeError(absl::StatusCode::kUnavailable,
-                                                                    ErrorReason::kWorkerDraining, "the worker is draining")});
+      refusals.events.push_back(
+          {.id = start.id,
+           .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining,
+                              "the worker is draining")});
     }
     frame.starts.clear();
     if (!refusals.events.empty()) sessions_.Send(session, std::move(refusals));
@@ -86,8 +95,8 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   }
   void OnLinkState(const LinkState& state) override {
     metrics_->SetLink(state);
-    reporter_->SetLink({state.worker_id, state.incarnation, state.up, state.transport, state.gigabytes_per_second,
-                        state.latency_us, state.error});
+    reporter_->SetLink({state.worker_id, state.incarnation, state.up, state.transport,
+                        state.gigabytes_per_second, state.latency_us, state.error});
   }
   void OnMustRestart(const std::string& reason) override {
     LogError("this process must restart: a decode worker waits for its end", {{"reason", reason}});
@@ -95,10 +104,12 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   }
 
   // KvDestination, on the engine thread.
-  void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages) override {
+  void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
+             std::vector<PageIndex> pages) override {
     hub_->Start(peer, handover, std::move(tokens), std::move(pages));
   }
-  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) override {
+  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens,
+                   IndexRange layers) override {
     hub_->LayersReady(peer, handover, tokens, layers);
   }
   void Finish(Incarnation peer, HandoverId handover, TokenId first_token) override {
@@ -126,22 +137,23 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
 absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& plan) {
   const PoolSettings& settings = topology.pools[plan.pool];
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
-  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                   Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<Engine> engine,
+      Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
   ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes()));
   engine->SetKvMemory(pool_->base());
   metrics_ = std::make_unique<PrefillMetrics>(metrics_server_);
-  worker_ = std::make_unique<PrefillWorker>(settings.kv_hold, Clock::Real(), static_cast<KvDestination&>(*this),
-                                            *metrics_,
-                                            [this](int64_t session, LegEvent event) {
-                                              sessions_.Send(session, {{std::move(event)}});
-                                            });
+  worker_ = std::make_unique<PrefillWorker>(
+      settings.kv_hold, Clock::Real(), static_cast<KvDestination&>(*this), *metrics_,
+      [this](int64_t session, LegEvent event) { sessions_.Send(session, {{std::move(event)}}); });
   RETURN_IF_ERROR(StartHub(topology, plan, *engine));
   EngineThread::Hooks hooks;
   hooks.on_events = [this](Engine& engine, std::vector<SequenceEvent> events) {
     worker_->OnEngineEvents(engine, std::move(events));
   };
-  hooks.on_progress = [this](const Engine& engine, const KvProgress& progress) { worker_->OnProgress(engine, progress); };
+  hooks.on_progress = [this](const Engine& engine, const KvProgress& progress) {
+    worker_->OnProgress(engine, progress);
+  };
   hooks.on_turn = [this](Engine& engine) { worker_->OnTurn(engine); };
   engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
@@ -149,15 +161,20 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_.get()}));
   RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   StartAgent(topology, plan);
-  LogInfo("serving", {{"address", server_->address()}, {"metrics_port", metrics_server_.port()},
-                      {"kv_pages", engine_->engine().layout().num_pages}, {"pid", getpid()}});
+  LogInfo("serving", {{"address", server_->address()},
+                      {"metrics_port", metrics_server_.port()},
+                      {"kv_pages", engine_->engine().layout().num_pages},
+                      {"pid", getpid()}});
   return absl::OkStatus();
 }
 
-absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan& plan, const Engine& engine) {
-  ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports, MakeTransports(topology.links.transports, nullptr));
+absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan& plan,
+                                    const Engine& engine) {
+  ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports,
+                   MakeTransports(topology.links.transports, nullptr));
   SenderHub::Options options;
-  options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(), topology.links.checksums);
+  options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(),
+                            topology.links.checksums);
   options.pool = pool_->base();
   options.heartbeat = topology.links.heartbeat;
   options.missed_heartbeats = topology.links.missed_heartbeats;
@@ -173,9 +190,13 @@ void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan)
   const Engine& engine = engine_->engine();
   WorkerAgent::Options options;
   options.router_address = topology.router.listen;
-  options.registration = {.worker_id = plan.name, .incarnation = incarnation_, .role = Role::kPrefill,
-                          .service_address = server_->address(), .model_fingerprint = engine.fingerprint(),
-                          .total_pages = engine.layout().num_pages, .page_tokens = engine.layout().page_tokens,
+  options.registration = {.worker_id = plan.name,
+                          .incarnation = incarnation_,
+                          .role = Role::kPrefill,
+                          .service_address = server_->address(),
+                          .model_fingerprint = engine.fingerprint(),
+                          .total_pages = engine.layout().num_pages,
+                          .page_tokens = engine.layout().page_tokens,
                           .max_context_tokens = engine.max_context_tokens()};
   options.collect = [this, router = topology.router.listen](bool restart) {
     WorkerHeartbeat heartbeat = reporter_->Collect(router, restart);
@@ -184,7 +205,8 @@ void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan)
   };
   options.on_directive = [this](const RouterDirective& directive) {
     std::vector<LinkPeer> peers;
-    for (const DirectedPeer& peer : directive.peers) peers.push_back({peer.worker_id, peer.incarnation, peer.link_address});
+    for (const DirectedPeer& peer : directive.peers)
+      peers.push_back({peer.worker_id, peer.incarnation, peer.link_address});
     hub_->SetPeers(std::move(peers));
     if (directive.drain && !draining_.exchange(true)) RequestTermination();
   };
@@ -193,7 +215,8 @@ void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan)
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PrefillProcess>> PrefillProcess::Start(const Topology& topology, const ProcessPlan& plan) {
+absl::StatusOr<std::unique_ptr<PrefillProcess>> PrefillProcess::Start(const Topology& topology,
+                                                                      const ProcessPlan& plan) {
   return PrefillParts::Start(topology, plan);
 }
 

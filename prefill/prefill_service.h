@@ -8,7 +8,8 @@
 
 namespace tandem {
 
-// The RPC edge of a prefill worker: tandem.v1.Prefill on top of a session server, which outlives it.
+// The RPC edge of a prefill worker: tandem.v1.Prefill on top of a session server, which outlives
+// it.
 std::unique_ptr<grpc::Service> NewPrefillService(SessionServer& sessions);
 
 }  // namespace tandem

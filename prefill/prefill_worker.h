@@ -19,16 +19,18 @@ namespace tandem {
 class KvDestination {
  public:
   virtual ~KvDestination() = default;
-  virtual void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages) = 0;
-  virtual void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) = 0;
+  virtual void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
+                     std::vector<PageIndex> pages) = 0;
+  virtual void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens,
+                           IndexRange layers) = 0;
   virtual void Finish(Incarnation peer, HandoverId handover, TokenId first_token) = 0;
   virtual void Cancel(Incarnation peer, HandoverId handover, const std::string& reason) = 0;
 };
 
 // The life of every leg on a prefill worker: queued, computing, held until decode has its KV, gone.
 //
-// A leg's pages are kept while its hand-over may read them: whatever ends a leg first ends the hand-over, and
-// frees the pages when that is told to be over.
+// A leg's pages are kept while its hand-over may read them: whatever ends a leg first ends the
+// hand-over, and frees the pages when that is told to be over.
 //
 // Thread-safety: the engine thread only.
 // Ownership: borrows everything, which outlives it.
@@ -36,9 +38,13 @@ class PrefillWorker {
  public:
   // Sends an event to the router of this session.
   using Send = std::function<void(int64_t session, LegEvent event)>;
-  PrefillWorker(absl::Duration kv_hold, const Clock& clock, KvDestination& destination, PrefillMetrics& metrics,
-                Send send)
-      : kv_hold_(kv_hold), clock_(clock), destination_(destination), metrics_(metrics), send_(std::move(send)) {}
+  PrefillWorker(absl::Duration kv_hold, const Clock& clock, KvDestination& destination,
+                PrefillMetrics& metrics, Send send)
+      : kv_hold_(kv_hold),
+        clock_(clock),
+        destination_(destination),
+        metrics_(metrics),
+        send_(std::move(send)) {}
 
   void OnCommands(Engine& engine, int64_t session, const CommandFrame& frame);
   // The router is gone: its legs end.
@@ -54,9 +60,9 @@ class PrefillWorker {
   struct Leg {
     int64_t session = 0;
     StartLeg start;
-    bool scheduled = false;        // The engine has begun to compute it.
-    bool offered = false;          // The hand-over was started and has had no outcome yet.
-    bool cancelled = false;        // Nobody wants it; it waits for the outcome.
+    bool scheduled = false;  // The engine has begun to compute it.
+    bool offered = false;    // The hand-over was started and has had no outcome yet.
+    bool cancelled = false;  // Nobody wants it; it waits for the outcome.
     std::optional<TokenId> first_token;
     absl::Time held_since = absl::InfiniteFuture();
     absl::Time started;

@@ -7,16 +7,16 @@
 
 namespace tandem {
 
-// Bounds the requests inside the router: over the limit a request is refused at once, with a hint when to come
-// back, rather than queued.
+// Bounds the requests inside the router: over the limit a request is refused at once, with a hint
+// when to come back, rather than queued.
 //
 // Thread-safety: not thread-safe; the router's owner thread owns it.
 class Admission {
  public:
   explicit Admission(int64_t max_active) : max_active_(max_active) {}
 
-  // Takes `count` places (one per sample) or none. RESOURCE_EXHAUSTED (QUEUE_FULL) with retry-after: the time in
-  // which that many requests have lately finished.
+  // Takes `count` places (one per sample) or none. RESOURCE_EXHAUSTED (QUEUE_FULL) with
+  // retry-after: the time in which that many requests have lately finished.
   absl::Status Admit(int count, absl::Time now);
   // Gives one place back.
   void Release(absl::Time now);

@@ -19,8 +19,8 @@ struct WorkerView {
   absl::Time last_heard;
   bool session_up = false;  // The command stream works.
   absl::flat_hash_set<uint64_t> prefix_hashes;
-  // Legs that this router has there now, and prompt tokens it sent that have no first token yet: fresher than
-  // the heartbeat, but blind to other routers.
+  // Legs that this router has there now, and prompt tokens it sent that have no first token yet:
+  // fresher than the heartbeat, but blind to other routers.
   int legs = 0;
   int64_t prefill_tokens = 0;
   // Steps at the last change of heartbeat.steps, to see a worker that stands still.
@@ -40,8 +40,10 @@ class ClusterView {
   void OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now);
   void SetSessionUp(Incarnation worker, bool up);
   void Remove(Incarnation worker);
-  // Workers that were silent for `timeout`, or have running requests but finished no step for `stuck_timeout`.
-  std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const;
+  // Workers that were silent for `timeout`, or have running requests but finished no step for
+  // `stuck_timeout`.
+  std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout,
+                                absl::Duration stuck_timeout) const;
 
   WorkerView* Find(Incarnation worker);
   const WorkerView* Find(Incarnation worker) const;
@@ -51,7 +53,8 @@ class ClusterView {
   bool HasRole(Role role) const;
   // What prefill workers must link to: the decode workers.
   std::vector<DirectedPeer> DecodePeers() const;
-  // Requests can be placed: decode accepts work and, where there are prefill workers, a linked pair does.
+  // Requests can be placed: decode accepts work and, where there are prefill workers, a linked pair
+  // does.
   bool Ready() const;
 
  private:

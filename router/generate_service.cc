@@ -55,11 +55,13 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
       raw.prompt = proto.text();
       break;
     case v1::GenerateRequest::kTokenIds:
-      raw.prompt = std::vector<TokenId>(proto.token_ids().ids().begin(), proto.token_ids().ids().end());
+      raw.prompt =
+          std::vector<TokenId>(proto.token_ids().ids().begin(), proto.token_ids().ids().end());
       break;
     case v1::GenerateRequest::kChat: {
       std::vector<ChatMessage> messages;
-      for (const v1::ChatMessage& message : proto.chat().messages()) messages.push_back({message.role(), message.content()});
+      for (const v1::ChatMessage& message : proto.chat().messages())
+        messages.push_back({message.role(), message.content()});
       raw.prompt = std::move(messages);
       break;
     }
@@ -74,17 +76,19 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
   return raw;
 }
 
-// One Generate call. Updates that come while a write is in flight are merged per sample into the next messages, so
-// a client that reads slowly costs the memory of its output and no more.
+// One Generate call. Updates that come while a write is in flight are merged per sample into the
+// next messages, so a client that reads slowly costs the memory of its output and no more.
 //
-// Ownership: the reactor is gRPC's until OnDone, then gone; the sink that the core holds outlives it.
-class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>, public ResponseSink {
+// Ownership: the reactor is gRPC's until OnDone, then gone; the sink that the core holds outlives
+// it.
+class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                           public ResponseSink {
  public:
   GenerateCall(RouterCore& core, Gate& gate) : core_(core), gate_(gate) {}
 
   // `self` keeps the call alive until gRPC and the core are done with it.
-  void Begin(std::shared_ptr<GenerateCall> self, absl::StatusOr<Request> request, absl::Time arrival, absl::Time deadline)
-      ABSL_LOCKS_EXCLUDED(mu_) {
+  void Begin(std::shared_ptr<GenerateCall> self, absl::StatusOr<Request> request,
+             absl::Time arrival, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_) {
     self_ = self;
     if (!request.ok()) {
       Finish(request.status(), {});
@@ -119,7 +123,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     target->set_finish_reason(EncodeFinish(update.finish));
     WriteNextLocked();
   }
-  void Finish(const absl::Status& status, const RequestUsage& usage) override ABSL_LOCKS_EXCLUDED(mu_) {
+  void Finish(const absl::Status& status, const RequestUsage& usage) override
+      ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     request_ = nullptr;
     if (finished_) return;
@@ -191,7 +196,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   v1::GenerateResponse outgoing_ ABSL_GUARDED_BY(mu_);
   std::vector<v1::GenerateResponse> pending_ ABSL_GUARDED_BY(mu_);
   std::optional<grpc::Status> final_status_ ABSL_GUARDED_BY(mu_);
-  bool writing_ ABSL_GUARDED_BY(mu_) = false, finished_ ABSL_GUARDED_BY(mu_) = false, name_told_ ABSL_GUARDED_BY(mu_) = false;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false, finished_ ABSL_GUARDED_BY(mu_) = false,
+                name_told_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusResponse* response) {
@@ -206,7 +212,8 @@ void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusRespon
     status->set_waiting_requests(worker.heartbeat.waiting_requests);
     status->set_free_pages(worker.heartbeat.free_pages);
     status->set_total_pages(worker.registration.total_pages);
-    for (const auto& [state, count] : worker.heartbeat.pages) (*status->mutable_pages())[state] = count;
+    for (const auto& [state, count] : worker.heartbeat.pages)
+      (*status->mutable_pages())[state] = count;
     for (const LinkReport& link : worker.heartbeat.links) {
       v1::LinkStatus* out = response->add_links();
       out->set_prefill_worker(worker.registration.worker_id);
@@ -221,12 +228,12 @@ void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusRespon
 
 class GenerateService final : public v1::Router::CallbackService {
  public:
-  GenerateService(const GenerateServiceOptions& options, const RequestBuilder& builder, RouterCore& core, Gate& gate,
-                  const Clock& clock)
+  GenerateService(const GenerateServiceOptions& options, const RequestBuilder& builder,
+                  RouterCore& core, Gate& gate, const Clock& clock)
       : options_(options), builder_(builder), core_(core), gate_(gate), clock_(clock) {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(grpc::CallbackServerContext* context,
-                                                           const v1::GenerateRequest* proto) override {
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* proto) override {
     const absl::Time arrival = clock_.Now();
     auto call = std::make_shared<GenerateCall>(core_, gate_);
     const bool entered = gate_.Enter();
@@ -234,21 +241,24 @@ class GenerateService final : public v1::Router::CallbackService {
     if (context->deadline() != std::chrono::system_clock::time_point::max()) {
       deadline = arrival + (absl::FromChrono(context->deadline()) - absl::Now());
     }
-    absl::StatusOr<Request> request =
-        entered ? builder_.Build(ToRaw(*proto)) : absl::UnavailableError("the router is shutting down");
+    absl::StatusOr<Request> request = entered
+                                          ? builder_.Build(ToRaw(*proto))
+                                          : absl::UnavailableError("the router is shutting down");
     GenerateCall* reactor = call.get();
     call->Begin(std::move(call), std::move(request), arrival, deadline);
     return reactor;
   }
 
-  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context, const v1::CancelRequest* request,
-                                   v1::CancelResponse*) override {
+  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context,
+                                   const v1::CancelRequest* request, v1::CancelResponse*) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    core_.CancelByName(request->request_id(), [reactor](const absl::Status& status) { reactor->Finish(ToGrpc(status)); });
+    core_.CancelByName(request->request_id(),
+                       [reactor](const absl::Status& status) { reactor->Finish(ToGrpc(status)); });
     return reactor;
   }
 
-  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
+                                       const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
     v1::ModelCard* card = response->add_models();
     card->set_name(options_.served_name);
@@ -259,7 +269,8 @@ class GenerateService final : public v1::Router::CallbackService {
     return reactor;
   }
 
-  grpc::ServerUnaryReactor* ClusterStatus(grpc::CallbackServerContext* context, const v1::ClusterStatusRequest*,
+  grpc::ServerUnaryReactor* ClusterStatus(grpc::CallbackServerContext* context,
+                                          const v1::ClusterStatusRequest*,
                                           v1::ClusterStatusResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     core_.ReadState([reactor, response](const ClusterView& view, int64_t active) {
@@ -279,8 +290,9 @@ class GenerateService final : public v1::Router::CallbackService {
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> NewGenerateService(const GenerateServiceOptions& options, const RequestBuilder& builder,
-                                                  RouterCore& core, Gate& gate, const Clock& clock) {
+std::unique_ptr<grpc::Service> NewGenerateService(const GenerateServiceOptions& options,
+                                                  const RequestBuilder& builder, RouterCore& core,
+                                                  Gate& gate, const Clock& clock) {
   return std::make_unique<GenerateService>(options, builder, core, gate, clock);
 }
 

@@ -8,7 +8,8 @@
 #include "router/router_process.h"
 
 ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
-ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30), "How long to wait for running requests when stopped.");
+ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
+          "How long to wait for running requests when stopped.");
 
 int main(int argc, char** argv) {
   tandem::BlockTerminationSignals();

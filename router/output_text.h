@@ -8,8 +8,8 @@
 
 namespace tandem {
 
-// Turns one sample's tokens into the text that its client sees: whole characters only, and nothing that is or may
-// become a stop string.
+// Turns one sample's tokens into the text that its client sees: whole characters only, and nothing
+// that is or may become a stop string.
 //
 // Thread-safety: not thread-safe.
 // Ownership: borrows the tokenizer.
@@ -17,7 +17,8 @@ class OutputText {
  public:
   OutputText(const Tokenizer& tokenizer, std::vector<std::string> stops);
 
-  // Appends one token to the text. True when a stop string is complete: then the text ended before it.
+  // Appends one token to the text. True when a stop string is complete: then the text ended before
+  // it.
   bool Append(TokenId token, bool check_stops);
   // The end: releases what was held back.
   void Finish();

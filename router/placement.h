@@ -12,7 +12,8 @@ namespace tandem {
 
 struct PlacementRequest {
   absl::Span<const TokenId> tokens;
-  // The cluster is meant to have prefill workers: without one nothing is placed, rather than all on decode.
+  // The cluster is meant to have prefill workers: without one nothing is placed, rather than all on
+  // decode.
   bool split = true;
   // Keep this prefill worker, which holds the KV, and choose a decode worker only.
   Incarnation fixed_prefill;
@@ -28,10 +29,11 @@ struct Placement {
   std::string reason;  // The figures of the chosen pair, for logs.
 };
 
-// Chooses workers for a request: the prefill worker with the fewest tokens to compute before the first token (its
-// queue and this prompt, less what it has cached), and of the decode workers linked to it the one with the least
-// load, counting pages that it lacks. Ties go to the lower worker name. UNAVAILABLE (LINK_DOWN or WORKER_LOST)
-// says what is missing; INVALID_ARGUMENT (REQUEST_TOO_LONG) when no worker could ever run it.
+// Chooses workers for a request: the prefill worker with the fewest tokens to compute before the
+// first token (its queue and this prompt, less what it has cached), and of the decode workers
+// linked to it the one with the least load, counting pages that it lacks. Ties go to the lower
+// worker name. UNAVAILABLE (LINK_DOWN or WORKER_LOST) says what is missing; INVALID_ARGUMENT
+// (REQUEST_TOO_LONG) when no worker could ever run it.
 absl::StatusOr<Placement> Place(const ClusterView& view, const PlacementRequest& request);
 
 }  // namespace tandem

@@ -24,17 +24,18 @@ struct SessionActions {
   std::vector<std::pair<Incarnation, CancelLeg>> cancels;
   SampleUpdate update;
   bool has_update = false;
-  bool needs_placement = false;         // Place with placement_request() and call OnPlaced, now or later.
-  std::optional<absl::Status> finished; // The session is over.
+  bool needs_placement = false;  // Place with placement_request() and call OnPlaced, now or later.
+  std::optional<absl::Status> finished;  // The session is over.
 };
 
 // The life of one sample of one request, from admission to its last token:
 //
 //   queued -> (placed) -> prefilling -> handing over -> decoding -> over
 //
-// Both legs start at once. The first token comes from prefill, the others from decode. When a worker is lost, the
-// session goes on by rule (docs/failure_model.md): while prefill holds the KV another decode worker gets it; else
-// the request starts again somewhere, with the tokens that the client has already as part of its prompt.
+// Both legs start at once. The first token comes from prefill, the others from decode. When a
+// worker is lost, the session goes on by rule (docs/failure_model.md): while prefill holds the KV
+// another decode worker gets it; else the request starts again somewhere, with the tokens that the
+// client has already as part of its prompt.
 //
 // Pure: no thread, clock or RPC; time is passed in.
 //
@@ -47,14 +48,17 @@ class RequestSession {
     absl::Duration placement_timeout = absl::Seconds(10);
     bool split = true;  // The cluster has prefill workers.
   };
-  RequestSession(const Options& options, const Request& request, int sample, const Tokenizer& tokenizer, absl::Time now);
+  RequestSession(const Options& options, const Request& request, int sample,
+                 const Tokenizer& tokenizer, absl::Time now);
 
   // Asks for a first placement.
   SessionActions Begin();
   // What to place now: a pair, or only a decode worker for KV that prefill holds.
   PlacementRequest placement_request() const;
-  // Opens the legs. An error that is not retryable ends the session; a retryable one keeps it waiting.
-  SessionActions OnPlaced(const absl::StatusOr<Placement>& placement, const ClusterView& view, absl::Time now);
+  // Opens the legs. An error that is not retryable ends the session; a retryable one keeps it
+  // waiting.
+  SessionActions OnPlaced(const absl::StatusOr<Placement>& placement, const ClusterView& view,
+                          absl::Time now);
   // News of a leg. Events of legs that are not current must not get here.
   SessionActions OnLegEvent(LegKind kind, LegEvent event, absl::Time now);
   SessionActions OnWorkerLost(Incarnation worker, absl::Time now);
@@ -66,7 +70,9 @@ class RequestSession {
   RequestId decode_leg() const { return decode_.id; }
   Incarnation prefill_worker() const { return prefill_.worker; }
   Incarnation decode_worker() const { return decode_.worker; }
-  bool waits_for_placement() const { return state_ == State::kQueued || state_ == State::kAwaitingDecode; }
+  bool waits_for_placement() const {
+    return state_ == State::kQueued || state_ == State::kAwaitingDecode;
+  }
   bool waits_for_first_token() const { return state_ == State::kPrefilling; }
   bool finished() const { return state_ == State::kOver; }
   int prompt_tokens() const { return static_cast<int>(request_.prompt.size()); }
@@ -85,14 +91,16 @@ class RequestSession {
     kOver,
   };
   struct Leg {
-    RequestId id;        // Not set: not open.
+    RequestId id;  // Not set: not open.
     Incarnation worker;
     std::string worker_name;
     bool open() const { return id.is_set(); }
   };
   StartLeg MakeStart(absl::Time now) const;
-  void OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
-  void OpenDecodeLeg(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
+  void OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now,
+                    SessionActions& actions);
+  void OpenDecodeLeg(const Placement& placement, const ClusterView& view, absl::Time now,
+                     SessionActions& actions);
   void OnPrefillEvent(LegEvent event, absl::Time now, SessionActions& actions);
   void OnDecodeEvent(LegEvent event, absl::Time now, SessionActions& actions);
   // Gives tokens to the client; ends the session on a stop string.
@@ -102,7 +110,8 @@ class RequestSession {
   // Starts again from the tokens there are, unless that happened too often.
   void Retry(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions);
   // Looks for another decode worker for the KV that prefill has.
-  void FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions);
+  void FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now,
+                         SessionActions& actions);
   bool CountRetry(const absl::Status& cause, SessionActions& actions);
   void CloseLegs(SessionActions& actions);
   void Close(Leg& leg, SessionActions& actions);
@@ -114,15 +123,16 @@ class RequestSession {
   State state_ = State::kQueued;
   Leg prefill_, decode_;
   HandoverId handover_;
-  std::vector<TokenId> output_;           // Delivered, of all attempts.
-  bool first_token_seen_ = false;         // Of this attempt.
+  std::vector<TokenId> output_;             // Delivered, of all attempts.
+  bool first_token_seen_ = false;           // Of this attempt.
   std::vector<SampledToken> early_tokens_;  // Decode's, that overtook prefill's first token.
   std::optional<LegEvent> early_end_;
   std::vector<Incarnation> avoid_;
   int retries_ = 0;
   absl::Status last_cause_;
   absl::Time waiting_since_;
-  absl::Time arrival_, first_token_time_ = absl::InfiniteFuture(), second_token_time_ = absl::InfiniteFuture();
+  absl::Time arrival_, first_token_time_ = absl::InfiniteFuture(),
+                       second_token_time_ = absl::InfiniteFuture();
   absl::Time last_token_time_ = absl::InfiniteFuture();
   int cached_tokens_ = 0;
   StageDurations stages_;

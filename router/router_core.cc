@@ -16,8 +16,14 @@ constexpr absl::Duration kTick = absl::Milliseconds(20);
 
 RouterCore::RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics,
                        RouterOutside& outside, const Clock& clock)
-    : options_(options), tokenizer_(tokenizer), metrics_(metrics), outside_(outside), clock_(clock),
-      inbox_(/*capacity=*/0), admission_(options.max_active_requests), next_tick_(clock.Now()) {
+    : options_(options),
+      tokenizer_(tokenizer),
+      metrics_(metrics),
+      outside_(outside),
+      clock_(clock),
+      inbox_(/*capacity=*/0),
+      admission_(options.max_active_requests),
+      next_tick_(clock.Now()) {
   thread_ = std::thread([this] { Main(); });
 }
 
@@ -51,7 +57,8 @@ void RouterCore::Main() {
   clients_.clear();
 }
 
-// --- Clients ---------------------------------------------------------------------------------------------------
+// --- Clients
+// ---------------------------------------------------------------------------------------------------
 
 void RouterCore::Submit(std::shared_ptr<const Request> request) {
   Post([this, request = std::move(request)]() mutable { SubmitNow(std::move(request)); });
@@ -63,7 +70,8 @@ void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
   for (const auto& [key, call] : calls_) {
     if (admitted.ok() && call->request->name == request->name) {
       for (int i = 0; i < request->num_samples; ++i) admission_.Release(now);
-      admitted = absl::AlreadyExistsError(absl::StrCat("request_id: \"", request->name, "\" is running already"));
+      admitted = absl::AlreadyExistsError(
+          absl::StrCat("request_id: \"", request->name, "\" is running already"));
     }
   }
   if (!admitted.ok()) {
@@ -112,24 +120,29 @@ void RouterCore::CancelByName(const std::string& name, std::function<void(absl::
       done(absl::OkStatus());
       return;
     }
-    done(absl::NotFoundError(absl::StrCat("request_id: no request \"", name, "\" is running here")));
+    done(
+        absl::NotFoundError(absl::StrCat("request_id: no request \"", name, "\" is running here")));
   });
 }
 
-// --- Workers ---------------------------------------------------------------------------------------------------
+// --- Workers
+// ---------------------------------------------------------------------------------------------------
 
-void RouterCore::OnRegister(const WorkerRegistration& registration, std::function<void(absl::Status)> done) {
+void RouterCore::OnRegister(const WorkerRegistration& registration,
+                            std::function<void(absl::Status)> done) {
   Post([this, registration, done = std::move(done)] {
     if (registration.model_fingerprint != options_.model_fingerprint) {
-      done(absl::InvalidArgumentError(absl::StrCat("model_fingerprint: worker ", registration.worker_id, " runs ",
-                                                   registration.model_fingerprint, ", this router serves ",
-                                                   options_.model_fingerprint)));
+      done(absl::InvalidArgumentError(absl::StrCat(
+          "model_fingerprint: worker ", registration.worker_id, " runs ",
+          registration.model_fingerprint, ", this router serves ", options_.model_fingerprint)));
       return;
     }
     Incarnation replaced = view_.Register(registration, clock_.Now());
     if (replaced.is_set()) LoseWorker(replaced, "its process was started anew");
-    LogInfo("worker registered", {{"worker", registration.worker_id}, {"role", RoleName(registration.role)},
-                                  {"address", registration.service_address}, {"pages", registration.total_pages}});
+    LogInfo("worker registered", {{"worker", registration.worker_id},
+                                  {"role", RoleName(registration.role)},
+                                  {"address", registration.service_address},
+                                  {"pages", registration.total_pages}});
     clients_[registration.incarnation] = outside_.Connect(registration);
     done(absl::OkStatus());
     if (registration.role == Role::kDecode) {
@@ -175,10 +188,12 @@ void RouterCore::LoseWorker(Incarnation worker, const std::string& reason) {
   if (was_decode) DirectPrefillWorkers();
   std::vector<Session*> hit;
   for (auto& [key, session] : sessions_) {
-    if (session->machine->prefill_worker() == worker || session->machine->decode_worker() == worker) hit.push_back(key);
+    if (session->machine->prefill_worker() == worker || session->machine->decode_worker() == worker)
+      hit.push_back(key);
   }
   for (Session* session : hit) {
-    if (sessions_.contains(session)) Apply(session, session->machine->OnWorkerLost(worker, clock_.Now()));
+    if (sessions_.contains(session))
+      Apply(session, session->machine->OnWorkerLost(worker, clock_.Now()));
   }
 }
 
@@ -212,10 +227,12 @@ void RouterCore::Drain(const std::string& worker_id, std::function<void(absl::St
   Post([this, worker_id, done = std::move(done)] {
     const WorkerView* worker = view_.FindByName(worker_id);
     if (worker == nullptr) {
-      done(absl::NotFoundError(absl::StrCat("worker_id: no worker \"", worker_id, "\" is registered")));
+      done(absl::NotFoundError(
+          absl::StrCat("worker_id: no worker \"", worker_id, "\" is registered")));
       return;
     }
-    outside_.Direct(worker->registration.incarnation, {.peers = view_.DecodePeers(), .drain = true});
+    outside_.Direct(worker->registration.incarnation,
+                    {.peers = view_.DecodePeers(), .drain = true});
     done(absl::OkStatus());
   });
 }
@@ -224,7 +241,8 @@ void RouterCore::ReadState(std::function<void(const ClusterView&, int64_t)> read
   Post([this, read = std::move(read)] { read(view_, admission_.active()); });
 }
 
-// --- Sessions --------------------------------------------------------------------------------------------------
+// --- Sessions
+// --------------------------------------------------------------------------------------------------
 
 void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
   legs_[id] = entry;
@@ -235,7 +253,8 @@ void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
 }
 
 void RouterCore::CountFirstToken(LegEntry& entry) {
-  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) worker->prefill_tokens -= entry.prefill_tokens;
+  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr)
+    worker->prefill_tokens -= entry.prefill_tokens;
   entry.prefill_tokens = 0;
 }
 

@@ -36,7 +36,8 @@ class WorkerClient {
 class RouterOutside {
  public:
   virtual ~RouterOutside() = default;
-  // Opens the command stream to a worker; its events come to OnWorkerEvents, its fate to OnWorkerSession.
+  // Opens the command stream to a worker; its events come to OnWorkerEvents, its fate to
+  // OnWorkerSession.
   virtual std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) = 0;
   // Tells a registered worker what to do.
   virtual void Direct(Incarnation worker, const RouterDirective& directive) = 0;
@@ -59,8 +60,8 @@ class RouterCore {
     bool split = true;  // The topology has prefill pools.
     uint64_t model_fingerprint = 0;
   };
-  RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,
-             const Clock& clock);
+  RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics,
+             RouterOutside& outside, const Clock& clock);
   ~RouterCore();
   // Fails all requests with UNAVAILABLE and joins. Idempotent.
   void Stop();
@@ -132,7 +133,7 @@ class RouterCore {
   absl::flat_hash_map<const Request*, std::unique_ptr<Call>> calls_;
   absl::flat_hash_map<Session*, std::unique_ptr<Session>> sessions_;
   absl::flat_hash_map<RequestId, LegEntry> legs_;
-  std::vector<Session*> waiting_;  // For placement, oldest first.
+  std::vector<Session*> waiting_;                            // For placement, oldest first.
   absl::flat_hash_map<Incarnation, CommandFrame> commands_;  // Of this turn.
   absl::Time next_tick_;
   std::thread thread_;

@@ -41,8 +41,12 @@ class RouterParts final : public RouterProcess, public RouterOutside {
   std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) override {
     return NewGrpcWorkerClient(registration, *core_);
   }
-  void Direct(Incarnation worker, const RouterDirective& directive) override { control_.Direct(worker, directive); }
-  void Expel(Incarnation worker, const std::string& reason) override { control_.Expel(worker, reason); }
+  void Direct(Incarnation worker, const RouterDirective& directive) override {
+    control_.Direct(worker, directive);
+  }
+  void Expel(Incarnation worker, const std::string& reason) override {
+    control_.Expel(worker, reason);
+  }
 
  private:
   MetricsServer metrics_server_;
@@ -63,14 +67,18 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   ASSIGN_OR_RETURN(tokenizer_, checkpoint_->LoadTokenizer());
   const ModelConfig& config = checkpoint_->config();
   if (!checkpoint_->chat_template().empty()) {
-    std::string eos = config.eos_tokens.empty()
-                          ? ""
-                          : std::string(tokenizer_->TokenBytes(config.eos_tokens[0], /*with_special=*/true));
-    ASSIGN_OR_RETURN(chat_template_,
-                     ChatTemplate::Create(checkpoint_->chat_template(),
-                                          std::string(tokenizer_->TokenBytes(tokenizer_->bos(), true)), std::move(eos)));
+    std::string eos =
+        config.eos_tokens.empty()
+            ? ""
+            : std::string(tokenizer_->TokenBytes(config.eos_tokens[0], /*with_special=*/true));
+    ASSIGN_OR_RETURN(
+        chat_template_,
+        ChatTemplate::Create(checkpoint_->chat_template(),
+                             std::string(tokenizer_->TokenBytes(tokenizer_->bos(), true)),
+                             std::move(eos)));
   }
-  builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_, chat_template_.get());
+  builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_,
+                                              chat_template_.get());
   RouterCore::Options options;
   options.max_active_requests = topology.router.max_active_requests;
   options.max_retries = static_cast<int>(topology.router.max_retries);
@@ -79,20 +87,26 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   options.split = std::any_of(topology.pools.begin(), topology.pools.end(),
                               [](const PoolSettings& pool) { return pool.role == Role::kPrefill; });
   options.model_fingerprint = checkpoint_->Fingerprint(topology.model.precision);
-  core_ = std::make_unique<RouterCore>(options, *tokenizer_, metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
+  core_ = std::make_unique<RouterCore>(options, *tokenizer_, metrics_,
+                                       static_cast<RouterOutside&>(*this), Clock::Real());
   control_.SetCore(core_.get());
-  generate_ = NewGenerateService({topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()},
-                                 *builder_, *core_, gate_, Clock::Real());
-  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_.get(), control_.service()}));
+  generate_ = NewGenerateService(
+      {topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()},
+      *builder_, *core_, gate_, Clock::Real());
+  ASSIGN_OR_RETURN(
+      server_, ServerRunner::Start(plan.service_address, {generate_.get(), control_.service()}));
   if (!plan.metrics_address.empty()) RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
-  LogInfo("serving", {{"address", server_->address()}, {"metrics_port", metrics_server_.port()},
-                      {"model", topology.model.served_name}, {"pid", getpid()}});
+  LogInfo("serving", {{"address", server_->address()},
+                      {"metrics_port", metrics_server_.port()},
+                      {"model", topology.model.served_name},
+                      {"pid", getpid()}});
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const Topology& topology, const ProcessPlan& plan) {
+absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const Topology& topology,
+                                                                    const ProcessPlan& plan) {
   auto parts = std::make_unique<RouterParts>();
   RETURN_IF_ERROR(parts->Build(topology, plan));
   return std::unique_ptr<RouterProcess>(std::move(parts));

@@ -88,14 +88,16 @@ class CommandStream final : public grpc::ClientBidiReactor<v1::CommandFrame, v1:
   std::shared_ptr<CommandStream> self_;
   absl::Mutex mu_;
   v1::CommandFrame outgoing_ ABSL_GUARDED_BY(mu_), pending_ ABSL_GUARDED_BY(mu_);
-  bool writing_ ABSL_GUARDED_BY(mu_) = false, has_pending_ ABSL_GUARDED_BY(mu_) = false, ended_ ABSL_GUARDED_BY(mu_) = false;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false,
+                has_pending_ ABSL_GUARDED_BY(mu_) = false, ended_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 class GrpcWorkerClient final : public WorkerClient {
  public:
   GrpcWorkerClient(const WorkerRegistration& registration, RouterCore& core)
       : stream_(std::make_shared<CommandStream>(registration.incarnation, core)) {
-    // A channel of its own: another incarnation at the same address must not inherit the connection.
+    // A channel of its own: another incarnation at the same address must not inherit the
+    // connection.
     auto channel = NewChannel(registration.service_address);
     if (registration.role == Role::kPrefill) {
       prefill_ = v1::Prefill::NewStub(channel);
@@ -119,7 +121,8 @@ class GrpcWorkerClient final : public WorkerClient {
 
 }  // namespace
 
-std::unique_ptr<WorkerClient> NewGrpcWorkerClient(const WorkerRegistration& registration, RouterCore& core) {
+std::unique_ptr<WorkerClient> NewGrpcWorkerClient(const WorkerRegistration& registration,
+                                                  RouterCore& core) {
   return std::make_unique<GrpcWorkerClient>(registration, core);
 }
 

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/time/clock.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 namespace tandem {
 namespace {
@@ -17,8 +17,8 @@ constexpr int kMaxMessageBytes = 64 << 20;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::string& address,
-                                                                  std::vector<grpc::Service*> services) {
+absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(
+    const std::string& address, std::vector<grpc::Service*> services) {
   static const bool plugins = [] {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -34,10 +34,12 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": is the address in use?"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address, ": is the address in use?"));
   }
   std::string bound = address;
-  if (!absl::StartsWith(address, "unix:")) bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+  if (!absl::StartsWith(address, "unix:"))
+    bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
   std::unique_ptr<ServerRunner> runner(new ServerRunner(std::move(server), std::move(bound)));
   runner->SetServing(true);
   return runner;
@@ -49,7 +51,8 @@ ServerRunner::ServerRunner(std::unique_ptr<grpc::Server> server, std::string add
 ServerRunner::~ServerRunner() { Shutdown(absl::ZeroDuration()); }
 
 void ServerRunner::SetServing(bool serving) {
-  if (auto* health = server_->GetHealthCheckService(); health != nullptr) health->SetServingStatus(serving);
+  if (auto* health = server_->GetHealthCheckService(); health != nullptr)
+    health->SetServingStatus(serving);
 }
 
 void ServerRunner::Shutdown(absl::Duration grace) {

@@ -12,7 +12,8 @@
 namespace tandem {
 
 // One registration stream. Reads are gRPC's; writes are the agent's thread, one at a time.
-class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerReport, v1::RouterDirective> {
+class WorkerAgent::Stream final
+    : public grpc::ClientBidiReactor<v1::WorkerReport, v1::RouterDirective> {
  public:
   Stream(v1::Control::Stub& stub, const std::function<void(const RouterDirective&)>& on_directive)
       : on_directive_(on_directive) {
@@ -73,7 +74,8 @@ class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerRepor
   v1::RouterDirective incoming_;
   v1::WorkerReport outgoing_;
   mutable absl::Mutex mu_;
-  bool writing_ ABSL_GUARDED_BY(mu_) = false, write_ok_ ABSL_GUARDED_BY(mu_) = true, done_ ABSL_GUARDED_BY(mu_) = false;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false, write_ok_ ABSL_GUARDED_BY(mu_) = true,
+                done_ ABSL_GUARDED_BY(mu_) = false;
   grpc::Status status_ ABSL_GUARDED_BY(mu_);
 };
 
@@ -119,7 +121,8 @@ void WorkerAgent::Main() {
     }
     grpc::Status status = stream.End();
     if (!StopRequested() && !std::exchange(said_unreachable, true)) {
-      LogWarning("router lost; dialling again", {{"router", options_.router_address}, {"cause", status.error_message()}});
+      LogWarning("router lost; dialling again",
+                 {{"router", options_.router_address}, {"cause", status.error_message()}});
     }
     Sleep(absl::Milliseconds(100));
   }

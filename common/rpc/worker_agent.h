@@ -12,7 +12,8 @@
 
 namespace tandem {
 
-// Keeps a worker registered with one router: dials, registers, heartbeats, and dials again after a loss.
+// Keeps a worker registered with one router: dials, registers, heartbeats, and dials again after a
+// loss.
 //
 // Thread-safety: thread-safe.
 // Ownership: owns its thread and connection; callbacks must outlive it.
@@ -22,10 +23,12 @@ class WorkerAgent {
     std::string router_address;
     WorkerRegistration registration;
     absl::Duration heartbeat = absl::Milliseconds(250);
-    // State now; called on the agent's thread. Prefix-cache changes are those since the last call, and
-    // `restart` is true in the first call of each connection: then all that is held must be reported.
+    // State now; called on the agent's thread. Prefix-cache changes are those since the last call,
+    // and `restart` is true in the first call of each connection: then all that is held must be
+    // reported.
     std::function<WorkerHeartbeat(bool restart)> collect;
-    std::function<void(const RouterDirective&)> on_directive;  // Called on gRPC threads; must not block.
+    std::function<void(const RouterDirective&)>
+        on_directive;  // Called on gRPC threads; must not block.
   };
   explicit WorkerAgent(Options options);
   ~WorkerAgent();

@@ -7,8 +7,14 @@ namespace tandem {
 namespace TANDEM_KERNEL_VARIANT {
 
 const Kernels& GetKernels() {
-  static constexpr Kernels kernels = {TANDEM_STRING(TANDEM_KERNEL_VARIANT), QuantiseRow, QuantisedPanel, FloatPanel,
-                                      Attention, RmsNorm, SiluMul, StoreKv};
+  static constexpr Kernels kernels = {TANDEM_STRING(TANDEM_KERNEL_VARIANT),
+                                      QuantiseRow,
+                                      QuantisedPanel,
+                                      FloatPanel,
+                                      Attention,
+                                      RmsNorm,
+                                      SiluMul,
+                                      StoreKv};
   return kernels;
 }
 

@@ -20,22 +20,26 @@ inline constexpr int kActivationGroup = 32;
 // How a packed matrix encodes its weights. Quantised ones are unsigned integers u with weight =
 // scale * u + minimum per group of columns, which all of ggml's block formats become without loss.
 enum class PackedEncoding {
-  kU4,    // Two weights a byte, groups of 32.
-  kU8,    // One a byte, groups of `group_columns` (16 or 32).
-  kF32, kF16, kBF16,
+  kU4,  // Two weights a byte, groups of 32.
+  kU8,  // One a byte, groups of `group_columns` (16 or 32).
+  kF32,
+  kF16,
+  kBF16,
 };
 
-// A weight matrix [out, in], cut into panels of 16 rows whose elements lie in the order in which kernels
-// read them:
-//   kU4:  per group [scales 16][minima 16][4][16 rows][4]: byte (j, r, b) has column 8 j + b in its low and
+// A weight matrix [out, in], cut into panels of 16 rows whose elements lie in the order in which
+// kernels read them:
+//   kU4:  per group [scales 16][minima 16][4][16 rows][4]: byte (j, r, b) has column 8 j + b in its
+//   low and
 //         8 j + 4 + b in its high nibble.
 //   kU8:  per group [scales 16][minima 16][group_columns / 4][16 rows][4 columns].
 //   floats: [in][16 rows].
-// Scales and minima are f16, or f32 where a format's do not fit f16 (K-quants). Missing rows are zero.
+// Scales and minima are f16, or f32 where a format's do not fit f16 (K-quants). Missing rows are
+// zero.
 class PackedMatrix final : public LinearWeight {
  public:
-  // Stacks the parts by rows. With kFull, quantised weights become f32. Parts of unlike encodings (Q4_K_M
-  // files mix them) become f32 together, at a cost in memory that is logged.
+  // Stacks the parts by rows. With kFull, quantised weights become f32. Parts of unlike encodings
+  // (Q4_K_M files mix them) become f32 together, at a cost in memory that is logged.
   static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(absl::Span<const TensorView> parts,
                                                             absl::Span<const TensorView> biases,
                                                             Precision precision,
@@ -51,7 +55,9 @@ class PackedMatrix final : public LinearWeight {
   const uint8_t* panels = nullptr;  // 64-byte aligned.
   std::vector<float> bias;          // Empty, or [num_panels * 16].
 
-  bool is_quantised() const { return encoding == PackedEncoding::kU4 || encoding == PackedEncoding::kU8; }
+  bool is_quantised() const {
+    return encoding == PackedEncoding::kU4 || encoding == PackedEncoding::kU8;
+  }
   const uint8_t* panel(int64_t index) const { return panels + index * panel_bytes; }
 
  private:
@@ -59,15 +65,16 @@ class PackedMatrix final : public LinearWeight {
   std::vector<uint8_t> storage_;
 };
 
-// Activations quantised for kU4 and kU8 weights: q = round(x / scale), scale = max|x| / 127 per group of 32.
-// With two planes the second holds what the first left: x = scale * (q + q2 / kPlaneRatio).
+// Activations quantised for kU4 and kU8 weights: q = round(x / scale), scale = max|x| / 127 per
+// group of 32. With two planes the second holds what the first left: x = scale * (q + q2 /
+// kPlaneRatio).
 struct QuantisedRows {
   const int8_t* values = nullptr;  // [planes][rows][columns]
   const float* scales = nullptr;   // [rows][columns / 32]
   const float* sums = nullptr;     // [rows][columns / group_columns]: scale * sum of q.
   int64_t columns = 0;
   int group_columns = 32;
-  int64_t plane_stride = 0;        // Bytes from one plane to the next.
+  int64_t plane_stride = 0;  // Bytes from one plane to the next.
 };
 
 // The rest after the first plane is at most half a step; this many steps of the second cover it.

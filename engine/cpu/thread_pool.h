@@ -13,8 +13,8 @@ namespace tandem {
 
 // A fixed set of compute threads for loops inside one engine step.
 //
-// Between two loops of a step helpers spin for some microseconds, then sleep, so that a step's many short
-// loops do not pay for waking up and an idle worker takes no CPU.
+// Between two loops of a step helpers spin for some microseconds, then sleep, so that a step's many
+// short loops do not pay for waking up and an idle worker takes no CPU.
 //
 // Thread-safety: ParallelFor from one thread at a time.
 // Ownership: owns its threads; joins them when destroyed.
@@ -24,7 +24,8 @@ class ThreadPool {
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
 
-  // Calls body(i) for each i in [0, count), in any order, on all threads; returns when all are done.
+  // Calls body(i) for each i in [0, count), in any order, on all threads; returns when all are
+  // done.
   void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body);
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 

@@ -1,9 +1,9 @@
 #pragma once
 
 // For the kernel builds only: 16 floats as one value, in plain C++ that the compiler turns into one
-// 512-bit or four 128-bit registers. Included by files that are compiled once per instruction set, so it
-// must not pull in standard containers: an inline function of theirs compiled here for AVX-512 could be
-// the copy that the linker keeps for everybody.
+// 512-bit or four 128-bit registers. Included by files that are compiled once per instruction set,
+// so it must not pull in standard containers: an inline function of theirs compiled here for
+// AVX-512 could be the copy that the linker keeps for everybody.
 
 #include <cstdint>
 #include <cstring>
@@ -87,13 +87,15 @@ TANDEM_INLINE float Max(Vec v) {
   return top;
 }
 
-// e^x with a relative error under 2e-7 for x in [-87, 88]; x is clamped to that. After Cephes' expf.
+// e^x with a relative error under 2e-7 for x in [-87, 88]; x is clamped to that. After Cephes'
+// expf.
 TANDEM_INLINE Vec Exp(Vec x) {
   const Vec low = Broadcast(-87.3f), high = Broadcast(88.3f);
   x = x < low ? low : x;
   x = x > high ? high : x;
   Vec scaled = x * 1.44269504088896341f;
-  IntVec n = __builtin_convertvector(scaled + (scaled < 0.0f ? Broadcast(-0.5f) : Broadcast(0.5f)), IntVec);
+  IntVec n = __builtin_convertvector(scaled + (scaled < 0.0f ? Broadcast(-0.5f) : Broadcast(0.5f)),
+                                     IntVec);
   Vec whole = __builtin_convertvector(n, Vec);
   x = MultiplyAdd(whole, Broadcast(-0.693359375f), x);
   x = MultiplyAdd(whole, Broadcast(2.12194440e-4f), x);

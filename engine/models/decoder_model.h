@@ -11,8 +11,8 @@
 
 namespace tandem {
 
-// Called on the engine thread, inside Forward, when the KV of layers [begin, end) of the whole batch is in
-// the pages.
+// Called on the engine thread, inside Forward, when the KV of layers [begin, end) of the whole
+// batch is in the pages.
 using LayersDone = absl::FunctionRef<void(int begin, int end)>;
 
 // A model family: a sequence of calls on Ops.
@@ -24,15 +24,17 @@ class DecoderModel {
   virtual ~DecoderModel() = default;
   // Shape of its KV, but for page_tokens, element_bytes and num_pages.
   virtual KvLayout kv_layout() const = 0;
-  // Appends the batch's KV to its pages and leaves the logits [batch.logit_rows.size(), vocabulary] in the
-  // result, which is valid until the next call. `group_layers`: how many layers per call of layers_done.
+  // Appends the batch's KV to its pages and leaves the logits [batch.logit_rows.size(), vocabulary]
+  // in the result, which is valid until the next call. `group_layers`: how many layers per call of
+  // layers_done.
   virtual const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,
                                     LayersDone layers_done) = 0;
 };
 
 // Prepares all weights for steps of up to `max_rows` tokens, `max_logit_rows` of which want logits.
 // UNIMPLEMENTED for families without code.
-absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, Ops& ops, int max_rows,
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint,
+                                                               Ops& ops, int max_rows,
                                                                int max_logit_rows);
 
 }  // namespace tandem

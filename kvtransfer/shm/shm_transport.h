@@ -8,8 +8,9 @@
 
 namespace tandem {
 
-// Pool memory that other processes of the host can map: an anonymous file (memfd), so nothing is left behind
-// whatever way the process ends. All pages are touched when it is made, so that no transfer pays for that.
+// Pool memory that other processes of the host can map: an anonymous file (memfd), so nothing is
+// left behind whatever way the process ends. All pages are touched when it is made, so that no
+// transfer pays for that.
 //
 // Thread-safety: immutable after Create.
 // Ownership: owns the memory; a peer's mapping keeps it alive, but nobody reads it then.
@@ -23,7 +24,8 @@ class ShmPool {
   int fd() const { return fd_; }
 
  private:
-  ShmPool(int fd, uint8_t* base, uint64_t size_bytes) : fd_(fd), base_(base), size_bytes_(size_bytes) {}
+  ShmPool(int fd, uint8_t* base, uint64_t size_bytes)
+      : fd_(fd), base_(base), size_bytes_(size_bytes) {}
   const int fd_;
   uint8_t* const base_;
   const uint64_t size_bytes_;

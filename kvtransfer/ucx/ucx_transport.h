@@ -8,8 +8,8 @@
 
 namespace tandem {
 
-// One-sided writes by UCX (put, then flush); over TCP on a machine without RDMA. UCX chooses the device; set
-// UCX_TLS in the environment to narrow it.
+// One-sided writes by UCX (put, then flush); over TCP on a machine without RDMA. UCX chooses the
+// device; set UCX_TLS in the environment to narrow it.
 //
 // UNAVAILABLE when UCX cannot start.
 absl::StatusOr<std::unique_ptr<Transport>> NewUcxTransport();

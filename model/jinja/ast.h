@@ -19,18 +19,20 @@ struct CallArguments {
 
 struct Expression {
   enum class Kind {
-    kLiteral,      // value
-    kName,         // name
-    kList,         // children
-    kTuple,        // children
-    kDict,         // children: key, value, key, value ...
-    kAttribute,    // children[0] . name
-    kIndex,        // children[0] [ children[1] ]
-    kSlice,        // children[0] [ children[1] : children[2] : children[3] ]; null where absent
-    kCall,         // children[0] ( arguments )
-    kFilter,       // children[0] | name ( arguments )
-    kTest,         // children[0] is name ( arguments )
-    kNot, kNegate, kPlus,  // children[0]
+    kLiteral,    // value
+    kName,       // name
+    kList,       // children
+    kTuple,      // children
+    kDict,       // children: key, value, key, value ...
+    kAttribute,  // children[0] . name
+    kIndex,      // children[0] [ children[1] ]
+    kSlice,      // children[0] [ children[1] : children[2] : children[3] ]; null where absent
+    kCall,       // children[0] ( arguments )
+    kFilter,     // children[0] | name ( arguments )
+    kTest,       // children[0] is name ( arguments )
+    kNot,
+    kNegate,
+    kPlus,         // children[0]
     kBinary,       // children[0] name children[1]; also "and", "or", "in"
     kConditional,  // children[0] if children[1] else children[2]; the last may be null
   };
@@ -54,8 +56,9 @@ struct Statement {
     kSet,       // targets = expression; or target.attribute = expression
     kSetBlock,  // targets[0] = output of blocks[0]
     kMacro,     // text ( targets = conditions ): blocks[0]
-    kBreak, kContinue,
-    kScope,     // blocks[0]: {% generation %} and the like, which only group
+    kBreak,
+    kContinue,
+    kScope,  // blocks[0]: {% generation %} and the like, which only group
   };
   Kind kind = Kind::kText;
   int line = 1;

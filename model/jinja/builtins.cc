@@ -32,7 +32,9 @@ std::vector<std::string> Characters(absl::string_view text) {
 }
 
 std::string Strip(absl::string_view text, const Value* characters, bool left, bool right) {
-  std::string set = characters != nullptr && characters->AsString() != nullptr ? *characters->AsString() : " \t\n\r\v\f";
+  std::string set = characters != nullptr && characters->AsString() != nullptr
+                        ? *characters->AsString()
+                        : " \t\n\r\v\f";
   size_t begin = left ? text.find_first_not_of(set) : 0;
   if (begin == absl::string_view::npos) return "";
   size_t end = right ? text.find_last_not_of(set) : text.size() - 1;
@@ -55,11 +57,13 @@ std::string Title(absl::string_view text) {
   return out;
 }
 
-std::string ReplaceText(const std::string& text, const Value* from, const Value* to, const Value* count) {
+std::string ReplaceText(const std::string& text, const Value* from, const Value* to,
+                        const Value* count) {
   if (from == nullptr || to == nullptr || ToText(*from).empty()) return text;
   std::string pattern = ToText(*from), with = ToText(*to), out;
-  int64_t left = count != nullptr && count->As<int64_t>() != nullptr && *count->As<int64_t>() >= 0 ? *count->As<int64_t>()
-                                                                                                  : INT64_MAX;
+  int64_t left = count != nullptr && count->As<int64_t>() != nullptr && *count->As<int64_t>() >= 0
+                     ? *count->As<int64_t>()
+                     : INT64_MAX;
   size_t done = 0;
   for (size_t at; left > 0 && (at = text.find(pattern, done)) != std::string::npos; --left) {
     out.append(text, done, at - done).append(with);
@@ -71,14 +75,19 @@ std::string ReplaceText(const std::string& text, const Value* from, const Value*
 Value Split(const std::string& text, const Arguments& arguments, bool from_right) {
   const Value* separator = arguments.Get(0, "sep");
   const Value* limit_value = arguments.Get(1, "maxsplit");
-  int64_t limit = limit_value != nullptr && limit_value->As<int64_t>() != nullptr ? *limit_value->As<int64_t>() : -1;
+  int64_t limit = limit_value != nullptr && limit_value->As<int64_t>() != nullptr
+                      ? *limit_value->As<int64_t>()
+                      : -1;
   std::vector<Value> parts;
   if (separator == nullptr || separator->IsNone()) {
-    for (absl::string_view part : absl::StrSplit(text, absl::ByAnyChar(" \t\n\r\v\f"), absl::SkipEmpty())) parts.emplace_back(part);
+    for (absl::string_view part :
+         absl::StrSplit(text, absl::ByAnyChar(" \t\n\r\v\f"), absl::SkipEmpty()))
+      parts.emplace_back(part);
     return MakeList(std::move(parts));
   }
   std::string by = ToText(*separator);
-  std::vector<std::string> pieces = by.empty() ? std::vector<std::string>{text} : std::vector<std::string>(absl::StrSplit(text, by));
+  std::vector<std::string> pieces = by.empty() ? std::vector<std::string>{text}
+                                               : std::vector<std::string>(absl::StrSplit(text, by));
   if (limit >= 0 && pieces.size() > limit + 1) {
     size_t keep = static_cast<size_t>(limit);
     if (from_right) {
@@ -99,7 +108,8 @@ Value Split(const std::string& text, const Arguments& arguments, bool from_right
 bool MatchesAny(const Value* affixes, const std::function<bool(absl::string_view)>& matches) {
   if (affixes == nullptr) return false;
   if (const List* list = affixes->AsList()) {
-    return std::any_of(list->items.begin(), list->items.end(), [&](const Value& item) { return matches(ToText(item)); });
+    return std::any_of(list->items.begin(), list->items.end(),
+                       [&](const Value& item) { return matches(ToText(item)); });
   }
   return matches(ToText(*affixes));
 }
@@ -108,11 +118,20 @@ using StringMethod = Value (*)(const std::string& text, const Arguments& argumen
 
 const absl::flat_hash_map<std::string, StringMethod>& StringMethods() {
   static const auto* const methods = new absl::flat_hash_map<std::string, StringMethod>{
-      {"strip", [](const std::string& t, const Arguments& a) { return Value(Strip(t, a.Get(0, "chars"), true, true)); }},
-      {"lstrip", [](const std::string& t, const Arguments& a) { return Value(Strip(t, a.Get(0, "chars"), true, false)); }},
-      {"rstrip", [](const std::string& t, const Arguments& a) { return Value(Strip(t, a.Get(0, "chars"), false, true)); }},
-      {"upper", [](const std::string& t, const Arguments&) { return Value(absl::AsciiStrToUpper(t)); }},
-      {"lower", [](const std::string& t, const Arguments&) { return Value(absl::AsciiStrToLower(t)); }},
+      {"strip", [](const std::string& t,
+                   const Arguments& a) { return Value(Strip(t, a.Get(0, "chars"), true, true)); }},
+      {"lstrip",
+       [](const std::string& t, const Arguments& a) {
+         return Value(Strip(t, a.Get(0, "chars"), true, false));
+       }},
+      {"rstrip",
+       [](const std::string& t, const Arguments& a) {
+         return Value(Strip(t, a.Get(0, "chars"), false, true));
+       }},
+      {"upper",
+       [](const std::string& t, const Arguments&) { return Value(absl::AsciiStrToUpper(t)); }},
+      {"lower",
+       [](const std::string& t, const Arguments&) { return Value(absl::AsciiStrToLower(t)); }},
       {"title", [](const std::string& t, const Arguments&) { return Value(Title(t)); }},
       {"capitalize", [](const std::string& t, const Arguments&) { return Value(Capitalize(t)); }},
       {"split", [](const std::string& t, const Arguments& a) { return Split(t, a, false); }},
@@ -130,26 +149,39 @@ const absl::flat_hash_map<std::string, StringMethod>& StringMethods() {
        }},
       {"startswith",
        [](const std::string& t, const Arguments& a) {
-         return Value(MatchesAny(a.Get(0, "prefix"), [&](absl::string_view p) { return absl::StartsWith(t, p); }));
+         return Value(MatchesAny(a.Get(0, "prefix"),
+                                 [&](absl::string_view p) { return absl::StartsWith(t, p); }));
        }},
       {"endswith",
        [](const std::string& t, const Arguments& a) {
-         return Value(MatchesAny(a.Get(0, "suffix"), [&](absl::string_view p) { return absl::EndsWith(t, p); }));
+         return Value(MatchesAny(a.Get(0, "suffix"),
+                                 [&](absl::string_view p) { return absl::EndsWith(t, p); }));
        }},
       {"find",
        [](const std::string& t, const Arguments& a) {
-         size_t at = a.Get(0, "sub") == nullptr ? std::string::npos : t.find(ToText(*a.Get(0, "sub")));
-         return Value(at == std::string::npos ? int64_t{-1} : static_cast<int64_t>(Characters(t.substr(0, at)).size()));
+         size_t at =
+             a.Get(0, "sub") == nullptr ? std::string::npos : t.find(ToText(*a.Get(0, "sub")));
+         return Value(at == std::string::npos
+                          ? int64_t{-1}
+                          : static_cast<int64_t>(Characters(t.substr(0, at)).size()));
        }},
       {"count",
        [](const std::string& t, const Arguments& a) {
          std::string part = a.Get(0, "sub") == nullptr ? "" : ToText(*a.Get(0, "sub"));
          int64_t count = 0;
-         for (size_t at = 0; !part.empty() && (at = t.find(part, at)) != std::string::npos; at += part.size()) ++count;
+         for (size_t at = 0; !part.empty() && (at = t.find(part, at)) != std::string::npos;
+              at += part.size())
+           ++count;
          return Value(count);
        }},
-      {"isdigit", [](const std::string& t, const Arguments&) { return Value(!t.empty() && std::all_of(t.begin(), t.end(), absl::ascii_isdigit)); }},
-      {"isspace", [](const std::string& t, const Arguments&) { return Value(!t.empty() && std::all_of(t.begin(), t.end(), absl::ascii_isspace)); }},
+      {"isdigit",
+       [](const std::string& t, const Arguments&) {
+         return Value(!t.empty() && std::all_of(t.begin(), t.end(), absl::ascii_isdigit));
+       }},
+      {"isspace",
+       [](const std::string& t, const Arguments&) {
+         return Value(!t.empty() && std::all_of(t.begin(), t.end(), absl::ascii_isspace));
+       }},
   };
   return *methods;
 }
@@ -175,17 +207,20 @@ Value GetPath(const Value& object, const std::string& path) {
   Value value = object;
   for (absl::string_view part : absl::StrSplit(path, '.')) {
     int64_t index = 0;
-    value = absl::SimpleAtoi(part, &index) ? GetItem(value, Value(index)) : GetAttribute(value, part);
+    value =
+        absl::SimpleAtoi(part, &index) ? GetItem(value, Value(index)) : GetAttribute(value, part);
   }
   return value;
 }
 
-absl::StatusOr<std::vector<Value>> SortValues(std::vector<Value> values, const std::string& attribute, bool reverse,
+absl::StatusOr<std::vector<Value>> SortValues(std::vector<Value> values,
+                                              const std::string& attribute, bool reverse,
                                               bool case_sensitive) {
   absl::Status failure;
   auto key = [&](const Value& value) {
     Value found = attribute.empty() ? value : GetPath(value, attribute);
-    if (!case_sensitive && found.AsString() != nullptr) return Value(absl::AsciiStrToLower(*found.AsString()));
+    if (!case_sensitive && found.AsString() != nullptr)
+      return Value(absl::AsciiStrToLower(*found.AsString()));
     return found;
   };
   std::stable_sort(values.begin(), values.end(), [&](const Value& a, const Value& b) {
@@ -197,10 +232,12 @@ absl::StatusOr<std::vector<Value>> SortValues(std::vector<Value> values, const s
   return values;
 }
 
-absl::StatusOr<Value> SelectOrReject(const Value& input, const Arguments& arguments, bool by_attribute, bool keep) {
+absl::StatusOr<Value> SelectOrReject(const Value& input, const Arguments& arguments,
+                                     bool by_attribute, bool keep) {
   ASSIGN_OR_RETURN(std::vector<Value> values, Iterate(input));
   const size_t first = by_attribute ? 1 : 0;
-  if (by_attribute && arguments.positional.empty()) return absl::InvalidArgumentError("selectattr needs an attribute");
+  if (by_attribute && arguments.positional.empty())
+    return absl::InvalidArgumentError("selectattr needs an attribute");
   std::string path = by_attribute ? ToText(arguments.positional[0]) : "";
   Arguments rest;
   if (arguments.positional.size() > first + 1) {
@@ -231,7 +268,8 @@ absl::StatusOr<Value> MapFilter(const Value& input, const Arguments& arguments) 
       }
     }
     if (by_attribute) continue;
-    if (arguments.positional.empty()) return absl::InvalidArgumentError("map needs a filter or attribute");
+    if (arguments.positional.empty())
+      return absl::InvalidArgumentError("map needs a filter or attribute");
     Arguments rest{{arguments.positional.begin() + 1, arguments.positional.end()}, arguments.named};
     ASSIGN_OR_RETURN(value, ApplyFilter(ToText(arguments.positional[0]), value, rest));
   }
@@ -243,8 +281,10 @@ absl::StatusOr<Value> ToIntValue(const Value& input, const Arguments& arguments)
   if (input.IsNumber()) return Value(static_cast<int64_t>(input.ToDouble()));
   int64_t number = 0;
   double real = 0;
-  if (input.AsString() != nullptr && absl::SimpleAtoi(*input.AsString(), &number)) return Value(number);
-  if (input.AsString() != nullptr && absl::SimpleAtod(*input.AsString(), &real)) return Value(static_cast<int64_t>(real));
+  if (input.AsString() != nullptr && absl::SimpleAtoi(*input.AsString(), &number))
+    return Value(number);
+  if (input.AsString() != nullptr && absl::SimpleAtod(*input.AsString(), &real))
+    return Value(static_cast<int64_t>(real));
   return fallback != nullptr ? *fallback : Value(0);
 }
 
@@ -252,13 +292,17 @@ std::string Indent(const std::string& text, const Arguments& arguments) {
   const Value* width = arguments.Get(0, "width");
   const Value* first = arguments.Get(1, "first");
   const Value* blank = arguments.Get(2, "blank");
-  std::string pad = width == nullptr ? "    " : width->AsString() != nullptr ? *width->AsString()
-                                                                           : std::string(std::clamp<int64_t>(static_cast<int64_t>(width->ToDouble()), 0, 1000), ' ');
+  std::string pad =
+      width == nullptr ? "    "
+      : width->AsString() != nullptr
+          ? *width->AsString()
+          : std::string(std::clamp<int64_t>(static_cast<int64_t>(width->ToDouble()), 0, 1000), ' ');
   std::string out;
   bool is_first = true;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
     if (!is_first) out += '\n';
-    bool wanted = is_first ? first != nullptr && first->Truthy() : !line.empty() || (blank != nullptr && blank->Truthy());
+    bool wanted = is_first ? first != nullptr && first->Truthy()
+                           : !line.empty() || (blank != nullptr && blank->Truthy());
     absl::StrAppend(&out, wanted ? pad : "", line);
     is_first = false;
   }
@@ -277,7 +321,8 @@ absl::StatusOr<Value> SumFilter(const std::vector<Value>& values) {
 }
 
 // Filters of sequences.
-absl::StatusOr<Value> ApplySequenceFilter(absl::string_view name, const Value& input, const Arguments& arguments) {
+absl::StatusOr<Value> ApplySequenceFilter(absl::string_view name, const Value& input,
+                                          const Arguments& arguments) {
   auto flag = [&](size_t position, absl::string_view key) {
     const Value* value = arguments.Get(position, key);
     return value != nullptr && value->Truthy();
@@ -289,7 +334,8 @@ absl::StatusOr<Value> ApplySequenceFilter(absl::string_view name, const Value& i
   if (name == "rejectattr") return SelectOrReject(input, arguments, true, false);
   if (name == "dictsort") {
     if (input.AsDict() == nullptr) return TypeError("dictsort", input);
-    ASSIGN_OR_RETURN(std::vector<Value> sorted, SortValues(Items(*input.AsDict()).AsList()->items, "0", false, false));
+    ASSIGN_OR_RETURN(std::vector<Value> sorted,
+                     SortValues(Items(*input.AsDict()).AsList()->items, "0", false, false));
     return MakeList(std::move(sorted));
   }
   ASSIGN_OR_RETURN(std::vector<Value> values, Iterate(input));
@@ -303,7 +349,8 @@ absl::StatusOr<Value> ApplySequenceFilter(absl::string_view name, const Value& i
     const Value* separator = arguments.Get(0, "d");
     const Value* attribute = arguments.Get(1, "attribute");
     std::vector<std::string> texts;
-    for (const Value& value : values) texts.push_back(ToText(attribute == nullptr ? value : GetPath(value, ToText(*attribute))));
+    for (const Value& value : values)
+      texts.push_back(ToText(attribute == nullptr ? value : GetPath(value, ToText(*attribute))));
     return Value(absl::StrJoin(texts, separator == nullptr ? "" : ToText(*separator)));
   }
   if (name == "reverse") {
@@ -316,14 +363,17 @@ absl::StatusOr<Value> ApplySequenceFilter(absl::string_view name, const Value& i
   if (name == "unique") {
     std::vector<Value> out;
     for (Value& value : values) {
-      if (std::none_of(out.begin(), out.end(), [&](const Value& seen) { return Equal(seen, value); })) out.push_back(std::move(value));
+      if (std::none_of(out.begin(), out.end(),
+                       [&](const Value& seen) { return Equal(seen, value); }))
+        out.push_back(std::move(value));
     }
     return MakeList(std::move(out));
   }
   const Value* attribute = arguments.Get(2, "attribute");
   std::string path = attribute == nullptr ? "" : ToText(*attribute);
   if (name == "sort") {
-    ASSIGN_OR_RETURN(values, SortValues(std::move(values), path, flag(0, "reverse"), flag(1, "case_sensitive")));
+    ASSIGN_OR_RETURN(
+        values, SortValues(std::move(values), path, flag(0, "reverse"), flag(1, "case_sensitive")));
     return MakeList(std::move(values));
   }
   if (name == "min" || name == "max") {
@@ -355,7 +405,9 @@ Value GetItem(const Value& object, const Value& key) {
   }
   const int64_t* index = key.As<int64_t>();
   if (index == nullptr) return Value();
-  auto position = [&](size_t size) { return *index < 0 ? *index + static_cast<int64_t>(size) : *index; };
+  auto position = [&](size_t size) {
+    return *index < 0 ? *index + static_cast<int64_t>(size) : *index;
+  };
   if (const List* list = object.AsList()) {
     int64_t at = position(list->items.size());
     return at >= 0 && at < static_cast<int64_t>(list->items.size()) ? list->items[at] : Value();
@@ -363,7 +415,8 @@ Value GetItem(const Value& object, const Value& key) {
   if (const std::string* text = object.AsString()) {
     std::vector<std::string> characters = Characters(*text);
     int64_t at = position(characters.size());
-    return at >= 0 && at < static_cast<int64_t>(characters.size()) ? Value(characters[at]) : Value();
+    return at >= 0 && at < static_cast<int64_t>(characters.size()) ? Value(characters[at])
+                                                                   : Value();
   }
   return Value();
 }
@@ -372,16 +425,20 @@ Value FindMethod(const Value& object, absl::string_view name) {
   if (object.AsString() != nullptr) {
     auto method = StringMethods().find(name);
     if (method == StringMethods().end()) return Value();
-    return MakeCallable([object, call = method->second](const Arguments& arguments) -> absl::StatusOr<Value> {
-      return call(*object.AsString(), arguments);
-    });
+    return MakeCallable(
+        [object, call = method->second](const Arguments& arguments) -> absl::StatusOr<Value> {
+          return call(*object.AsString(), arguments);
+        });
   }
   if (object.AsDict() != nullptr) {
-    if (name == "items") return MakeCallable([object](const Arguments&) -> absl::StatusOr<Value> { return Items(*object.AsDict()); });
+    if (name == "items")
+      return MakeCallable(
+          [object](const Arguments&) -> absl::StatusOr<Value> { return Items(*object.AsDict()); });
     if (name == "keys" || name == "values") {
-      return MakeCallable([object, values = name == "values"](const Arguments&) -> absl::StatusOr<Value> {
-        return Keys(*object.AsDict(), values);
-      });
+      return MakeCallable(
+          [object, values = name == "values"](const Arguments&) -> absl::StatusOr<Value> {
+            return Keys(*object.AsDict(), values);
+          });
     }
     if (name == "get") {
       return MakeCallable([object](const Arguments& arguments) -> absl::StatusOr<Value> {
@@ -402,15 +459,18 @@ Value GetAttribute(const Value& object, absl::string_view name) {
   return FindMethod(object, name);
 }
 
-absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input, const Arguments& arguments) {
+absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input,
+                                  const Arguments& arguments) {
   if (name == "default" || name == "d") {
     const Value* fallback = arguments.Get(0, "default_value");
     const Value* boolean = arguments.Get(1, "boolean");
-    bool missing = input.IsUndefined() || (boolean != nullptr && boolean->Truthy() && !input.Truthy());
+    bool missing =
+        input.IsUndefined() || (boolean != nullptr && boolean->Truthy() && !input.Truthy());
     return missing ? (fallback != nullptr ? *fallback : Value("")) : input;
   }
   if (name == "length" || name == "count") {
-    if (input.AsDict() == nullptr && input.AsList() == nullptr && input.AsString() == nullptr && !input.IsUndefined()) {
+    if (input.AsDict() == nullptr && input.AsList() == nullptr && input.AsString() == nullptr &&
+        !input.IsUndefined()) {
       return TypeError("length", input);
     }
     ASSIGN_OR_RETURN(std::vector<Value> values, Iterate(input));
@@ -424,13 +484,16 @@ absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input, co
   if (name == "title") return Value(Title(ToText(input)));
   if (name == "capitalize") return Value(Capitalize(ToText(input)));
   if (name == "replace") {
-    return Value(ReplaceText(ToText(input), arguments.Get(0, "old"), arguments.Get(1, "new"), arguments.Get(2, "count")));
+    return Value(ReplaceText(ToText(input), arguments.Get(0, "old"), arguments.Get(1, "new"),
+                             arguments.Get(2, "count")));
   }
   if (name == "indent") return Value(Indent(ToText(input), arguments));
   if (name == "tojson") {
     const Value* indent = arguments.Get(0, "indent");
     ASSIGN_OR_RETURN(std::string text,
-                     ToJson(input, indent != nullptr && indent->IsNumber() ? static_cast<int>(std::clamp(indent->ToDouble(), 0.0, 64.0)) : -1));
+                     ToJson(input, indent != nullptr && indent->IsNumber()
+                                       ? static_cast<int>(std::clamp(indent->ToDouble(), 0.0, 64.0))
+                                       : -1));
     return Value(std::move(text));
   }
   if (name == "items") {
@@ -446,7 +509,8 @@ absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input, co
   }
   if (name == "abs") {
     if (!input.IsNumber()) return TypeError("abs", input);
-    return input.As<int64_t>() != nullptr ? Value(std::abs(*input.As<int64_t>())) : Value(std::fabs(input.ToDouble()));
+    return input.As<int64_t>() != nullptr ? Value(std::abs(*input.As<int64_t>()))
+                                          : Value(std::fabs(input.ToDouble()));
   }
   if (name == "round") {
     if (!input.IsNumber()) return TypeError("round", input);
@@ -457,7 +521,8 @@ absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input, co
   return ApplySequenceFilter(name, input, arguments);
 }
 
-absl::StatusOr<bool> ApplyTest(absl::string_view name, const Value& input, const Arguments& arguments) {
+absl::StatusOr<bool> ApplyTest(absl::string_view name, const Value& input,
+                               const Arguments& arguments) {
   const Value* other = arguments.Get(0, "other");
   if (name == "defined") return !input.IsUndefined();
   if (name == "undefined") return input.IsUndefined();
@@ -488,15 +553,23 @@ absl::StatusOr<bool> ApplyTest(absl::string_view name, const Value& input, const
     }
     return (divisor == -1 ? 0 : *number % divisor) == 0 ? name != "odd" : name == "odd";
   }
-  if (other == nullptr) return absl::InvalidArgumentError(absl::StrCat("test \"", name, "\" is not in the subset or lacks its argument"));
+  if (other == nullptr)
+    return absl::InvalidArgumentError(
+        absl::StrCat("test \"", name, "\" is not in the subset or lacks its argument"));
   if (name == "equalto" || name == "eq" || name == "sameas") return Equal(input, *other);
   if (name == "ne") return !Equal(input, *other);
   if (name == "in") {
     if (other->AsString() != nullptr) return absl::StrContains(*other->AsString(), ToText(input));
     ASSIGN_OR_RETURN(std::vector<Value> values, Iterate(*other));
-    return std::any_of(values.begin(), values.end(), [&](const Value& value) { return Equal(value, input); });
+    return std::any_of(values.begin(), values.end(),
+                       [&](const Value& value) { return Equal(value, input); });
   }
-  for (auto [test, low, high] : {std::tuple{"lt", -1, -1}, {"lessthan", -1, -1}, {"le", -1, 0}, {"gt", 1, 1}, {"greaterthan", 1, 1}, {"ge", 0, 1}}) {
+  for (auto [test, low, high] : {std::tuple{"lt", -1, -1},
+                                 {"lessthan", -1, -1},
+                                 {"le", -1, 0},
+                                 {"gt", 1, 1},
+                                 {"greaterthan", 1, 1},
+                                 {"ge", 0, 1}}) {
     if (name != test) continue;
     ASSIGN_OR_RETURN(int order, Compare(input, *other));
     return order >= low && order <= high;

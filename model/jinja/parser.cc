@@ -31,7 +31,9 @@ class Parser {
     int& count;
   };
 
-  const Token& Peek(size_t ahead = 0) const { return tokens_[std::min(at_ + ahead, tokens_.size() - 1)]; }
+  const Token& Peek(size_t ahead = 0) const {
+    return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
+  }
   Token Next() {
     Token token = Peek();
     if (at_ + 1 < tokens_.size()) ++at_;
@@ -40,7 +42,9 @@ class Parser {
   absl::Status Error(absl::string_view what) const {
     return absl::InvalidArgumentError(absl::StrCat("line ", Peek().line, ": ", what));
   }
-  bool IsOperator(absl::string_view text) const { return Peek().kind == Kind::kOperator && Peek().text == text; }
+  bool IsOperator(absl::string_view text) const {
+    return Peek().kind == Kind::kOperator && Peek().text == text;
+  }
   bool IsName(absl::string_view text, size_t ahead = 0) const {
     return Peek(ahead).kind == Kind::kName && Peek(ahead).text == text;
   }
@@ -55,15 +59,19 @@ class Parser {
     return true;
   }
   absl::Status ExpectOperator(absl::string_view text) {
-    return TakeOperator(text) ? absl::OkStatus() : Error(absl::StrCat("expected \"", text, "\", found \"", Peek().text, "\""));
+    return TakeOperator(text)
+               ? absl::OkStatus()
+               : Error(absl::StrCat("expected \"", text, "\", found \"", Peek().text, "\""));
   }
   absl::Status ExpectBlockEnd() {
-    if (Peek().kind != Kind::kBlockEnd) return Error(absl::StrCat("expected the end of the tag, found \"", Peek().text, "\""));
+    if (Peek().kind != Kind::kBlockEnd)
+      return Error(absl::StrCat("expected the end of the tag, found \"", Peek().text, "\""));
     Next();
     return absl::OkStatus();
   }
   absl::StatusOr<std::string> ExpectName() {
-    if (Peek().kind != Kind::kName) return Error(absl::StrCat("expected a name, found \"", Peek().text, "\""));
+    if (Peek().kind != Kind::kName)
+      return Error(absl::StrCat("expected a name, found \"", Peek().text, "\""));
     return Next().text;
   }
 
@@ -74,7 +82,8 @@ class Parser {
     Block block;
     while (Peek().kind != Kind::kEnd) {
       if (Peek().kind == Kind::kBlockBegin &&
-          std::any_of(ends.begin(), ends.end(), [&](absl::string_view end) { return IsName(end, 1); })) {
+          std::any_of(ends.begin(), ends.end(),
+                      [&](absl::string_view end) { return IsName(end, 1); })) {
         return block;
       }
       auto statement = std::make_unique<Statement>();
@@ -85,7 +94,8 @@ class Parser {
         Next();
         statement->kind = Statement::Kind::kOutput;
         ASSIGN_OR_RETURN(statement->expression, ParseExpression());
-        if (Peek().kind != Kind::kOutputEnd) return Error(absl::StrCat("expected \"}}\", found \"", Peek().text, "\""));
+        if (Peek().kind != Kind::kOutputEnd)
+          return Error(absl::StrCat("expected \"}}\", found \"", Peek().text, "\""));
         Next();
       } else if (Peek().kind == Kind::kBlockBegin) {
         Next();
@@ -165,7 +175,8 @@ class Parser {
     statement.kind = Statement::Kind::kFor;
     RETURN_IF_ERROR(ParseTargets(statement));
     if (!TakeName("in")) return Error("expected \"in\"");
-    ASSIGN_OR_RETURN(statement.expression, ParseOr());  // No conditional: its "if" filters the loop.
+    ASSIGN_OR_RETURN(statement.expression,
+                     ParseOr());  // No conditional: its "if" filters the loop.
     if (TakeName("if")) {
       ASSIGN_OR_RETURN(ExpressionPtr condition, ParseExpression());
       statement.conditions.push_back(std::move(condition));
@@ -228,7 +239,8 @@ class Parser {
     return EndTag("endmacro");
   }
 
-  // --- Expressions, loosest first -----------------------------------------------------------------------------
+  // --- Expressions, loosest first
+  // -----------------------------------------------------------------------------
 
   ExpressionPtr NewExpression(Expression::Kind kind) const {
     auto expression = std::make_unique<Expression>();
@@ -316,37 +328,52 @@ class Parser {
     }
   }
 
-  absl::StatusOr<ExpressionPtr> ParseLeftToRight(std::vector<absl::string_view> operators,
-                                                 absl::StatusOr<ExpressionPtr> (Parser::*operand)()) {
+  absl::StatusOr<ExpressionPtr> ParseLeftToRight(
+      std::vector<absl::string_view> operators,
+      absl::StatusOr<ExpressionPtr> (Parser::*operand)()) {
     ASSIGN_OR_RETURN(ExpressionPtr left, (this->*operand)());
     while (Peek().kind == Kind::kOperator &&
-           std::find(operators.begin(), operators.end(), absl::string_view(Peek().text)) != operators.end()) {
+           std::find(operators.begin(), operators.end(), absl::string_view(Peek().text)) !=
+               operators.end()) {
       std::string name = Next().text;
       ASSIGN_OR_RETURN(ExpressionPtr right, (this->*operand)());
       left = Binary(std::move(name), std::move(left), std::move(right));
     }
     return left;
   }
-  absl::StatusOr<ExpressionPtr> ParseSum() { return ParseLeftToRight({"+", "-"}, &Parser::ParseConcatenation); }
-  absl::StatusOr<ExpressionPtr> ParseConcatenation() { return ParseLeftToRight({"~"}, &Parser::ParseProduct); }
-  absl::StatusOr<ExpressionPtr> ParseProduct() { return ParseLeftToRight({"*", "/", "//", "%"}, &Parser::ParseUnary); }
+  absl::StatusOr<ExpressionPtr> ParseSum() {
+    return ParseLeftToRight({"+", "-"}, &Parser::ParseConcatenation);
+  }
+  absl::StatusOr<ExpressionPtr> ParseConcatenation() {
+    return ParseLeftToRight({"~"}, &Parser::ParseProduct);
+  }
+  absl::StatusOr<ExpressionPtr> ParseProduct() {
+    return ParseLeftToRight({"*", "/", "//", "%"}, &Parser::ParsePower);
+  }
 
-  absl::StatusOr<ExpressionPtr> ParseUnary() {
-    Depth depth(depth_);
-    if (depth_ > kMaxDepth) return Error("nested too deep");
-    if (IsOperator("-") || IsOperator("+")) {
-      auto unary = NewExpression(IsOperator("-") ? Expression::Kind::kNegate : Expression::Kind::kPlus);
-      Next();
-      ASSIGN_OR_RETURN(ExpressionPtr operand, ParseUnary());
-      unary->children.push_back(std::move(operand));
-      return unary;
-    }
-    ASSIGN_OR_RETURN(ExpressionPtr value, ParsePostfix());
-    if (TakeOperator("**")) {
+  absl::StatusOr<ExpressionPtr> ParsePower() {
+    ASSIGN_OR_RETURN(ExpressionPtr value, ParseUnary());
+    while (TakeOperator("**")) {
       ASSIGN_OR_RETURN(ExpressionPtr exponent, ParseUnary());
       value = Binary("**", std::move(value), std::move(exponent));
     }
-    return ParseFiltersAndTests(std::move(value));
+    return value;
+  }
+
+  // As in Jinja, a sign binds tighter than filters and powers: -3|abs is 3 and -2**2 is 4.
+  absl::StatusOr<ExpressionPtr> ParseUnary(bool with_filters = true) {
+    Depth depth(depth_);
+    if (depth_ > kMaxDepth) return Error("nested too deep");
+    ExpressionPtr value;
+    if (IsOperator("-") || IsOperator("+")) {
+      value = NewExpression(IsOperator("-") ? Expression::Kind::kNegate : Expression::Kind::kPlus);
+      Next();
+      ASSIGN_OR_RETURN(ExpressionPtr operand, ParseUnary(/*with_filters=*/false));
+      value->children.push_back(std::move(operand));
+    } else {
+      ASSIGN_OR_RETURN(value, ParsePostfix());
+    }
+    return with_filters ? ParseFiltersAndTests(std::move(value)) : std::move(value);
   }
 
   absl::StatusOr<ExpressionPtr> ParseFiltersAndTests(ExpressionPtr value) {
@@ -461,8 +488,10 @@ class Parser {
     }
     RETURN_IF_ERROR(ExpectOperator("]"));
     index->children.push_back(std::move(value));
-    if (index->kind == Expression::Kind::kIndex && parts[0] == nullptr) return Error("an index is missing");
-    for (int i = 0; i < (index->kind == Expression::Kind::kIndex ? 1 : 3); ++i) index->children.push_back(std::move(parts[i]));
+    if (index->kind == Expression::Kind::kIndex && parts[0] == nullptr)
+      return Error("an index is missing");
+    for (int i = 0; i < (index->kind == Expression::Kind::kIndex ? 1 : 3); ++i)
+      index->children.push_back(std::move(parts[i]));
     return index;
   }
 
@@ -478,14 +507,16 @@ class Parser {
       }
       case Kind::kInteger: {
         int64_t number = 0;
-        if (!absl::SimpleAtoi(token.text, &number)) return Error(absl::StrCat("number ", token.text, " is too large"));
+        if (!absl::SimpleAtoi(token.text, &number))
+          return Error(absl::StrCat("number ", token.text, " is too large"));
         Next();
         expression->value = Value(number);
         return expression;
       }
       case Kind::kFloat: {
         double number = 0;
-        if (!absl::SimpleAtod(token.text, &number)) return Error(absl::StrCat("no number: ", token.text));
+        if (!absl::SimpleAtod(token.text, &number))
+          return Error(absl::StrCat("no number: ", token.text));
         Next();
         expression->value = Value(number);
         return expression;
@@ -524,7 +555,8 @@ class Parser {
     return Error(absl::StrCat("expected a value, found \"", token.text, "\""));
   }
 
-  absl::StatusOr<ExpressionPtr> ParseItems(ExpressionPtr list, Expression::Kind kind, absl::string_view end) {
+  absl::StatusOr<ExpressionPtr> ParseItems(ExpressionPtr list, Expression::Kind kind,
+                                           absl::string_view end) {
     list->kind = kind;
     while (!IsOperator(end)) {
       ASSIGN_OR_RETURN(ExpressionPtr item, ParseExpression());

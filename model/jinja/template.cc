@@ -53,35 +53,43 @@ class Interpreter {
       return value;
     });
     globals["range"] = MakeCallable(Range);
-    globals["raise_exception"] = MakeCallable([](const Arguments& arguments) -> absl::StatusOr<Value> {
-      const Value* message = arguments.Get(0, "message");
-      return absl::InvalidArgumentError(message == nullptr ? "the template refused the input" : ToText(*message));
-    });
+    globals["raise_exception"] =
+        MakeCallable([](const Arguments& arguments) -> absl::StatusOr<Value> {
+          const Value* message = arguments.Get(0, "message");
+          return absl::InvalidArgumentError(message == nullptr ? "the template refused the input"
+                                                               : ToText(*message));
+        });
     globals["strftime_now"] = MakeCallable([](const Arguments& arguments) -> absl::StatusOr<Value> {
       const Value* format = arguments.Get(0, "format");
-      return Value(absl::FormatTime(format == nullptr ? "%Y-%m-%d" : ToText(*format), absl::Now(), absl::LocalTimeZone()));
+      return Value(absl::FormatTime(format == nullptr ? "%Y-%m-%d" : ToText(*format), absl::Now(),
+                                    absl::LocalTimeZone()));
     });
   }
 
   static absl::StatusOr<Value> Range(const Arguments& arguments) {
     std::vector<int64_t> numbers;
     for (const Value& value : arguments.positional) {
-      if (value.As<int64_t>() == nullptr) return absl::InvalidArgumentError("range needs whole numbers");
+      if (value.As<int64_t>() == nullptr)
+        return absl::InvalidArgumentError("range needs whole numbers");
       numbers.push_back(*value.As<int64_t>());
     }
-    if (numbers.empty() || numbers.size() > 3) return absl::InvalidArgumentError("range needs one to three numbers");
-    int64_t begin = numbers.size() > 1 ? numbers[0] : 0, end = numbers.size() > 1 ? numbers[1] : numbers[0];
+    if (numbers.empty() || numbers.size() > 3)
+      return absl::InvalidArgumentError("range needs one to three numbers");
+    int64_t begin = numbers.size() > 1 ? numbers[0] : 0,
+            end = numbers.size() > 1 ? numbers[1] : numbers[0];
     int64_t step = numbers.size() > 2 ? numbers[2] : 1;
     if (step == 0) return absl::InvalidArgumentError("range needs a step that is not 0");
     std::vector<Value> values;
     for (int64_t i = begin; step > 0 ? i < end : i > end; i += step) {
-      if (values.size() >= 100'000) return absl::InvalidArgumentError("range of over 100000 numbers");
+      if (values.size() >= 100'000)
+        return absl::InvalidArgumentError("range of over 100000 numbers");
       values.emplace_back(i);
     }
     return MakeList(std::move(values));
   }
 
-  // --- Statements -----------------------------------------------------------------------------------------------
+  // --- Statements
+  // -----------------------------------------------------------------------------------------------
 
   // Adds the line to an error that has none.
   static absl::Status AtLine(const absl::Status& status, int line) {
@@ -91,7 +99,9 @@ class Interpreter {
 
   absl::StatusOr<Flow> RunBlock(const Block& block) {
     for (const auto& statement : block) {
-      if (++steps_ > kMaxSteps) return absl::InvalidArgumentError(absl::StrCat("line ", statement->line, ": the template runs for too long"));
+      if (++steps_ > kMaxSteps)
+        return absl::InvalidArgumentError(
+            absl::StrCat("line ", statement->line, ": the template runs for too long"));
       absl::StatusOr<Flow> flow = RunStatement(*statement);
       if (!flow.ok()) return AtLine(flow.status(), statement->line);
       if (*flow != Flow::kNext) return flow;
@@ -100,7 +110,8 @@ class Interpreter {
   }
 
   absl::Status Write(absl::string_view text) {
-    if (output_.size() + text.size() > kMaxOutputBytes) return absl::InvalidArgumentError("the output is over 16 MiB");
+    if (output_.size() + text.size() > kMaxOutputBytes)
+      return absl::InvalidArgumentError("the output is over 16 MiB");
     output_.append(text.data(), text.size());
     return absl::OkStatus();
   }
@@ -164,7 +175,8 @@ class Interpreter {
     }
     ASSIGN_OR_RETURN(std::vector<Value> parts, Iterate(value));
     if (parts.size() != targets.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("cannot unpack ", parts.size(), " values into ", targets.size(), " names"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("cannot unpack ", parts.size(), " values into ", targets.size(), " names"));
     }
     for (size_t i = 0; i < targets.size(); ++i) scope[targets[i]] = std::move(parts[i]);
     return absl::OkStatus();
@@ -174,7 +186,8 @@ class Interpreter {
     if (statement.attribute.empty()) return Bind(statement.targets, value, scopes_.back());
     Value target = Lookup(statement.targets[0]);
     if (target.AsDict() == nullptr || !target.AsDict()->is_namespace) {
-      return absl::InvalidArgumentError(absl::StrCat("\"", statement.targets[0], "\" is no namespace: its attributes cannot be set"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "\"", statement.targets[0], "\" is no namespace: its attributes cannot be set"));
     }
     target.AsDict()->Set(Value(statement.attribute), std::move(value));
     return absl::OkStatus();
@@ -188,21 +201,24 @@ class Interpreter {
       for (Value& item : items) {
         scopes_.emplace_back();
         absl::Status bound = Bind(statement.targets, item, scopes_.back());
-        absl::StatusOr<Value> condition = bound.ok() ? Evaluate(*statement.conditions[0]) : absl::StatusOr<Value>(bound);
+        absl::StatusOr<Value> condition =
+            bound.ok() ? Evaluate(*statement.conditions[0]) : absl::StatusOr<Value>(bound);
         scopes_.pop_back();
         if (!condition.ok()) return condition.status();
         if (condition->Truthy()) kept.push_back(std::move(item));
       }
       items = std::move(kept);
     }
-    if (items.empty()) return statement.blocks.size() > 1 ? RunBlock(statement.blocks[1]) : Flow::kNext;
+    if (items.empty())
+      return statement.blocks.size() > 1 ? RunBlock(statement.blocks[1]) : Flow::kNext;
     const int64_t size = static_cast<int64_t>(items.size());
     for (int64_t i = 0; i < size; ++i) {
       if (++steps_ > kMaxSteps) return absl::InvalidArgumentError("the template runs for too long");
       scopes_.emplace_back();
       scopes_.back()["loop"] = LoopVariable(items, i, size);
       absl::Status bound = Bind(statement.targets, items[i], scopes_.back());
-      absl::StatusOr<Flow> flow = bound.ok() ? RunBlock(statement.blocks[0]) : absl::StatusOr<Flow>(bound);
+      absl::StatusOr<Flow> flow =
+          bound.ok() ? RunBlock(statement.blocks[0]) : absl::StatusOr<Flow>(bound);
       scopes_.pop_back();
       if (!flow.ok()) return flow;
       if (*flow == Flow::kBreak) break;
@@ -220,7 +236,8 @@ class Interpreter {
                            {"length", size}});
     if (i > 0) loop.AsDict()->Set("previtem", items[i - 1]);
     if (i + 1 < size) loop.AsDict()->Set("nextitem", items[i + 1]);
-    loop.AsDict()->Set("cycle", MakeCallable([i](const Arguments& arguments) -> absl::StatusOr<Value> {
+    loop.AsDict()->Set("cycle",
+                       MakeCallable([i](const Arguments& arguments) -> absl::StatusOr<Value> {
                          if (arguments.positional.empty()) return Value();
                          return arguments.positional[i % arguments.positional.size()];
                        }));
@@ -228,33 +245,37 @@ class Interpreter {
   }
 
   void DefineMacro(const Statement& statement) {
-    scopes_.back()[statement.text] = MakeCallable([this, &statement](const Arguments& arguments) -> absl::StatusOr<Value> {
-      if (++depth_ > kMaxDepth) return absl::InvalidArgumentError("macros call each other too deep");
-      std::vector<Scope> outer = std::exchange(scopes_, {});
-      scopes_.push_back(outer[0]);  // A macro sees the globals and its arguments.
-      scopes_.emplace_back();
-      absl::Status bound;
-      for (size_t i = 0; i < statement.targets.size() && bound.ok(); ++i) {
-        const Value* argument = arguments.Get(i, statement.targets[i]);
-        if (argument != nullptr) {
-          scopes_.back()[statement.targets[i]] = *argument;
-        } else if (statement.conditions[i] != nullptr) {
-          absl::StatusOr<Value> value = Evaluate(*statement.conditions[i]);
-          bound = value.status();
-          if (value.ok()) scopes_.back()[statement.targets[i]] = *std::move(value);
-        } else {
-          scopes_.back()[statement.targets[i]] = Value();
-        }
-      }
-      absl::StatusOr<std::string> text = bound.ok() ? Capture(statement.blocks[0]) : absl::StatusOr<std::string>(bound);
-      scopes_ = std::move(outer);
-      --depth_;
-      if (!text.ok()) return text.status();
-      return Value(*std::move(text));
-    });
+    scopes_.back()[statement.text] =
+        MakeCallable([this, &statement](const Arguments& arguments) -> absl::StatusOr<Value> {
+          if (++depth_ > kMaxDepth)
+            return absl::InvalidArgumentError("macros call each other too deep");
+          std::vector<Scope> outer = std::exchange(scopes_, {});
+          scopes_.push_back(outer[0]);  // A macro sees the globals and its arguments.
+          scopes_.emplace_back();
+          absl::Status bound;
+          for (size_t i = 0; i < statement.targets.size() && bound.ok(); ++i) {
+            const Value* argument = arguments.Get(i, statement.targets[i]);
+            if (argument != nullptr) {
+              scopes_.back()[statement.targets[i]] = *argument;
+            } else if (statement.conditions[i] != nullptr) {
+              absl::StatusOr<Value> value = Evaluate(*statement.conditions[i]);
+              bound = value.status();
+              if (value.ok()) scopes_.back()[statement.targets[i]] = *std::move(value);
+            } else {
+              scopes_.back()[statement.targets[i]] = Value();
+            }
+          }
+          absl::StatusOr<std::string> text =
+              bound.ok() ? Capture(statement.blocks[0]) : absl::StatusOr<std::string>(bound);
+          scopes_ = std::move(outer);
+          --depth_;
+          if (!text.ok()) return text.status();
+          return Value(*std::move(text));
+        });
   }
 
-  // --- Expressions ----------------------------------------------------------------------------------------------
+  // --- Expressions
+  // ----------------------------------------------------------------------------------------------
 
   Value Lookup(const std::string& name) const {
     for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
@@ -314,7 +335,8 @@ class Interpreter {
         ASSIGN_OR_RETURN(Value key, Evaluate(*expression.children[1]));
         RETURN_IF_ERROR(CheckDefined(object));
         Value item = GetItem(object, key);
-        if (item.IsUndefined() && key.AsString() != nullptr) return FindMethod(object, *key.AsString());
+        if (item.IsUndefined() && key.AsString() != nullptr)
+          return FindMethod(object, *key.AsString());
         return item;
       }
       case Expression::Kind::kSlice:
@@ -323,7 +345,9 @@ class Interpreter {
         ASSIGN_OR_RETURN(Value function, Evaluate(*expression.children[0]));
         ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expression.arguments));
         const auto* callable = function.As<std::shared_ptr<Callable>>();
-        if (callable == nullptr) return absl::InvalidArgumentError(absl::StrCat(Describe(*expression.children[0]), " is no function"));
+        if (callable == nullptr)
+          return absl::InvalidArgumentError(
+              absl::StrCat(Describe(*expression.children[0]), " is no function"));
         return (*callable)->call(arguments);
       }
       case Expression::Kind::kFilter: {
@@ -344,7 +368,8 @@ class Interpreter {
       case Expression::Kind::kNegate:
       case Expression::Kind::kPlus: {
         ASSIGN_OR_RETURN(Value operand, Evaluate(*expression.children[0]));
-        if (!operand.IsNumber()) return absl::InvalidArgumentError(absl::StrCat("no number: ", TypeName(operand)));
+        if (!operand.IsNumber())
+          return absl::InvalidArgumentError(absl::StrCat("no number: ", TypeName(operand)));
         if (expression.kind == Expression::Kind::kPlus) return operand;
         if (operand.As<double>() != nullptr) return Value(-operand.ToDouble());
         return Value(static_cast<int64_t>(-operand.ToDouble()));
@@ -367,8 +392,9 @@ class Interpreter {
   static absl::Status CheckDefined(const Value& object) {
     const Undefined* undefined = object.As<Undefined>();
     if (undefined == nullptr) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        undefined->name.empty() ? "an undefined value has no attributes" : absl::StrCat("\"", undefined->name, "\" is undefined"));
+    return absl::InvalidArgumentError(undefined->name.empty()
+                                          ? "an undefined value has no attributes"
+                                          : absl::StrCat("\"", undefined->name, "\" is undefined"));
   }
 
   absl::StatusOr<Arguments> EvaluateArguments(const CallArguments& arguments) {
@@ -394,14 +420,16 @@ class Interpreter {
       if (expression.children[i + 1] == nullptr) continue;
       ASSIGN_OR_RETURN(Value bound, Evaluate(*expression.children[i + 1]));
       if (bound.IsNone()) continue;
-      if (bound.As<int64_t>() == nullptr) return absl::InvalidArgumentError("slices need whole numbers");
+      if (bound.As<int64_t>() == nullptr)
+        return absl::InvalidArgumentError("slices need whole numbers");
       bounds[i] = *bound.As<int64_t>();
     }
     const int64_t step = bounds[2].value_or(1);
     if (step == 0) return absl::InvalidArgumentError("a slice's step must not be 0");
     auto clamp = [&](int64_t bound) {
       if (bound < 0) bound += size;
-      return step > 0 ? std::clamp<int64_t>(bound, 0, size) : std::clamp<int64_t>(bound, -1, size - 1);
+      return step > 0 ? std::clamp<int64_t>(bound, 0, size)
+                      : std::clamp<int64_t>(bound, -1, size - 1);
     };
     int64_t begin = bounds[0].has_value() ? clamp(*bounds[0]) : step > 0 ? 0 : size - 1;
     int64_t end = bounds[1].has_value() ? clamp(*bounds[1]) : step > 0 ? size : -1;
@@ -423,21 +451,27 @@ class Interpreter {
     if (op == "!=") return Value(!Equal(left, right));
     if (op == "~") return Value(ToText(left) + ToText(right));
     if (op == "in") {
-      if (right.AsString() != nullptr && left.AsString() == nullptr) return absl::InvalidArgumentError(absl::StrCat(TypeName(left), " cannot be in a text"));
-      if (right.IsNone() || right.IsNumber()) return absl::InvalidArgumentError(absl::StrCat(TypeName(right), " cannot be searched"));
+      if (right.AsString() != nullptr && left.AsString() == nullptr)
+        return absl::InvalidArgumentError(absl::StrCat(TypeName(left), " cannot be in a text"));
+      if (right.IsNone() || right.IsNumber())
+        return absl::InvalidArgumentError(absl::StrCat(TypeName(right), " cannot be searched"));
       ASSIGN_OR_RETURN(bool found, ApplyTest("in", left, {{right}, {}}));
       return Value(found);
     }
     if (op == "<" || op == "<=" || op == ">" || op == ">=") {
       ASSIGN_OR_RETURN(int order, Compare(left, right));
-      return Value(op == "<" ? order < 0 : op == "<=" ? order <= 0 : op == ">" ? order > 0 : order >= 0);
+      return Value(op == "<"    ? order < 0
+                   : op == "<=" ? order <= 0
+                   : op == ">"  ? order > 0
+                                : order >= 0);
     }
     return Arithmetic(op, left, right);
   }
 
   absl::StatusOr<Value> Arithmetic(const std::string& op, const Value& left, const Value& right) {
     if (op == "+" && left.AsString() != nullptr && right.AsString() != nullptr) {
-      if (left.AsString()->size() + right.AsString()->size() > kMaxOutputBytes) return absl::InvalidArgumentError("a text is over 16 MiB");
+      if (left.AsString()->size() + right.AsString()->size() > kMaxOutputBytes)
+        return absl::InvalidArgumentError("a text is over 16 MiB");
       return Value(*left.AsString() + *right.AsString());
     }
     if (op == "+" && left.AsList() != nullptr && right.AsList() != nullptr) {
@@ -448,19 +482,27 @@ class Interpreter {
     }
     if (op == "*" && left.AsString() != nullptr && right.As<int64_t>() != nullptr) {
       int64_t count = std::max<int64_t>(0, *right.As<int64_t>());
-      if (count > 0 && left.AsString()->size() > kMaxOutputBytes / count) return absl::InvalidArgumentError("a text is over 16 MiB");
+      if (count > 0 && left.AsString()->size() > kMaxOutputBytes / count)
+        return absl::InvalidArgumentError("a text is over 16 MiB");
       std::string text;
       for (int64_t i = 0; i < count; ++i) text += *left.AsString();
       return Value(std::move(text));
     }
     if (!left.IsNumber() || !right.IsNumber()) {
-      return absl::InvalidArgumentError(absl::StrCat("cannot compute ", TypeName(left), " ", op, " ", TypeName(right)));
+      return absl::InvalidArgumentError(
+          absl::StrCat("cannot compute ", TypeName(left), " ", op, " ", TypeName(right)));
     }
     const bool whole = left.As<double>() == nullptr && right.As<double>() == nullptr;
     const double a = left.ToDouble(), b = right.ToDouble();
-    if ((op == "/" || op == "//" || op == "%") && b == 0) return absl::InvalidArgumentError("division by zero");
-    double result = op == "+" ? a + b : op == "-" ? a - b : op == "*" ? a * b : op == "/" ? a / b
-                    : op == "//" ? std::floor(a / b) : op == "%" ? a - b * std::floor(a / b) : std::pow(a, b);
+    if ((op == "/" || op == "//" || op == "%") && b == 0)
+      return absl::InvalidArgumentError("division by zero");
+    double result = op == "+"    ? a + b
+                    : op == "-"  ? a - b
+                    : op == "*"  ? a * b
+                    : op == "/"  ? a / b
+                    : op == "//" ? std::floor(a / b)
+                    : op == "%"  ? a - b * std::floor(a / b)
+                                 : std::pow(a, b);
     if (whole && op != "/" && std::fabs(result) < 9e15) return Value(static_cast<int64_t>(result));
     return Value(result);
   }
@@ -478,7 +520,8 @@ absl::StatusOr<std::unique_ptr<Template>> Template::Parse(absl::string_view sour
   return std::unique_ptr<Template>(new Template(std::move(block)));
 }
 
-absl::StatusOr<std::string> Template::Render(std::vector<std::pair<std::string, Value>> variables) const {
+absl::StatusOr<std::string> Template::Render(
+    std::vector<std::pair<std::string, Value>> variables) const {
   return Interpreter(std::move(variables)).Run(block_);
 }
 

@@ -17,7 +17,8 @@ std::string FloatText(double value) {
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   if (std::isnan(value)) return "nan";
   std::string text;
-  for (int digits = 1; digits <= 17; ++digits) {  // The shortest that reads back equal, as Python's.
+  for (int digits = 1; digits <= 17;
+       ++digits) {  // The shortest that reads back equal, as Python's.
     text = absl::StrFormat("%.*g", digits, value);
     double back = 0;
     if (absl::SimpleAtod(text, &back) && back == value) break;
@@ -31,10 +32,18 @@ std::string Quote(absl::string_view text) {
   std::string out(1, quote);
   for (char c : text) {
     switch (c) {
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\\': out += "\\\\"; break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
       default:
         if (c == quote) out += '\\';
         out += c;
@@ -69,13 +78,27 @@ std::string JsonString(absl::string_view text) {
   std::string out = "\"";
   for (char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           absl::StrAppend(&out, absl::StrFormat("\\u%04x", c));
@@ -190,7 +213,8 @@ absl::StatusOr<int> Compare(const Value& a, const Value& b) {
     int order = a.AsString()->compare(*b.AsString());
     return order < 0 ? -1 : order > 0 ? 1 : 0;
   }
-  return absl::InvalidArgumentError(absl::StrCat("cannot compare ", TypeName(a), " with ", TypeName(b)));
+  return absl::InvalidArgumentError(
+      absl::StrCat("cannot compare ", TypeName(a), " with ", TypeName(b)));
 }
 
 std::string ToText(const Value& value) {
@@ -208,7 +232,9 @@ std::string ToRepr(const Value& value) { return ReprDepth(value, 0); }
 
 absl::StatusOr<std::string> ToJson(const Value& value, int indent, int depth) {
   if (depth > kMaxDepth) return absl::InvalidArgumentError("tojson: nested too deep");
-  auto line = [&](int level) { return indent < 0 ? std::string() : absl::StrCat("\n", std::string(indent * level, ' ')); };
+  auto line = [&](int level) {
+    return indent < 0 ? std::string() : absl::StrCat("\n", std::string(indent * level, ' '));
+  };
   const char* separator = indent < 0 ? ", " : ",";
   if (value.IsNone()) return "null";
   if (const bool* flag = value.As<bool>()) return *flag ? "true" : "false";
@@ -228,7 +254,8 @@ absl::StatusOr<std::string> ToJson(const Value& value, int indent, int depth) {
     std::string out = "{";
     for (size_t i = 0; i < dict->items.size(); ++i) {
       ASSIGN_OR_RETURN(std::string item, ToJson(dict->items[i].second, indent, depth + 1));
-      absl::StrAppend(&out, i == 0 ? "" : separator, line(depth + 1), JsonString(ToText(dict->items[i].first)), ": ", item);
+      absl::StrAppend(&out, i == 0 ? "" : separator, line(depth + 1),
+                      JsonString(ToText(dict->items[i].first)), ": ", item);
     }
     return absl::StrCat(out, line(depth), "}");
   }

@@ -1,7 +1,8 @@
-// The failure table of docs/failure_model.md on real processes: each row is a test here, over each transport.
+// The failure table of docs/failure_model.md on real processes: each row is a test here, over each
+// transport.
 //
-// "Pushing" is held still by a fault point: a link whose flushes never end gives the first token to the client, and
-// no Commit to the decode worker.
+// "Pushing" is held still by a fault point: a link whose flushes never end gives the first token to
+// the client, and no Commit to the decode worker.
 
 #include <signal.h>
 
@@ -27,8 +28,10 @@ constexpr char kNeverFlush[] = "delay_polls=2000000000";
 GenerateOptions LongRequest() {
   GenerateOptions options;
   options.text =
-      "The history of the lighthouse begins in antiquity. Sailors who came home at night looked for fires on the hills, "
-      "and towns built towers to lift the fires higher. The most famous of them stood in Alexandria.";
+      "The history of the lighthouse begins in antiquity. Sailors who came home at night looked "
+      "for fires on the hills, "
+      "and towns built towers to lift the fires higher. The most famous of them stood in "
+      "Alexandria.";
   options.sampling.max_tokens = 64;
   options.sampling.ignore_eos = true;
   return options;
@@ -123,7 +126,8 @@ TEST_P(FailureTable, DecodeKilledBeforeAckGetsTheKvToAnotherDecode) {
   StartCluster(StalledPushes("decode-0"));
   ExpectReferenceAfterStrike(1, [&] { cluster_->Signal("decode-0", SIGKILL); });
   EXPECT_THAT(cluster_->Output(), HasSubstr("KV goes to another decode worker"));
-  EXPECT_THAT(cluster_->Output(), testing::Not(HasSubstr("request starts again")));  // No second prefill.
+  EXPECT_THAT(cluster_->Output(),
+              testing::Not(HasSubstr("request starts again")));  // No second prefill.
   EXPECT_TRUE(cluster_->AwaitReady());
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
@@ -155,7 +159,8 @@ TEST_P(FailureTable, RouterKilled) {
 
 TEST_P(FailureTable, ClientGoneWhileDecoding) {
   StartCluster();
-  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [](int tokens) { return tokens < 5; });
+  ProcessCluster::Answer answer =
+      cluster_->Ask(LongRequest(), [](int tokens) { return tokens < 5; });
   EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
@@ -238,7 +243,8 @@ TEST_P(FailureTable, DecodeThatNeverTakesTheKvFailsTheRequestAtTheHoldLimit) {
   options.limits = "{kv_hold: 500ms}";
   StartCluster(options);
   ProcessCluster::Answer answer = cluster_->Ask(LongRequest());
-  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("no decode worker took the KV")));
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kResourceExhausted,
+                                       HasSubstr("no decode worker took the KV")));
   cluster_->Signal("prefill-0", SIGKILL);
   EXPECT_TRUE(cluster_->AwaitReady());
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
@@ -275,7 +281,8 @@ TEST_P(FailureTable, PoolIsFreeAfterThreeHundredCancelledRequests) {
   StartCluster();
   for (int i = 0; i < 300; ++i) {
     const int stop_at = i % 4;
-    ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [&](int tokens) { return tokens < stop_at; });
+    ProcessCluster::Answer answer =
+        cluster_->Ask(LongRequest(), [&](int tokens) { return tokens < stop_at; });
     EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
   }
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());

@@ -9,13 +9,14 @@
 
 namespace tandem {
 
-// One prompt of tests/golden with what the reference implementation said about it; see the README there.
+// One prompt of tests/golden with what the reference implementation said about it; see the README
+// there.
 struct GoldenPrompt {
   std::string name, text;
   std::vector<TokenId> ids;           // The prompt.
   std::vector<TokenId> continuation;  // Greedy.
   // SmolLM2: per continuation token. Tiny models: per position of prompt and continuation.
-  std::vector<double> margin;  // Of the best over the second logit.
+  std::vector<double> margin;                                 // Of the best over the second logit.
   std::vector<std::vector<std::pair<TokenId, double>>> top5;  // Log probabilities.
 };
 

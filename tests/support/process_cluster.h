@@ -17,7 +17,8 @@
 
 namespace tandem {
 
-// A cluster of real processes that `tandem up`'s launcher runs, on ports of their own choice, for tests that kill them.
+// A cluster of real processes that `tandem up`'s launcher runs, on ports of their own choice, for
+// tests that kill them.
 //
 // Thread-safety: thread-safe after construction.
 // Ownership: owns the processes and a folder with the topology and their output.
@@ -28,8 +29,8 @@ class ProcessCluster {
     int prefill_replicas = 2, decode_replicas = 2;
     std::string prefill_kv_memory = "64 MiB", decode_kv_memory = "64 MiB";
     bool checksums = false;
-    std::string router_extra;         // More lines of the router's mapping.
-    std::string limits = "{}";        // Of all pools.
+    std::string router_extra;   // More lines of the router's mapping.
+    std::string limits = "{}";  // Of all pools.
     std::string precision = "quantised";
     // Faulty transfers of a process's first life, as TANDEM_TRANSFER_FAULTS.
     std::function<std::string(const std::string& process)> faults;
@@ -40,8 +41,8 @@ class ProcessCluster {
   RouterClient& client() { return *client_; }
   // Every process is registered, every pair linked.
   bool AwaitReady();
-  // No request is active, every worker's pages sum to its pool and none is granted, committed, in use or
-  // quarantined. Prints what is wrong when that does not come true.
+  // No request is active, every worker's pages sum to its pool and none is granted, committed, in
+  // use or quarantined. Prints what is wrong when that does not come true.
   bool AwaitAllPagesFree();
   // Some worker shows pages in this state.
   bool AwaitPagesInState(const std::string& state);
@@ -58,7 +59,8 @@ class ProcessCluster {
     std::string text, finish_reason;
   };
   // Calls `on_piece` with the number of tokens so far; false cancels.
-  Answer Ask(const GenerateOptions& options, const std::function<bool(int tokens)>& on_piece = nullptr);
+  Answer Ask(const GenerateOptions& options,
+             const std::function<bool(int tokens)>& on_piece = nullptr);
 
  private:
   bool AwaitStatus(const std::function<bool(const ClusterSummary&)>& condition);

@@ -8,8 +8,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// EXPECT_THAT(status, IsOk()), StatusIs(code), StatusIs(code, HasSubstr(text)), IsOkAndHolds(matcher), and
-// ASSERT_OK_AND_ASSIGN(declaration, expression). Debian's abseil has none of them.
+// EXPECT_THAT(status, IsOk()), StatusIs(code), StatusIs(code, HasSubstr(text)),
+// IsOkAndHolds(matcher), and ASSERT_OK_AND_ASSIGN(declaration, expression). Debian's abseil has
+// none of them.
 
 namespace tandem {
 
