@@ -1,5 +1,6 @@
 #include "model/jinja/value.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/match.h"
@@ -16,15 +17,14 @@ constexpr int kMaxDepth = 64;
 std::string FloatText(double value) {
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   if (std::isnan(value)) return "nan";
-  std::string text;
-  for (int digits = 1; digits <= 17;
-       ++digits) {  // The shortest that reads back equal, as Python's.
-    text = absl::StrFormat("%.*g", digits, value);
-    double back = 0;
-    if (absl::SimpleAtod(text, &back) && back == value) break;
+  // As Python: the fewest digits that read back equal, with an exponent only for very small and large numbers.
+  int precision = 0;
+  for (double back = 0; precision < 17; ++precision) {
+    if (absl::SimpleAtod(absl::StrFormat("%.*e", precision, value), &back) && back == value) break;
   }
-  if (text.find_first_of(".en") == std::string::npos) text += ".0";
-  return text;
+  const int exponent = value == 0 ? 0 : static_cast<int>(std::floor(std::log10(std::fabs(value))));
+  if (exponent < -4 || exponent >= 16) return absl::StrFormat("%.*g", precision + 1, value);
+  return absl::StrFormat("%.*f", std::max(1, precision - exponent), value);
 }
 
 std::string Quote(absl::string_view text) {
