@@ -20,8 +20,8 @@ EngineFixture::EngineFixture(const std::string& model_path, const Engine::Option
                              const Clock& clock)
     : engine_(ValueOrDie(Engine::Create(ValueOrDie(Checkpoint::Open(model_path)), options, clock))),
       memory_(engine_->layout().pool_bytes() + 64) {
-  engine_->SetKvMemory(memory_.data() +
-                       (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64);
+  base_ = memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64;
+  engine_->SetKvMemory(base_);
 }
 
 std::vector<TokenId> EngineFixture::Generate(std::vector<TokenId> prompt, SamplingParams sampling) {

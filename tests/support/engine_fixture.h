@@ -21,10 +21,13 @@ class EngineFixture {
   // Steps until nothing is left to do; all events in order.
   std::vector<SequenceEvent> RunToEnd();
   Engine& engine() { return *engine_; }
+  // The pool.
+  uint8_t* memory() { return base_; }
 
  private:
   std::unique_ptr<Engine> engine_;
   std::vector<uint8_t> memory_;
+  uint8_t* base_ = nullptr;
   uint64_t next_id_ = 1000;
 };
 

@@ -1,0 +1,109 @@
+#include "common/topology.h"
+
+#include <string>
+
+#include "absl/strings/str_replace.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/golden_file.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr char kGood[] = R"(model:
+  path: model.gguf
+  served_name: m
+router:
+  listen: 127.0.0.1:9000
+pools:
+  - name: prefill
+    role: prefill
+    replicas: 2
+    kv_memory: 64 MiB
+    ports: {service: 9100, metrics: 9200}
+  - name: decode
+    role: decode
+    ports: {service: 9110, link: 9120, metrics: 9210}
+links:
+  transports: [shm]
+)";
+
+TEST(TopologyTest, ResolvesProcessesAndPorts) {
+  ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse(kGood, "/x/t.yaml"));
+  EXPECT_EQ(topology.model.path, "/x/model.gguf");
+  std::vector<ProcessPlan> processes = topology.Processes();
+  ASSERT_EQ(processes.size(), 4);
+  EXPECT_EQ(processes[0].name, "router");
+  EXPECT_EQ(processes[2].name, "prefill-1");
+  EXPECT_EQ(processes[2].service_address, "127.0.0.1:9101");
+  EXPECT_EQ(processes[3].link_address, "127.0.0.1:9120");
+  EXPECT_THAT(topology.FindProcess("decode-7"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("it has router, prefill-0")));
+}
+
+TEST(TopologyTest, ReadsTheShippedFiles) {
+  EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/laptop.yaml")), IsOk());
+  EXPECT_THAT(Topology::Load("/no/such.yaml"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such.yaml")));
+}
+
+struct BadTopology {
+  const char* name;
+  const char* from;
+  const char* to;
+  const char* message;  // With the line.
+};
+
+class TopologyRefuses : public testing::TestWithParam<BadTopology> {};
+
+TEST_P(TopologyRefuses, WithFileLineAndFix) {
+  const BadTopology& bad = GetParam();
+  EXPECT_THAT(Topology::Parse(absl::StrReplaceAll(kGood, {{bad.from, bad.to}}), "t.yaml"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(bad.message)));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Settings, TopologyRefuses,
+    testing::Values(
+        BadTopology{"UnknownKey", "replicas: 2", "replica: 2", "t.yaml:9: pools[0].replica: unknown key; known here: "},
+        BadTopology{"UnknownTopLevelKey", "links:", "lynks:", "t.yaml:15: lynks: unknown key"},
+        BadTopology{"NoUnit", "64 MiB", "64", "t.yaml:10: pools[0].kv_memory: expected a size such as"},
+        BadTopology{"WrongUnit", "64 MiB", "64 MB", "t.yaml:10: pools[0].kv_memory"},
+        BadTopology{"NotANumber", "replicas: 2", "replicas: two", "t.yaml:9: pools[0].replicas: expected a whole number"},
+        BadTopology{"OutOfRange", "replicas: 2", "replicas: 0", "from 1 to 1000, got 0"},
+        BadTopology{"UnknownRole", "role: decode", "role: decoder", "t.yaml:13: pools[1].role: expected one of prefill, decode"},
+        BadTopology{"PortTwice", "service: 9110", "service: 9101", "127.0.0.1:9101 is used by prefill-1 and by decode-0"},
+        BadTopology{"PortOfTheRouter", "service: 9110", "service: 9000", "is used by router and by decode-0"},
+        BadTopology{"MissingModel", "  path: model.gguf\n", "", "model.path: is missing"},
+        BadTopology{"NoDecode", "role: decode", "role: prefill", "needs at least one pool with role decode"},
+        BadTopology{"PoolTwice", "- name: decode", "- name: prefill", "two pools are named prefill"},
+        BadTopology{"TensorParallelCpu", "replicas: 2", "parallelism: {tp: 2}", "device cpu runs one rank per process"},
+        BadTopology{"UnknownTransport", "[shm]", "[shm, rdma]", "expected some of shm, ucx; got \"rdma\""},
+        BadTopology{"NoTransport", "[shm]", "[]", "must allow at least one"},
+        BadTopology{"UnknownDevice", "replicas: 2", "device: tpu", "expected one of cpu"},
+        BadTopology{"BadAddress", "127.0.0.1:9000", "localhost", "t.yaml:5: router.listen: expected host:port"},
+        BadTopology{"KeyTwice", "replicas: 2", "replicas: 2\n    replicas: 3", "stands here twice"},
+        BadTopology{"ListForText", "served_name: m", "served_name: [m]", "served_name: expected a text"},
+        BadTopology{"BrokenYaml", "[shm]", "[shm", "not YAML"},
+        BadTopology{"BatchLargerThanStep", "replicas: 2", "limits: {max_step_tokens: 0}", "max_step_tokens: expected a number from 1"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(TopologyTest, ReportsAllErrorsAtOnceInOrderOfLines) {
+  std::string text = absl::StrReplaceAll(kGood, {{"64 MiB", "64"}, {"[shm]", "[rdma]"}});
+  absl::Status status = Topology::Parse(text, "t.yaml").status();
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("t.yaml:10"), HasSubstr("t.yaml:16")));
+  EXPECT_LT(status.message().find("t.yaml:10"), status.message().find("t.yaml:16"));
+}
+
+TEST(TopologyTest, SurvivesHostileYaml) {
+  EXPECT_FALSE(Topology::Parse(std::string(100000, '['), "t.yaml").ok());
+  EXPECT_FALSE(Topology::Parse("", "t.yaml").ok());
+  EXPECT_FALSE(Topology::Parse("- a\n- b", "t.yaml").ok());
+  EXPECT_FALSE(Topology::Parse("pools: {a: 1}", "t.yaml").ok());
+  EXPECT_FALSE(Topology::Parse(std::string("a\0b: 1", 6), "t.yaml").ok());
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,208 @@
+#include "engine/engine.h"
+
+#include <memory>
+#include <vector>
+
+#include "common/error_reason.h"
+#include "common/fake_clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/engine_fixture.h"
+#include "tests/support/golden_file.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+std::string TinyModel() { return SourcePath("tests/golden/tiny/llama3_f32"); }
+
+std::vector<TokenId> Prompt(int tokens, int salt = 0) {
+  std::vector<TokenId> prompt;
+  for (int i = 0; i < tokens; ++i) prompt.push_back(2 + (i * 31 + salt * 17) % 300);
+  return prompt;
+}
+
+SequenceRequest Request(uint64_t id, std::vector<TokenId> prompt, SamplingParams sampling) {
+  SequenceRequest request;
+  request.id = RequestId(id);
+  request.prompt_tokens = static_cast<int>(prompt.size());
+  request.tokens = std::move(prompt);
+  request.sampling = std::move(sampling);
+  return request;
+}
+
+class EngineTest : public testing::Test {
+ protected:
+  void Make(Engine::Options options = {}) { fixture_ = std::make_unique<EngineFixture>(TinyModel(), options, clock_); }
+  Engine& engine() { return fixture_->engine(); }
+  bool AllPagesFree() {
+    const PagePool& pool = engine().cache().pool();
+    return pool.available() == pool.num_pages();
+  }
+  FakeClock clock_;
+  std::unique_ptr<EngineFixture> fixture_;
+};
+
+TEST_F(EngineTest, ChunksBatchesAndPagesChangeNoToken) {
+  Make({.max_step_tokens = 512});
+  std::vector<std::vector<TokenId>> wanted;
+  for (int i = 0; i < 5; ++i) wanted.push_back(fixture_->Generate(Prompt(20 + 7 * i, i), {.max_tokens = 12, .ignore_eos = true}));
+  for (int page_tokens : {1, 5, 16, 64}) {
+    for (int step : {5, 13, 512}) {
+      Make({.page_tokens = page_tokens, .max_step_tokens = step, .max_running = 5});
+      for (int i = 0; i < 5; ++i) {
+        ASSERT_THAT(engine().Add(Request(i + 1, Prompt(20 + 7 * i, i), {.max_tokens = 12, .ignore_eos = true})), IsOk());
+      }
+      std::vector<std::vector<TokenId>> got(5);
+      for (const SequenceEvent& event : fixture_->RunToEnd()) got[event.id.value() - 1].push_back(event.token->token);
+      EXPECT_EQ(got, wanted) << "pages of " << page_tokens << ", steps of " << step;
+      EXPECT_TRUE(AllPagesFree());
+    }
+  }
+}
+
+TEST_F(EngineTest, SeededSamplingDoesNotDependOnTheBatch) {
+  Make();
+  SamplingParams sampling{.temperature = 1.5, .top_k = 50, .seed = 7, .max_tokens = 10, .ignore_eos = true};
+  std::vector<TokenId> alone = fixture_->Generate(Prompt(9), sampling);
+  Make();
+  for (int i = 0; i < 6; ++i) ASSERT_THAT(engine().Add(Request(i + 1, Prompt(9, i), sampling)), IsOk());
+  std::vector<TokenId> in_batch;
+  for (const SequenceEvent& event : fixture_->RunToEnd()) {
+    if (event.id == RequestId(1)) in_batch.push_back(event.token->token);
+  }
+  EXPECT_EQ(in_batch, alone);
+}
+
+TEST_F(EngineTest, PrefixHitsChangeNoToken) {
+  Make();
+  std::vector<TokenId> first = fixture_->Generate(Prompt(50), {.max_tokens = 8, .ignore_eos = true});
+  ASSERT_THAT(engine().Add(Request(9, Prompt(50), {.max_tokens = 8, .ignore_eos = true})), IsOk());
+  std::vector<TokenId> second;
+  int cached = 0;
+  for (const SequenceEvent& event : fixture_->RunToEnd()) {
+    if (event.first_token) cached = event.cached_tokens;
+    second.push_back(event.token->token);
+  }
+  EXPECT_EQ(cached, 48);
+  EXPECT_EQ(second, first);
+}
+
+TEST_F(EngineTest, PreemptionChangesNoToken) {
+  Make();
+  std::vector<std::vector<TokenId>> wanted;
+  for (int i = 0; i < 3; ++i) wanted.push_back(fixture_->Generate(Prompt(10, i), {.max_tokens = 40, .ignore_eos = true}));
+  const int64_t page_bytes = engine().layout().page_bytes();
+  Make({.kv_memory_bytes = 7 * page_bytes});
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(engine().Add(Request(i + 1, Prompt(10, i), {.max_tokens = 40, .ignore_eos = true})), IsOk());
+  std::vector<std::vector<TokenId>> got(3);
+  for (const SequenceEvent& event : fixture_->RunToEnd()) got[event.id.value() - 1].push_back(event.token->token);
+  EXPECT_GT(engine().scheduler().preemptions(), 0);
+  EXPECT_EQ(got, wanted);
+}
+
+TEST_F(EngineTest, StopsAtStopTokensAndLimits) {
+  Make();
+  std::vector<TokenId> free = fixture_->Generate(Prompt(9), {.max_tokens = 10, .ignore_eos = true});
+  SamplingParams stop{.max_tokens = 10, .ignore_eos = true};
+  stop.stop_token_ids = {free[3]};
+  size_t at = std::find(free.begin(), free.end(), free[3]) - free.begin();
+  EXPECT_EQ(fixture_->Generate(Prompt(9), stop), std::vector<TokenId>(free.begin(), free.begin() + at));
+  stop.min_tokens = 6;
+  EXPECT_GE(fixture_->Generate(Prompt(9), stop).size(), 6);
+  EXPECT_THAT(fixture_->Generate(Prompt(500), {.ignore_eos = true}), SizeIs(12));  // The context is 512.
+}
+
+TEST_F(EngineTest, RefusesWhatItCannotRun) {
+  Make({.max_waiting = 1});
+  EXPECT_THAT(engine().Add(Request(1, {}, {})), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(engine().Add(Request(1, {9999}, {})), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("9999")));
+  absl::Status too_long = engine().Add(Request(1, Prompt(512), {}));
+  EXPECT_EQ(GetErrorReason(too_long), ErrorReason::kRequestTooLong);
+  EXPECT_THAT(engine().Add(Request(1, Prompt(5), {})), IsOk());
+  EXPECT_THAT(engine().Add(Request(1, Prompt(5), {})), StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_EQ(GetErrorReason(engine().Add(Request(2, Prompt(5), {}))), ErrorReason::kQueueFull);
+}
+
+TEST_F(EngineTest, NeedsRoomForAPage) {
+  absl::Status status =
+      Engine::Create(*Checkpoint::Open(TinyModel()), {.kv_memory_bytes = 16}, clock_).status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("holds no page")));
+}
+
+TEST_F(EngineTest, FailsASequenceWhoseDeadlinePassed) {
+  Make();
+  SequenceRequest request = Request(1, Prompt(5), {.max_tokens = 100});
+  request.deadline = clock_.Now() + absl::Seconds(1);
+  ASSERT_THAT(engine().Add(std::move(request)), IsOk());
+  engine().Step(nullptr);
+  clock_.Advance(absl::Seconds(2));
+  std::vector<SequenceEvent> events = engine().Step(nullptr);
+  ASSERT_THAT(events, SizeIs(1));
+  EXPECT_THAT(events[0].error, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_TRUE(AllPagesFree());
+}
+
+TEST_F(EngineTest, CancelFreesPagesAtAnyStage) {
+  Make({.max_step_tokens = 8});
+  for (int steps : {0, 1, 3, 6}) {
+    ASSERT_THAT(engine().Add(Request(1, Prompt(20), {.max_tokens = 50})), IsOk());
+    for (int i = 0; i < steps; ++i) engine().Step(nullptr);
+    EXPECT_TRUE(engine().Cancel(RequestId(1)));
+    EXPECT_TRUE(AllPagesFree());
+    EXPECT_FALSE(engine().Cancel(RequestId(1)));
+  }
+}
+
+TEST_F(EngineTest, HeldSequenceReportsEachTokenAndLayerOnceAndKeepsItsPages) {
+  Make({.max_step_tokens = 8, .layer_groups = 2});
+  SequenceRequest request = Request(1, Prompt(20), {.max_tokens = 50});
+  request.hold_after_first_token = true;
+  ASSERT_THAT(engine().Add(std::move(request)), IsOk());
+  std::vector<std::vector<int>> seen(20, std::vector<int>(2));
+  int events = 0;
+  while (engine().HasWork()) {
+    events += static_cast<int>(engine()
+                                   .Step([&](const KvProgress& done) {
+                                     for (int t = done.begin_token; t < done.end_token; ++t) {
+                                       for (int l = done.begin_layer; l < done.end_layer; ++l) ++seen[t][l];
+                                     }
+                                   })
+                                   .size());
+  }
+  EXPECT_EQ(events, 1);
+  for (const auto& layers : seen) EXPECT_EQ(layers, (std::vector<int>{1, 1}));
+  EXPECT_EQ(engine().num_held(), 1);
+  EXPECT_THAT(engine().PagesOf(RequestId(1)), SizeIs(2));
+  EXPECT_TRUE(engine().Cancel(RequestId(1)));
+  EXPECT_TRUE(AllPagesFree());
+}
+
+TEST_F(EngineTest, ContinuesFromReceivedKvAsIfItHadComputedIt) {
+  Make();
+  std::vector<TokenId> wanted = fixture_->Generate(Prompt(21), {.max_tokens = 9, .ignore_eos = true});
+  EngineFixture prefill(TinyModel(), {}, clock_), decode(TinyModel(), {}, clock_);
+  SequenceRequest request = Request(1, Prompt(21), {.max_tokens = 9, .ignore_eos = true});
+  request.hold_after_first_token = true;
+  ASSERT_THAT(prefill.engine().Add(request), IsOk());
+  TokenId first = prefill.RunToEnd()[0].token->token;
+  std::vector<PageIndex> pages = *decode.engine().cache().Allocate(2, PageState::kGranted);
+  const int64_t page_bytes = prefill.engine().layout().page_bytes();
+  for (int i = 0; i < 2; ++i) {
+    std::memcpy(decode.memory() + pages[i] * page_bytes, prefill.memory() + prefill.engine().PagesOf(RequestId(1))[i] * page_bytes,
+                page_bytes);
+  }
+  request.hold_after_first_token = false;
+  request.tokens.push_back(first);
+  ASSERT_THAT(decode.engine().AddWithKv(request, pages), IsOk());
+  std::vector<TokenId> got = {first};
+  for (const SequenceEvent& event : decode.RunToEnd()) got.push_back(event.token->token);
+  EXPECT_EQ(got, wanted);
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,223 @@
+// The CPU kernels against plain arithmetic on fresh random data, for every build that this processor runs.
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "engine/cpu/kernels.h"
+#include "engine/cpu/packed_matrix.h"
+#include "engine/cpu/thread_pool.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+std::mt19937& Random() {
+  static std::mt19937 random(std::random_device{}());
+  return random;
+}
+
+float Uniform() { return std::uniform_real_distribution<float>(-1, 1)(Random()); }
+
+// Random bytes that are valid blocks: scales are small halves.
+std::vector<uint8_t> RandomBlocks(DType dtype, int64_t rows, int64_t columns) {
+  BlockShape shape = DTypeBlock(dtype);
+  std::vector<uint8_t> bytes(rows * columns / shape.elements * shape.bytes);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(Random()());
+  auto set_half = [&](size_t at, float value) {
+    uint16_t half = FloatToHalf(value);
+    std::memcpy(bytes.data() + at, &half, 2);
+  };
+  for (size_t block = 0; block < bytes.size() / shape.bytes; ++block) {
+    size_t at = block * shape.bytes;
+    switch (dtype) {
+      case DType::kQ4_1:
+      case DType::kQ5_1:
+      case DType::kQ4_K:
+      case DType::kQ5_K:
+        set_half(at, Uniform() * 0.1f);
+        set_half(at + 2, Uniform() * 0.1f);
+        break;
+      case DType::kQ6_K:
+        set_half(at + 208, Uniform() * 0.01f);
+        break;
+      case DType::kF32:
+        break;
+      default:
+        if (shape.elements > 1) set_half(at, Uniform() * 0.1f);
+    }
+  }
+  if (shape.elements == 1) {
+    for (int64_t i = 0; i < rows * columns; ++i) {
+      float value = Uniform();
+      if (dtype == DType::kF32) std::memcpy(bytes.data() + 4 * i, &value, 4);
+      if (dtype == DType::kF16) set_half(2 * i, value);
+      if (dtype == DType::kBF16) {
+        uint32_t bits;
+        std::memcpy(&bits, &value, 4);
+        uint16_t high = static_cast<uint16_t>(bits >> 16);
+        std::memcpy(bytes.data() + 2 * i, &high, 2);
+      }
+    }
+  }
+  return bytes;
+}
+
+class LinearKernel : public testing::TestWithParam<std::tuple<size_t, DType>> {
+ protected:
+  const Kernels* kernels() const {
+    std::vector<const Kernels*> available = AvailableKernels();
+    return std::get<0>(GetParam()) < available.size() ? available[std::get<0>(GetParam())] : nullptr;
+  }
+};
+
+// in [rows][columns] times the matrix, by the kernels.
+std::vector<float> Multiply(const Kernels& kernels, const PackedMatrix& matrix, const std::vector<float>& in, int64_t rows) {
+  const int64_t columns = matrix.in();
+  std::vector<float> out(rows * matrix.out(), -1);
+  std::vector<int8_t> values(2 * rows * columns);
+  std::vector<float> scales(rows * columns / 32 + 1), sums(rows * columns / matrix.group_columns + 1);
+  for (int64_t r = 0; r < rows && matrix.is_quantised(); ++r) {
+    kernels.quantise_row(in.data() + r * columns, columns, matrix.group_columns, values.data() + r * columns,
+                         matrix.two_planes ? values.data() + (rows + r) * columns : nullptr, scales.data() + r * columns / 32,
+                         sums.data() + r * columns / matrix.group_columns);
+  }
+  QuantisedRows quantised{values.data(), scales.data(), sums.data(), columns, matrix.group_columns, rows * columns};
+  for (int64_t panel = 0; panel < matrix.num_panels; ++panel) {
+    PanelOutput to{out.data() + panel * kPanelRows, matrix.out(),
+                   static_cast<int>(std::min<int64_t>(kPanelRows, matrix.out() - panel * kPanelRows)), false};
+    if (matrix.is_quantised()) {
+      kernels.quantised_panel(matrix, panel, quantised, 0, rows, to);
+    } else {
+      kernels.float_panel(matrix, panel, in.data(), columns, rows, to);
+    }
+  }
+  return out;
+}
+
+TEST_P(LinearKernel, MatchesDequantisedArithmetic) {
+  if (kernels() == nullptr) GTEST_SKIP() << "this processor has no such kernels";
+  const DType dtype = std::get<1>(GetParam());
+  const int64_t out = 37, in = 512;  // Rows that do not fill a panel.
+  std::vector<uint8_t> bytes = RandomBlocks(dtype, out, in);
+  TensorView tensor{"w", dtype, {out, in}, bytes};
+  for (InputPrecision precision : {InputPrecision::kUsual, InputPrecision::kSensitive}) {
+    ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({tensor}, {}, Precision::kQuantised, precision));
+    for (int64_t rows : {1, 2, 3, 8, 13}) {
+      std::vector<float> x(rows * in + 16);
+      for (float& value : x) value = Uniform();
+      std::vector<float> got = Multiply(*kernels(), *matrix, x, rows);
+      std::vector<float> weights(in);
+      for (int64_t o = 0; o < out; ++o) {
+        DequantizeRow(tensor, o, in, weights.data());
+        for (int64_t r = 0; r < rows; ++r) {
+          double wanted = 0, size = 0;
+          for (int64_t i = 0; i < in; ++i) {
+            wanted += static_cast<double>(weights[i]) * x[r * in + i];
+            size += std::fabs(weights[i] * x[r * in + i]);
+          }
+          // int8 activations: half a step of 1/127 each, mostly cancelling; the bound is on their sum.
+          double bound = !matrix->is_quantised() ? 1e-6 : precision == InputPrecision::kUsual ? 4e-3 : 3e-5;
+          ASSERT_NEAR(got[r * out + o], wanted, bound * size + 1e-5) << "row " << r << " output " << o;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LinearKernel, ARowDoesNotDependOnTheBatch) {
+  if (kernels() == nullptr) GTEST_SKIP() << "this processor has no such kernels";
+  const DType dtype = std::get<1>(GetParam());
+  std::vector<uint8_t> bytes = RandomBlocks(dtype, 32, 256);
+  ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({{"w", dtype, {32, 256}, bytes}}, {}, Precision::kQuantised,
+                                                       InputPrecision::kUsual));
+  std::vector<float> x(15 * 256 + 16);
+  for (float& value : x) value = Uniform();
+  std::vector<float> all = Multiply(*kernels(), *matrix, x, 15);
+  for (int64_t r = 0; r < 15; ++r) {
+    std::vector<float> one(x.begin() + r * 256, x.begin() + (r + 1) * 256);
+    one.resize(256 + 16);
+    EXPECT_EQ(Multiply(*kernels(), *matrix, one, 1), std::vector<float>(all.begin() + r * 32, all.begin() + (r + 1) * 32));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kernels, LinearKernel,
+    testing::Combine(testing::Values(0, 1),
+                     testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
+                                     DType::kQ5_1, DType::kQ8_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K)),
+    [](const auto& info) {
+      return std::string(std::get<0>(info.param) == 0 ? "best_" : "second_") + std::string(DTypeName(std::get<1>(info.param)));
+    });
+
+class AttentionKernel : public testing::TestWithParam<std::tuple<size_t, int, int>> {};
+
+TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
+  const auto [build, page_tokens, head_dim] = GetParam();
+  std::vector<const Kernels*> available = AvailableKernels();
+  if (build >= available.size()) GTEST_SKIP() << "this processor has no such kernels";
+  KvLayout layout{.num_layers = 2, .num_kv_heads = 2, .head_dim = head_dim, .element_bytes = 4, .page_tokens = page_tokens, .num_pages = 80};
+  std::vector<uint8_t> pool(layout.pool_bytes());
+  for (size_t i = 0; i < pool.size(); i += 4) {
+    float value = Uniform();
+    std::memcpy(pool.data() + i, &value, 4);
+  }
+  std::vector<PageIndex> pages(layout.num_pages);
+  for (int i = 0; i < layout.num_pages; ++i) pages[i] = (i * 7 + 3) % layout.num_pages;
+  const int rows = 5, group = 3, first_position = 36;
+  std::vector<float> q(rows * group * head_dim), out(q.size());
+  for (float& value : q) value = Uniform() * 3;
+  AttentionTask task{.q = q.data(), .q_stride = group * head_dim, .out = out.data(), .out_stride = group * head_dim, .num_rows = rows,
+                     .first_position = first_position, .group_heads = group, .kv = {layout, pool.data()}, .layer = 1, .kv_head = 1,
+                     .pages = pages.data()};
+  std::vector<float> scratch(AttentionScratchFloats(task) + 16);
+  available[build]->attention(task, scratch.data());
+  auto element = [&](int plane, int token, int d) {
+    float value;
+    std::memcpy(&value, pool.data() + layout.HeadOffset(pages[token / page_tokens], 1, plane, 1) + ((token % page_tokens) * head_dim + d) * 4, 4);
+    return value;
+  };
+  for (int r = 0; r < rows; ++r) {
+    for (int h = 0; h < group; ++h) {
+      const float* query = q.data() + (r * group + h) * head_dim;
+      std::vector<double> weights;
+      double sum = 0;
+      for (int t = 0; t <= first_position + r; ++t) {
+        double dot = 0;
+        for (int d = 0; d < head_dim; ++d) dot += query[d] * element(0, t, d);
+        weights.push_back(std::exp(dot / std::sqrt(head_dim)));
+        sum += weights.back();
+      }
+      for (int d = 0; d < head_dim; ++d) {
+        double wanted = 0;
+        for (size_t t = 0; t < weights.size(); ++t) wanted += weights[t] / sum * element(1, static_cast<int>(t), d);
+        ASSERT_NEAR(out[(r * group + h) * head_dim + d], wanted, 2e-5);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, AttentionKernel,
+                         testing::Combine(testing::Values(0, 1), testing::Values(1, 7, 16, 32), testing::Values(16, 32, 40, 64)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param) == 0 ? "best" : "second") + "_page" +
+                                  std::to_string(std::get<1>(info.param)) + "_dim" + std::to_string(std::get<2>(info.param));
+                         });
+
+TEST(ThreadPoolTest, RunsEachItemOnce) {
+  for (int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 200; ++round) {
+      std::vector<std::atomic<int>> counts(37);
+      pool.ParallelFor(37, [&](int64_t i) { ++counts[i]; });
+      for (auto& count : counts) ASSERT_EQ(count, 1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,115 @@
+#include "engine/sampling.h"
+
+#include <cmath>
+#include <map>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::SizeIs;
+
+TokenId Choose(std::vector<float> logits, const SamplingParams& params, std::vector<TokenId> output = {},
+               std::vector<TokenId> prompt = {}, std::vector<TokenId> forbidden = {}) {
+  return SampleToken(absl::MakeSpan(logits), {&params, prompt, output, forbidden}).token;
+}
+
+// Shares of the tokens over many positions of one seed.
+std::map<TokenId, double> Shares(const std::vector<float>& logits, const SamplingParams& params) {
+  std::map<TokenId, double> shares;
+  constexpr int kDraws = 20000;
+  std::vector<TokenId> output;
+  for (int i = 0; i < kDraws; ++i) {
+    shares[Choose(logits, params, output)] += 1.0 / kDraws;
+    output.push_back(0);
+  }
+  return shares;
+}
+
+TEST(SamplingTest, GreedyTakesTheBestAndTheLowerIdOfEquals) {
+  EXPECT_EQ(Choose({1, 3, 2}, {}), 1);
+  EXPECT_EQ(Choose({1, 3, 3}, {}), 1);
+  std::vector<float> many(5000, 0.0f);
+  many[4321] = 1;
+  EXPECT_EQ(Choose(many, {}), 4321);
+}
+
+TEST(SamplingTest, TemperatureFollowsTheDistribution) {
+  std::map<TokenId, double> shares = Shares({0, std::log(3.0f)}, {.temperature = 1});
+  EXPECT_NEAR(shares[1], 0.75, 0.02);
+  shares = Shares({0, std::log(3.0f)}, {.temperature = 0.5});
+  EXPECT_NEAR(shares[1], 0.9, 0.02);
+}
+
+TEST(SamplingTest, TopKKeepsK) { EXPECT_THAT(Shares({4, 3, 2, 1}, {.temperature = 5, .top_k = 2}), SizeIs(2)); }
+
+TEST(SamplingTest, TopPKeepsTheSmallestSet) {
+  std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
+  EXPECT_THAT(Shares(logits, {.temperature = 1, .top_p = 0.5}), SizeIs(1));
+  EXPECT_THAT(Shares(logits, {.temperature = 1, .top_p = 0.6}), SizeIs(2));
+  EXPECT_THAT(Shares(logits, {.temperature = 1, .top_p = 1}), SizeIs(3));
+}
+
+TEST(SamplingTest, MinPDropsTheUnlikely) {
+  std::vector<float> logits = {std::log(0.6f), std::log(0.3f), std::log(0.1f)};
+  EXPECT_THAT(Shares(logits, {.temperature = 1, .min_p = 0.4}), SizeIs(2));
+  EXPECT_THAT(Shares(logits, {.temperature = 1, .min_p = 0.99}), SizeIs(1));
+}
+
+TEST(SamplingTest, PenaltiesCountOutputAndRepetitionCountsThePrompt) {
+  EXPECT_EQ(Choose({2, 1.5}, {.presence_penalty = 1}, {0}), 1);
+  EXPECT_EQ(Choose({2, 1.5}, {.presence_penalty = 1}, {}, {0}), 0);  // The prompt does not count.
+  EXPECT_EQ(Choose({2, 1.5}, {.frequency_penalty = 0.2}, {0, 0}), 0);
+  EXPECT_EQ(Choose({2, 1.5}, {.frequency_penalty = 0.2}, {0, 0, 0}), 1);
+  EXPECT_EQ(Choose({2, 1.5}, {.repetition_penalty = 2}, {}, {0}), 1);
+  EXPECT_EQ(Choose({-2, -3}, {.repetition_penalty = 2}, {}, {0}), 1);  // Negative logits move away from 0.
+}
+
+TEST(SamplingTest, LogitBiasAndForbiddenTokens) {
+  SamplingParams params;
+  params.logit_bias = {{0, 5.0f}, {999, 1.0f}};  // An id outside of the vocabulary changes nothing.
+  EXPECT_EQ(Choose({0, 3}, params), 0);
+  EXPECT_EQ(Choose({9, 3}, {}, {}, {}, {0}), 1);
+}
+
+TEST(SamplingTest, SameSeedAndPositionGiveTheSameToken) {
+  std::vector<float> logits(100);
+  for (int i = 0; i < 100; ++i) logits[i] = static_cast<float>(i % 7);
+  SamplingParams params{.temperature = 1, .seed = 42};
+  std::vector<TokenId> output(17, 3);
+  EXPECT_EQ(Choose(logits, params, output), Choose(logits, params, output));
+  bool differs = false;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    params.seed = seed;
+    differs |= Choose(logits, params, output) != Choose(logits, {.temperature = 1, .seed = 42}, output);
+  }
+  EXPECT_TRUE(differs);
+}
+
+TEST(SamplingTest, LogprobsAreOfTheModelBeforeFilters) {
+  std::vector<float> logits = {std::log(0.7f), std::log(0.2f), std::log(0.1f)};
+  SamplingParams params{.temperature = 3, .top_k = 1};
+  params.logprobs = 2;
+  SampledToken token = SampleToken(absl::MakeSpan(logits), {&params, {}, {}, {}});
+  EXPECT_NEAR(*token.logprob, std::log(0.7), 1e-5);
+  ASSERT_THAT(token.top, SizeIs(2));
+  EXPECT_EQ(token.top[1].token, 1);
+  EXPECT_NEAR(token.top[1].logprob, std::log(0.2), 1e-5);
+}
+
+TEST(SamplingTest, UniformDrawsAreUniform) {
+  double sum = 0;
+  for (int i = 0; i < 10000; ++i) {
+    double draw = UniformDraw(7, i);
+    ASSERT_GE(draw, 0);
+    ASSERT_LT(draw, 1);
+    sum += draw;
+  }
+  EXPECT_NEAR(sum / 10000, 0.5, 0.02);
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,159 @@
+#include "engine/step_scheduler.h"
+
+#include <memory>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr absl::Time kNow = absl::UnixEpoch();
+
+class StepSchedulerTest : public testing::Test {
+ protected:
+  void Make(int pages, int max_step_tokens = 8, int max_running = 8) {
+    cache_ = std::make_unique<KvCache>(pages, /*page_tokens=*/2);
+    scheduler_ = std::make_unique<StepScheduler>(StepScheduler::Options{max_step_tokens, max_running}, *cache_);
+  }
+  Sequence* Add(uint64_t id, int tokens, int priority = 0, int first_token = 0) {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->request.id = RequestId(id);
+    for (int i = 0; i < tokens; ++i) sequence->request.tokens.push_back(first_token + static_cast<TokenId>(id * 1000 + i));
+    sequence->request.prompt_tokens = tokens;
+    sequence->request.priority = priority;
+    sequence->arrival = kNow + absl::Seconds(arrivals_++);
+    Sequence* raw = sequence.get();
+    scheduler_->Add(std::move(sequence));
+    return raw;
+  }
+  // Plans a step and pretends that it ran: returns (id, tokens) of each item.
+  std::vector<std::pair<uint64_t, int>> Step() {
+    std::vector<std::pair<uint64_t, int>> done;
+    for (const StepItem& item : scheduler_->Plan(kNow)) {
+      Sequence& sequence = *item.sequence;
+      done.emplace_back(sequence.request.id.value(), item.num_tokens);
+      sequence.computed_tokens += item.num_tokens;
+      EXPECT_GE(static_cast<int>(sequence.pages.size()) * 2, sequence.computed_tokens);
+      if (sequence.computed_tokens == sequence.num_tokens()) sequence.tokens().push_back(1);
+    }
+    return done;
+  }
+  using Item = std::pair<uint64_t, int>;
+
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<StepScheduler> scheduler_;
+  int arrivals_ = 0;
+};
+
+TEST_F(StepSchedulerTest, CutsPromptsIntoChunksOfTheBudget) {
+  Make(/*pages=*/32);
+  Add(1, 20);
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 8}));
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 8}));
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 4}));
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 1}));
+}
+
+TEST_F(StepSchedulerTest, DecodesBeforeItPrefills) {
+  Make(32);
+  Add(1, 3);
+  Step();
+  Add(2, 20);
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 1}, Item{2, 7}));
+}
+
+TEST_F(StepSchedulerTest, HigherPriorityGoesFirstThenEarlierArrival) {
+  Make(64, 4);
+  Add(1, 4);
+  Add(2, 4, /*priority=*/5);
+  Add(3, 4, 5);
+  EXPECT_THAT(Step(), ElementsAre(Item{2, 4}));
+}
+
+TEST_F(StepSchedulerTest, ALongPromptIsNotOvertakenForEver) {
+  Make(/*pages=*/4);
+  Add(1, 4);
+  Step();
+  Add(2, 6);  // Needs three pages; sequence 1 holds two of four.
+  Add(3, 1);
+  std::vector<Item> step = Step();
+  EXPECT_THAT(step, ElementsAre(Item{1, 1}));
+  EXPECT_EQ(scheduler_->num_waiting(), 2);
+}
+
+TEST_F(StepSchedulerTest, BoundsRunningSequences) {
+  Make(32, 32, /*max_running=*/2);
+  for (int i = 1; i <= 4; ++i) Add(i, 2);
+  EXPECT_THAT(Step(), SizeIs(2));
+}
+
+TEST_F(StepSchedulerTest, PreemptsTheLastWhenPagesRunOutAndRecomputesIt) {
+  Make(/*pages=*/5);
+  Add(1, 4);
+  Add(2, 2);
+  Step();
+  while (scheduler_->preemptions() == 0) Step();
+  EXPECT_EQ(scheduler_->num_waiting(), 1);
+  Sequence* victim = scheduler_->Find(RequestId(2));
+  EXPECT_THAT(victim->pages, IsEmpty());
+  EXPECT_EQ(victim->computed_tokens, 0);
+  EXPECT_GT(victim->num_tokens(), 2);  // Its tokens stay.
+}
+
+TEST_F(StepSchedulerTest, NeverPreemptsASequenceWhosePagesAreBeingPushed) {
+  Make(/*pages=*/5);
+  Sequence* decoding = Add(1, 2);
+  Sequence* held = Add(2, 4);
+  held->request.hold_after_first_token = true;
+  Step();
+  for (int i = 0; i < 8 && !decoding->pages.empty(); ++i) {
+    decoding->tokens().resize(decoding->computed_tokens + 1);
+    Step();
+  }
+  EXPECT_FALSE(held->pages.empty());
+  EXPECT_TRUE(decoding->pages.empty());
+}
+
+TEST_F(StepSchedulerTest, SharesACachedPrefix) {
+  Make(32, 64);
+  Sequence* first = Add(1, 9);
+  Step();
+  cache_->Publish(absl::MakeConstSpan(first->tokens()).subspan(0, 9), first->pages);
+  auto second = std::make_unique<Sequence>();
+  second->request.id = RequestId(2);
+  second->request.tokens.assign(first->tokens().begin(), first->tokens().begin() + 9);
+  second->request.tokens.push_back(77);
+  second->request.prompt_tokens = 10;
+  Sequence* raw = second.get();
+  scheduler_->Add(std::move(second));
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 1}, Item{2, 2}));
+  EXPECT_EQ(raw->cached_tokens, 8);
+  EXPECT_EQ(raw->pages[0], first->pages[0]);
+}
+
+TEST_F(StepSchedulerTest, FindsExpiredSequences) {
+  Make(8);
+  Add(1, 2)->request.deadline = kNow + absl::Seconds(1);
+  Add(2, 2);
+  EXPECT_THAT(scheduler_->Expired(kNow), IsEmpty());
+  EXPECT_THAT(scheduler_->Expired(kNow + absl::Seconds(1)), ElementsAre(RequestId(1)));
+}
+
+TEST_F(StepSchedulerTest, RemoveReturnsTheSequenceWithItsPages) {
+  Make(8);
+  Add(1, 4);
+  Step();
+  std::unique_ptr<Sequence> removed = scheduler_->Remove(RequestId(1));
+  EXPECT_THAT(removed->pages, SizeIs(2));
+  EXPECT_EQ(scheduler_->Remove(RequestId(1)), nullptr);
+  EXPECT_TRUE(scheduler_->empty());
+}
+
+}  // namespace
+}  // namespace tandem
