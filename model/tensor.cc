@@ -299,10 +299,4 @@ void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* 
   }
 }
 
-float HalfToFloat(uint16_t half) { return static_cast<float>(__builtin_bit_cast(_Float16, half)); }
-
-uint16_t FloatToHalf(float value) {
-  return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value));
-}
-
 }  // namespace tandem

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "model/half.h"
 
 namespace tandem {
 
@@ -61,11 +62,5 @@ absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape
 // columns]. `count` is at most a row and a multiple of the block. Formats: ggml's block
 // quantisation, bit-equal to gguf-py's dequantize. CHECK-fails for integer types.
 void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* out);
-
-float HalfToFloat(uint16_t half);
-uint16_t FloatToHalf(float value);  // Round to nearest even.
-inline float BFloat16ToFloat(uint16_t bits) {
-  return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16);
-}
 
 }  // namespace tandem

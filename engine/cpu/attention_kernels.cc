@@ -34,9 +34,9 @@ TANDEM_INLINE void LoadToken(const uint8_t* from, int head_dim, int element_byte
   for (int i = d; i < (head_dim + 15) / 16 * 16; ++i) {
     float value = 0;
     if (i < head_dim && element_bytes == 2) {
-      _Float16 half;
+      uint16_t half;
       std::memcpy(&half, from + 2 * i, 2);
-      value = static_cast<float>(half);
+      value = HalfToFloat(half);
     } else if (i < head_dim) {
       std::memcpy(&value, from + 4 * i, 4);
     }
@@ -186,7 +186,7 @@ void StoreKv(const float* in, int64_t count, int element_bytes, uint8_t* out) {
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) StoreHalfVec(out + 2 * i, LoadVec(in + i));
   for (; i < count; ++i) {
-    _Float16 half = static_cast<_Float16>(in[i]);
+    uint16_t half = FloatToHalf(in[i]);
     std::memcpy(out + 2 * i, &half, 2);
   }
 }

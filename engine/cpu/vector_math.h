@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #endif
 
+#include "model/half.h"
+
 namespace tandem {
 namespace TANDEM_KERNEL_VARIANT {
 
@@ -45,9 +47,9 @@ TANDEM_INLINE Vec LoadHalfVec(const uint8_t* p) {
 #else
   Vec v;
   for (int i = 0; i < 16; ++i) {
-    _Float16 half;
+    uint16_t half;
     std::memcpy(&half, p + 2 * i, 2);
-    v[i] = static_cast<float>(half);
+    v[i] = HalfToFloat(half);
   }
   return v;
 #endif
@@ -69,7 +71,7 @@ TANDEM_INLINE void StoreHalfVec(uint8_t* p, Vec v) {
                       _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
   for (int i = 0; i < 16; ++i) {
-    _Float16 half = static_cast<_Float16>(v[i]);
+    uint16_t half = FloatToHalf(v[i]);
     std::memcpy(p + 2 * i, &half, 2);
   }
 #endif

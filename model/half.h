@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+
+namespace tandem {
+
+// IEEE half precision, by bits: not every compiler has a type for it. Inline and free of other headers, since the
+// kernel builds include it.
+
+inline float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t magnitude = half & 0x7FFF;
+  // Moves exponent and mantissa into place, then corrects the bias by a multiplication, which also normalises
+  // subnormal numbers.
+  float value = __builtin_bit_cast(float, magnitude << 13) * 0x1p112f;
+  uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  if (magnitude >= 0x7C00) bits |= 0x7F800000u;  // Infinity and NaN.
+  return __builtin_bit_cast(float, bits | sign);
+}
+
+// Rounds to the nearest, ties to even.
+inline uint16_t FloatToHalf(float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+  const uint32_t magnitude = bits & 0x7FFFFFFF;
+  if (magnitude > 0x7F800000) return sign | 0x7E00;   // NaN.
+  if (magnitude >= 0x477FF000) return sign | 0x7C00;  // Rounds to infinity.
+  if (magnitude < 0x38800000) {                       // Subnormal: the addition rounds.
+    float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (__builtin_bit_cast(uint32_t, shifted) - 0x3F000000));
+  }
+  const uint32_t odd = (magnitude >> 13) & 1;
+  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xFFF + odd) >> 13));
+}
+
+inline float BFloat16ToFloat(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
+
+}  // namespace tandem

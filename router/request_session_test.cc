@@ -1,0 +1,302 @@
+#include "router/request_session.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/error_reason.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/tokenizer_spec.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr absl::Time kNow = absl::UnixEpoch();
+constexpr Incarnation kPrefill(1), kPrefill2(2), kDecode(11), kDecode2(12);
+
+// Token i is the letter 'a' + i.
+std::unique_ptr<Tokenizer> Letters() {
+  TokenizerSpec spec;
+  for (char letter = 'a'; letter <= 'z'; ++letter) spec.tokens.push_back({std::string(1, letter)});
+  return *Tokenizer::Create(std::move(spec));
+}
+
+absl::Status Retryable(ErrorReason reason) { return MakeError(absl::StatusCode::kUnavailable, reason, "because"); }
+
+class RequestSessionTest : public testing::Test {
+ protected:
+  RequestSessionTest() : tokenizer_(Letters()) {
+    for (Incarnation id : {kPrefill, kPrefill2, kDecode, kDecode2}) {
+      view_.Register({.worker_id = "w" + std::to_string(id.value()), .incarnation = id, .page_tokens = 4}, kNow);
+    }
+    request_.name = "r";
+    request_.prompt = {0, 1, 2};
+    request_.arrival = kNow;
+  }
+  // Begins and places on the first pair.
+  void Start() {
+    session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
+    EXPECT_TRUE(Do(session_->Begin()).needs_placement);
+    Place(kPrefill, kDecode);
+  }
+  const SessionActions& Place(Incarnation prefill, Incarnation decode) {
+    return Do(session_->OnPlaced(Placement{prefill, decode}, view_, now_));
+  }
+  const SessionActions& Prefill(LegEvent event) { return Do(session_->OnLegEvent(LegKind::kPrefill, std::move(event), now_)); }
+  const SessionActions& Decode(LegEvent event) { return Do(session_->OnLegEvent(LegKind::kDecode, std::move(event), now_)); }
+  static LegEvent Tokens(std::vector<TokenId> ids, LegFinish finish = LegFinish::kNone) {
+    LegEvent event{.finish = finish};
+    for (TokenId id : ids) event.tokens.push_back({.token = id});
+    return event;
+  }
+  // To the middle of decoding: "def" is out.
+  void StartDecoding() {
+    Start();
+    Prefill(Tokens({3}));
+    Decode({.taken_over = true});
+    Decode(Tokens({4, 5}));
+  }
+  const SessionActions& Do(SessionActions actions) {
+    text_ += actions.update.text;
+    last_ = std::move(actions);
+    return last_;
+  }
+
+  RequestSession::Options options_;
+  Request request_;
+  ClusterView view_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<RequestSession> session_;
+  SessionActions last_;
+  std::string text_;
+  absl::Time now_ = kNow;
+};
+
+TEST_F(RequestSessionTest, OpensBothLegsAtOnceForOneHandover) {
+  Start();
+  ASSERT_THAT(last_.starts, SizeIs(2));
+  const auto& [decode, decode_start] = last_.starts[0];
+  const auto& [prefill, prefill_start] = last_.starts[1];
+  EXPECT_EQ(decode, kDecode);
+  EXPECT_EQ(prefill, kPrefill);
+  EXPECT_EQ(decode_start.handover, prefill_start.handover);
+  EXPECT_NE(decode_start.id, prefill_start.id);
+  EXPECT_EQ(decode_start.peer, kPrefill);
+  EXPECT_EQ(prefill_start.peer, kDecode);
+  EXPECT_THAT(prefill_start.tokens, ElementsAre(0, 1, 2));
+}
+
+TEST_F(RequestSessionTest, StreamsFromBothLegsToTheEnd) {
+  StartDecoding();
+  Prefill({.finish = LegFinish::kHandedOver, .transfer = absl::Milliseconds(3)});
+  EXPECT_FALSE(last_.finished.has_value());
+  Decode(Tokens({6}, LegFinish::kLength));
+  EXPECT_EQ(text_, "defg");
+  EXPECT_EQ(last_.update.finish, RequestFinish::kLength);
+  EXPECT_THAT(last_.finished.value(), IsOk());
+  EXPECT_EQ(session_->usage().completion_tokens, 4);
+  EXPECT_EQ(session_->usage().stages.transfer, absl::Milliseconds(3));
+}
+
+TEST_F(RequestSessionTest, EndsWithTheFirstTokenAndClosesDecode) {
+  Start();
+  Prefill(Tokens({3}, LegFinish::kLength));
+  EXPECT_THAT(last_.finished.value(), IsOk());
+  bool closes_decode = false;
+  for (const auto& [worker, cancel] : last_.cancels) closes_decode |= worker == kDecode;
+  EXPECT_TRUE(closes_decode);
+}
+
+TEST_F(RequestSessionTest, TokensOfDecodeThatOvertakeTheFirstWaitForIt) {
+  Start();
+  Decode({.taken_over = true});
+  Decode(Tokens({4}));
+  Decode(Tokens({5}, LegFinish::kLength));
+  EXPECT_EQ(text_, "");
+  Prefill(Tokens({3}));
+  EXPECT_EQ(text_, "def");
+  EXPECT_THAT(last_.finished.value(), IsOk());
+}
+
+TEST_F(RequestSessionTest, StopStringAcrossTokensEndsTheTextBeforeIt) {
+  request_.stops = {"ef"};
+  Start();
+  Prefill(Tokens({3}));
+  Decode({.taken_over = true});
+  Decode(Tokens({4}));
+  EXPECT_EQ(text_, "d");  // "e" may begin the stop string.
+  Decode(Tokens({5}));
+  EXPECT_EQ(text_, "d");
+  EXPECT_EQ(last_.update.finish, RequestFinish::kStop);
+  EXPECT_THAT(last_.cancels, testing::Not(IsEmpty()));
+}
+
+TEST_F(RequestSessionTest, MinTokensHoldBackStopStrings) {
+  request_.stops = {"d"};
+  request_.sampling.min_tokens = 2;
+  Start();
+  Prefill(Tokens({3}));
+  EXPECT_FALSE(last_.finished.has_value());
+  EXPECT_EQ(text_, "d");
+}
+
+TEST_F(RequestSessionTest, PrefillLostBeforeTakeOverStartsAgainWithTheTokensThereAre) {
+  Start();
+  Prefill(Tokens({3}));
+  Do(session_->OnWorkerLost(kPrefill, now_));
+  EXPECT_TRUE(last_.needs_placement);
+  EXPECT_THAT(session_->placement_request().avoid, ElementsAre(kPrefill));
+  EXPECT_FALSE(session_->placement_request().fixed_prefill.is_set());
+  Place(kPrefill2, kDecode2);
+  EXPECT_THAT(last_.starts[0].second.tokens, ElementsAre(0, 1, 2, 3));
+  EXPECT_EQ(last_.starts[0].second.output_tokens, 1);
+  EXPECT_EQ(session_->usage().retries, 1);
+  Prefill(Tokens({4}));
+  EXPECT_EQ(text_, "de");
+}
+
+TEST_F(RequestSessionTest, PrefillLostAfterTakeOverChangesNothing) {
+  StartDecoding();
+  Do(session_->OnWorkerLost(kPrefill, now_));
+  EXPECT_FALSE(last_.needs_placement);
+  Decode(Tokens({6}, LegFinish::kStop));
+  EXPECT_EQ(text_, "defg");
+  EXPECT_EQ(session_->usage().retries, 0);
+}
+
+TEST_F(RequestSessionTest, DecodeLostBeforeTakeOverSendsTheKvElsewhereWithoutASecondPrefill) {
+  Start();
+  Prefill(Tokens({3}));
+  const RequestId prefill_leg = session_->prefill_leg();
+  Do(session_->OnWorkerLost(kDecode, now_));
+  EXPECT_TRUE(last_.needs_placement);
+  EXPECT_EQ(session_->placement_request().fixed_prefill, kPrefill);
+  Place(kPrefill, kDecode2);
+  ASSERT_THAT(last_.starts, SizeIs(1));
+  EXPECT_EQ(last_.starts[0].first, kDecode2);
+  EXPECT_THAT(last_.starts[0].second.tokens, ElementsAre(0, 1, 2));  // The first token comes with the Commit.
+  ASSERT_THAT(last_.cancels, SizeIs(1));
+  EXPECT_EQ(last_.cancels[0].second.id, prefill_leg);
+  EXPECT_EQ(last_.cancels[0].second.retarget, kDecode2);
+  EXPECT_EQ(last_.cancels[0].second.handover, last_.starts[0].second.handover);
+  Decode({.taken_over = true});
+  Decode(Tokens({4}));
+  EXPECT_EQ(text_, "de");
+}
+
+TEST_F(RequestSessionTest, DecodeLostMidStreamResumesWithTheTokensSent) {
+  StartDecoding();
+  Do(session_->OnWorkerLost(kDecode, now_));
+  Place(kPrefill, kDecode2);
+  EXPECT_THAT(last_.starts[0].second.tokens, ElementsAre(0, 1, 2, 3, 4, 5));
+  EXPECT_EQ(last_.starts[0].second.output_tokens, 3);
+  Prefill(Tokens({6}));
+  EXPECT_EQ(text_, "defg");
+}
+
+TEST_F(RequestSessionTest, FailedHandoverGoesElsewhereAndOldNewsOfItIsIgnored) {
+  Start();
+  const HandoverId first = last_.starts[0].second.handover;
+  Prefill(Tokens({3}));
+  LegEvent failed{.handover_error = Retryable(ErrorReason::kPoolExhausted), .handover = first};
+  Prefill(failed);
+  EXPECT_TRUE(last_.needs_placement);
+  Place(kPrefill, kDecode2);
+  Prefill(failed);  // The same word again, about a hand-over that is over.
+  EXPECT_FALSE(last_.needs_placement);
+  EXPECT_EQ(session_->usage().retries, 1);
+}
+
+TEST_F(RequestSessionTest, GivesUpAfterTooManyRetries) {
+  options_.max_retries = 2;
+  Start();
+  for (int i = 0; i < 2; ++i) {
+    Do(session_->OnWorkerLost(kPrefill, now_));
+    ASSERT_TRUE(last_.needs_placement);
+    Place(kPrefill, kDecode);
+  }
+  Do(session_->OnWorkerLost(kPrefill, now_));
+  EXPECT_THAT(last_.finished.value(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("2 retries")));
+}
+
+TEST_F(RequestSessionTest, ErrorsThatNoRetryHelpsEndIt) {
+  Start();
+  Prefill({.error = absl::InvalidArgumentError("prompt: bad")});
+  EXPECT_THAT(last_.finished.value(), StatusIs(absl::StatusCode::kInvalidArgument));
+  bool closes_decode = false;
+  for (const auto& [worker, cancel] : last_.cancels) closes_decode |= worker == kDecode;
+  EXPECT_TRUE(closes_decode);
+}
+
+TEST_F(RequestSessionTest, RetryableErrorOfALegStartsAgain) {
+  Start();
+  Prefill({.error = Retryable(ErrorReason::kQueueFull)});
+  EXPECT_TRUE(last_.needs_placement);
+  EXPECT_FALSE(last_.finished.has_value());
+}
+
+TEST_F(RequestSessionTest, CancelClosesBothLegsInEveryState) {
+  for (int tokens = 0; tokens < 3; ++tokens) {
+    Start();
+    if (tokens > 0) Prefill(Tokens({3}));
+    if (tokens > 1) Decode(Tokens({4}));
+    Do(session_->OnCancel(now_));
+    EXPECT_THAT(last_.finished.value(), StatusIs(absl::StatusCode::kCancelled));
+    EXPECT_THAT(last_.cancels, SizeIs(2));
+    EXPECT_FALSE(session_->OnCancel(now_).finished.has_value());
+  }
+}
+
+TEST_F(RequestSessionTest, DeadlineEndsItInEveryState) {
+  request_.deadline = kNow + absl::Seconds(1);
+  Start();
+  EXPECT_FALSE(Do(session_->OnTick(kNow)).finished.has_value());
+  EXPECT_THAT(Do(session_->OnTick(kNow + absl::Seconds(1))).finished.value(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(last_.cancels, SizeIs(2));
+}
+
+TEST_F(RequestSessionTest, WaitsForWorkersOnlySoLong) {
+  session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
+  Do(session_->Begin());
+  Do(session_->OnPlaced(Retryable(ErrorReason::kLinkDown), view_, kNow));
+  EXPECT_TRUE(session_->waits_for_placement());
+  EXPECT_FALSE(Do(session_->OnTick(kNow + absl::Seconds(9))).finished.has_value());
+  EXPECT_THAT(Do(session_->OnTick(kNow + absl::Seconds(11))).finished.value(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("because")));
+}
+
+TEST_F(RequestSessionTest, OneWorkerDoesBothWithoutAHandover) {
+  options_.split = false;
+  session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
+  Do(session_->Begin());
+  Place(Incarnation(), kDecode);
+  ASSERT_THAT(last_.starts, SizeIs(1));
+  EXPECT_FALSE(last_.starts[0].second.handover.is_set());
+  Decode(Tokens({3}));
+  Decode(Tokens({4}, LegFinish::kStop));
+  EXPECT_EQ(text_, "de");
+}
+
+TEST_F(RequestSessionTest, SamplesHaveSeedsOfTheirOwn) {
+  request_.sampling.seed = 5;
+  std::vector<uint64_t> seeds;
+  for (int sample : {0, 1, 2}) {
+    session_ = std::make_unique<RequestSession>(options_, request_, sample, *tokenizer_, kNow);
+    Do(session_->Begin());
+    Place(kPrefill, kDecode);
+    seeds.push_back(last_.starts[0].second.sampling.seed);
+  }
+  EXPECT_EQ(seeds[0], 5);
+  EXPECT_NE(seeds[1], seeds[0]);
+  EXPECT_NE(seeds[2], seeds[1]);
+}
+
+}  // namespace
+}  // namespace tandem
