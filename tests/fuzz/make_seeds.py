@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Writes the seed corpus of the fuzz targets: one small valid input of each kind. Run from the repository's root."""
+
+import json
+import pathlib
+import struct
+
+SEEDS = pathlib.Path("tests/fuzz/seeds")
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf() -> bytes:
+    keys = [
+        ("general.architecture", 8, text("llama")), ("llama.block_count", 4, struct.pack("<I", 1)),
+        ("llama.embedding_length", 4, struct.pack("<I", 32)), ("llama.feed_forward_length", 4, struct.pack("<I", 32)),
+        ("llama.attention.head_count", 4, struct.pack("<I", 2)), ("llama.context_length", 4, struct.pack("<I", 64)),
+        ("llama.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-5)),
+        ("tokenizer.ggml.model", 8, text("gpt2")),
+        ("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 3) + text("a") + text("b") + text("ab")),
+        ("tokenizer.ggml.merges", 9, struct.pack("<IQ", 8, 1) + text("a b")),
+        ("tokenizer.ggml.token_type", 9, struct.pack("<IQ3i", 5, 3, 1, 1, 1)),
+    ]
+    tensors = [("a", 0, 32 * 4), ("b", 2, 18), ("c", 8, 34), ("d", 14, 0)][:3]
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    for name, kind, value in keys:
+        out += text(name) + struct.pack("<I", kind) + value
+    offset = 0
+    for name, kind, size in tensors:
+        out += text(name) + struct.pack("<IQIQ", 1, 32, kind, offset)
+        offset += (size + 31) // 32 * 32
+    out += b"\0" * (-len(out) % 32)
+    return out + bytes(range(256))[:offset] + b"\0" * max(0, offset - 256)
+
+
+def safetensors() -> bytes:
+    header = json.dumps({"__metadata__": {"format": "pt"}, "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+                         "b": {"dtype": "BF16", "shape": [4], "data_offsets": [16, 24]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(24)
+
+
+def main() -> None:
+    (SEEDS / "gguf/small").write_bytes(gguf())
+    (SEEDS / "safetensors/small").write_bytes(safetensors())
+    tiny = pathlib.Path("tests/golden/tiny")
+    for config in sorted(tiny.glob("*/config.json")):
+        (SEEDS / "model_json" / config.parent.name).write_bytes(config.read_bytes())
+    (SEEDS / "model_json/tokenizer").write_text(json.dumps(
+        {"added_tokens": [{"id": 3, "content": "<e>", "special": True}],
+         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True},
+                                                                 {"type": "ByteLevel", "use_regex": True}]},
+         "normalizer": {"type": "NFC"}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}))
+    (SEEDS / "topology/laptop").write_bytes(pathlib.Path("deploy/topologies/laptop.yaml").read_bytes())
+    for case in json.loads(pathlib.Path("tests/golden/jinja/cases.json").read_text())[:40]:
+        (SEEDS / "chat_template" / case["name"]).write_text(case["template"])
+    # Wire forms of Hello, Offer, Grant, Commit, Abort: field number << 3 | 2, length, content.
+    for name, field, body in [("hello", 1, b"\x08\x01\x12\x01p\x21" + bytes(8)), ("offer", 5, b"\x09" + struct.pack("<Q", 1) + b"\x12\x03\x01\x02\x03"),
+                              ("grant", 6, b"\x09" + struct.pack("<Q", 1) + b"\x10\x05\x1a\x02\x00\x01"),
+                              ("commit", 8, b"\x09" + struct.pack("<Q", 1) + b"\x10\x01\x18\x02"), ("abort", 10, b"\x09" + struct.pack("<Q", 1))]:
+        (SEEDS / "link_message" / name).write_bytes(bytes([field << 3 | 2, len(body)]) + body)
+
+
+if __name__ == "__main__":
+    main()
