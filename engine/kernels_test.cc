@@ -1,4 +1,5 @@
-// The CPU kernels against plain arithmetic on fresh random data, for every build that this processor runs.
+// The CPU kernels against plain arithmetic on fresh random data, for every build that this
+// processor runs.
 
 #include <cmath>
 #include <random>
@@ -71,25 +72,31 @@ class LinearKernel : public testing::TestWithParam<std::tuple<size_t, DType>> {
  protected:
   const Kernels* kernels() const {
     std::vector<const Kernels*> available = AvailableKernels();
-    return std::get<0>(GetParam()) < available.size() ? available[std::get<0>(GetParam())] : nullptr;
+    return std::get<0>(GetParam()) < available.size() ? available[std::get<0>(GetParam())]
+                                                      : nullptr;
   }
 };
 
 // in [rows][columns] times the matrix, by the kernels.
-std::vector<float> Multiply(const Kernels& kernels, const PackedMatrix& matrix, const std::vector<float>& in, int64_t rows) {
+std::vector<float> Multiply(const Kernels& kernels, const PackedMatrix& matrix,
+                            const std::vector<float>& in, int64_t rows) {
   const int64_t columns = matrix.in();
   std::vector<float> out(rows * matrix.out(), -1);
   std::vector<int8_t> values(2 * rows * columns);
-  std::vector<float> scales(rows * columns / 32 + 1), sums(rows * columns / matrix.group_columns + 1);
+  std::vector<float> scales(rows * columns / 32 + 1),
+      sums(rows * columns / matrix.group_columns + 1);
   for (int64_t r = 0; r < rows && matrix.is_quantised(); ++r) {
-    kernels.quantise_row(in.data() + r * columns, columns, matrix.group_columns, values.data() + r * columns,
-                         matrix.two_planes ? values.data() + (rows + r) * columns : nullptr, scales.data() + r * columns / 32,
-                         sums.data() + r * columns / matrix.group_columns);
+    kernels.quantise_row(
+        in.data() + r * columns, columns, matrix.group_columns, values.data() + r * columns,
+        matrix.two_planes ? values.data() + (rows + r) * columns : nullptr,
+        scales.data() + r * columns / 32, sums.data() + r * columns / matrix.group_columns);
   }
-  QuantisedRows quantised{values.data(), scales.data(), sums.data(), columns, matrix.group_columns, rows * columns};
+  QuantisedRows quantised{values.data(), scales.data(),        sums.data(),
+                          columns,       matrix.group_columns, rows * columns};
   for (int64_t panel = 0; panel < matrix.num_panels; ++panel) {
-    PanelOutput to{out.data() + panel * kPanelRows, matrix.out(),
-                   static_cast<int>(std::min<int64_t>(kPanelRows, matrix.out() - panel * kPanelRows)), false};
+    PanelOutput to{
+        out.data() + panel * kPanelRows, matrix.out(),
+        static_cast<int>(std::min<int64_t>(kPanelRows, matrix.out() - panel * kPanelRows)), false};
     if (matrix.is_quantised()) {
       kernels.quantised_panel(matrix, panel, quantised, 0, rows, to);
     } else {
@@ -106,7 +113,8 @@ TEST_P(LinearKernel, MatchesDequantisedArithmetic) {
   std::vector<uint8_t> bytes = RandomBlocks(dtype, out, in);
   TensorView tensor{"w", dtype, {out, in}, bytes};
   for (InputPrecision precision : {InputPrecision::kUsual, InputPrecision::kSensitive}) {
-    ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({tensor}, {}, Precision::kQuantised, precision));
+    ASSERT_OK_AND_ASSIGN(auto matrix,
+                         PackedMatrix::Pack({tensor}, {}, Precision::kQuantised, precision));
     for (int64_t rows : {1, 2, 3, 8, 13}) {
       std::vector<float> x(rows * in + 16);
       for (float& value : x) value = Uniform();
@@ -120,9 +128,13 @@ TEST_P(LinearKernel, MatchesDequantisedArithmetic) {
             wanted += static_cast<double>(weights[i]) * x[r * in + i];
             size += std::fabs(weights[i] * x[r * in + i]);
           }
-          // int8 activations: half a step of 1/127 each, mostly cancelling; the bound is on their sum.
-          double bound = !matrix->is_quantised() ? 1e-6 : precision == InputPrecision::kUsual ? 4e-3 : 3e-5;
-          ASSERT_NEAR(got[r * out + o], wanted, bound * size + 1e-5) << "row " << r << " output " << o;
+          // int8 activations: half a step of 1/127 each, mostly cancelling; the bound is on their
+          // sum.
+          double bound = !matrix->is_quantised()               ? 1e-6
+                         : precision == InputPrecision::kUsual ? 4e-3
+                                                               : 3e-5;
+          ASSERT_NEAR(got[r * out + o], wanted, bound * size + 1e-5)
+              << "row " << r << " output " << o;
         }
       }
     }
@@ -133,26 +145,30 @@ TEST_P(LinearKernel, ARowDoesNotDependOnTheBatch) {
   if (kernels() == nullptr) GTEST_SKIP() << "this processor has no such kernels";
   const DType dtype = std::get<1>(GetParam());
   std::vector<uint8_t> bytes = RandomBlocks(dtype, 32, 256);
-  ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({{"w", dtype, {32, 256}, bytes}}, {}, Precision::kQuantised,
-                                                       InputPrecision::kUsual));
+  ASSERT_OK_AND_ASSIGN(
+      auto matrix, PackedMatrix::Pack({{"w", dtype, {32, 256}, bytes}}, {}, Precision::kQuantised,
+                                      InputPrecision::kUsual));
   std::vector<float> x(15 * 256 + 16);
   for (float& value : x) value = Uniform();
   std::vector<float> all = Multiply(*kernels(), *matrix, x, 15);
   for (int64_t r = 0; r < 15; ++r) {
     std::vector<float> one(x.begin() + r * 256, x.begin() + (r + 1) * 256);
     one.resize(256 + 16);
-    EXPECT_EQ(Multiply(*kernels(), *matrix, one, 1), std::vector<float>(all.begin() + r * 32, all.begin() + (r + 1) * 32));
+    EXPECT_EQ(Multiply(*kernels(), *matrix, one, 1),
+              std::vector<float>(all.begin() + r * 32, all.begin() + (r + 1) * 32));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Kernels, LinearKernel,
-    testing::Combine(testing::Values(0, 1),
-                     testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
-                                     DType::kQ5_1, DType::kQ8_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K)),
-    [](const auto& info) {
-      return std::string(std::get<0>(info.param) == 0 ? "best_" : "second_") + std::string(DTypeName(std::get<1>(info.param)));
-    });
+INSTANTIATE_TEST_SUITE_P(Kernels, LinearKernel,
+                         testing::Combine(testing::Values(0, 1),
+                                          testing::Values(DType::kF32, DType::kF16, DType::kBF16,
+                                                          DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
+                                                          DType::kQ5_1, DType::kQ8_0, DType::kQ4_K,
+                                                          DType::kQ5_K, DType::kQ6_K)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param) == 0 ? "best_" : "second_") +
+                                  std::string(DTypeName(std::get<1>(info.param)));
+                         });
 
 class AttentionKernel : public testing::TestWithParam<std::tuple<size_t, int, int>> {};
 
@@ -160,7 +176,12 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
   const auto [build, page_tokens, head_dim] = GetParam();
   std::vector<const Kernels*> available = AvailableKernels();
   if (build >= available.size()) GTEST_SKIP() << "this processor has no such kernels";
-  KvLayout layout{.num_layers = 2, .num_kv_heads = 2, .head_dim = head_dim, .element_bytes = 4, .page_tokens = page_tokens, .num_pages = 80};
+  KvLayout layout{.num_layers = 2,
+                  .num_kv_heads = 2,
+                  .head_dim = head_dim,
+                  .element_bytes = 4,
+                  .page_tokens = page_tokens,
+                  .num_pages = 80};
   std::vector<uint8_t> pool(layout.pool_bytes());
   for (size_t i = 0; i < pool.size(); i += 4) {
     float value = Uniform();
@@ -171,14 +192,25 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
   const int rows = 5, group = 3, first_position = 36;
   std::vector<float> q(rows * group * head_dim), out(q.size());
   for (float& value : q) value = Uniform() * 3;
-  AttentionTask task{.q = q.data(), .q_stride = group * head_dim, .out = out.data(), .out_stride = group * head_dim, .num_rows = rows,
-                     .first_position = first_position, .group_heads = group, .kv = {layout, pool.data()}, .layer = 1, .kv_head = 1,
+  AttentionTask task{.q = q.data(),
+                     .q_stride = group * head_dim,
+                     .out = out.data(),
+                     .out_stride = group * head_dim,
+                     .num_rows = rows,
+                     .first_position = first_position,
+                     .group_heads = group,
+                     .kv = {layout, pool.data()},
+                     .layer = 1,
+                     .kv_head = 1,
                      .pages = pages.data()};
   std::vector<float> scratch(AttentionScratchFloats(task) + 16);
   available[build]->attention(task, scratch.data());
   auto element = [&](int plane, int token, int d) {
     float value;
-    std::memcpy(&value, pool.data() + layout.HeadOffset(pages[token / page_tokens], 1, plane, 1) + ((token % page_tokens) * head_dim + d) * 4, 4);
+    std::memcpy(&value,
+                pool.data() + layout.HeadOffset(pages[token / page_tokens], 1, plane, 1) +
+                    ((token % page_tokens) * head_dim + d) * 4,
+                4);
     return value;
   };
   for (int r = 0; r < rows; ++r) {
@@ -194,7 +226,8 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
       }
       for (int d = 0; d < head_dim; ++d) {
         double wanted = 0;
-        for (size_t t = 0; t < weights.size(); ++t) wanted += weights[t] / sum * element(1, static_cast<int>(t), d);
+        for (size_t t = 0; t < weights.size(); ++t)
+          wanted += weights[t] / sum * element(1, static_cast<int>(t), d);
         ASSERT_NEAR(out[(r * group + h) * head_dim + d], wanted, 2e-5);
       }
     }
@@ -202,10 +235,12 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, AttentionKernel,
-                         testing::Combine(testing::Values(0, 1), testing::Values(1, 7, 16, 32), testing::Values(16, 32, 40, 64)),
+                         testing::Combine(testing::Values(0, 1), testing::Values(1, 7, 16, 32),
+                                          testing::Values(16, 32, 40, 64)),
                          [](const auto& info) {
-                           return std::string(std::get<0>(info.param) == 0 ? "best" : "second") + "_page" +
-                                  std::to_string(std::get<1>(info.param)) + "_dim" + std::to_string(std::get<2>(info.param));
+                           return std::string(std::get<0>(info.param) == 0 ? "best" : "second") +
+                                  "_page" + std::to_string(std::get<1>(info.param)) + "_dim" +
+                                  std::to_string(std::get<2>(info.param));
                          });
 
 TEST(ThreadPoolTest, RunsEachItemOnce) {

@@ -12,8 +12,9 @@ namespace {
 
 using ::testing::SizeIs;
 
-TokenId Choose(std::vector<float> logits, const SamplingParams& params, std::vector<TokenId> output = {},
-               std::vector<TokenId> prompt = {}, std::vector<TokenId> forbidden = {}) {
+TokenId Choose(std::vector<float> logits, const SamplingParams& params,
+               std::vector<TokenId> output = {}, std::vector<TokenId> prompt = {},
+               std::vector<TokenId> forbidden = {}) {
   return SampleToken(absl::MakeSpan(logits), {&params, prompt, output, forbidden}).token;
 }
 
@@ -44,7 +45,9 @@ TEST(SamplingTest, TemperatureFollowsTheDistribution) {
   EXPECT_NEAR(shares[1], 0.9, 0.02);
 }
 
-TEST(SamplingTest, TopKKeepsK) { EXPECT_THAT(Shares({4, 3, 2, 1}, {.temperature = 5, .top_k = 2}), SizeIs(2)); }
+TEST(SamplingTest, TopKKeepsK) {
+  EXPECT_THAT(Shares({4, 3, 2, 1}, {.temperature = 5, .top_k = 2}), SizeIs(2));
+}
 
 TEST(SamplingTest, TopPKeepsTheSmallestSet) {
   std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
@@ -65,7 +68,8 @@ TEST(SamplingTest, PenaltiesCountOutputAndRepetitionCountsThePrompt) {
   EXPECT_EQ(Choose({2, 1.5}, {.frequency_penalty = 0.2}, {0, 0}), 0);
   EXPECT_EQ(Choose({2, 1.5}, {.frequency_penalty = 0.2}, {0, 0, 0}), 1);
   EXPECT_EQ(Choose({2, 1.5}, {.repetition_penalty = 2}, {}, {0}), 1);
-  EXPECT_EQ(Choose({-2, -3}, {.repetition_penalty = 2}, {}, {0}), 1);  // Negative logits move away from 0.
+  EXPECT_EQ(Choose({-2, -3}, {.repetition_penalty = 2}, {}, {0}),
+            1);  // Negative logits move away from 0.
 }
 
 TEST(SamplingTest, LogitBiasAndForbiddenTokens) {
@@ -84,7 +88,8 @@ TEST(SamplingTest, SameSeedAndPositionGiveTheSameToken) {
   bool differs = false;
   for (uint64_t seed = 0; seed < 20; ++seed) {
     params.seed = seed;
-    differs |= Choose(logits, params, output) != Choose(logits, {.temperature = 1, .seed = 42}, output);
+    differs |=
+        Choose(logits, params, output) != Choose(logits, {.temperature = 1, .seed = 42}, output);
   }
   EXPECT_TRUE(differs);
 }

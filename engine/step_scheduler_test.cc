@@ -19,12 +19,14 @@ class StepSchedulerTest : public testing::Test {
  protected:
   void Make(int pages, int max_step_tokens = 8, int max_running = 8) {
     cache_ = std::make_unique<KvCache>(pages, /*page_tokens=*/2);
-    scheduler_ = std::make_unique<StepScheduler>(StepScheduler::Options{max_step_tokens, max_running}, *cache_);
+    scheduler_ = std::make_unique<StepScheduler>(
+        StepScheduler::Options{max_step_tokens, max_running}, *cache_);
   }
   Sequence* Add(uint64_t id, int tokens, int priority = 0, int first_token = 0) {
     auto sequence = std::make_unique<Sequence>();
     sequence->request.id = RequestId(id);
-    for (int i = 0; i < tokens; ++i) sequence->request.tokens.push_back(first_token + static_cast<TokenId>(id * 1000 + i));
+    for (int i = 0; i < tokens; ++i)
+      sequence->request.tokens.push_back(first_token + static_cast<TokenId>(id * 1000 + i));
     sequence->request.prompt_tokens = tokens;
     sequence->request.priority = priority;
     sequence->arrival = kNow + absl::Seconds(arrivals_++);

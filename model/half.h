@@ -4,14 +4,14 @@
 
 namespace tandem {
 
-// IEEE half precision, by bits: not every compiler has a type for it. Inline and free of other headers, since the
-// kernel builds include it.
+// IEEE half precision, by bits: not every compiler has a type for it. Inline and free of other
+// headers, since the kernel builds include it.
 
 inline float HalfToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const uint32_t magnitude = half & 0x7FFF;
-  // Moves exponent and mantissa into place, then corrects the bias by a multiplication, which also normalises
-  // subnormal numbers.
+  // Moves exponent and mantissa into place, then corrects the bias by a multiplication, which also
+  // normalises subnormal numbers.
   float value = __builtin_bit_cast(float, magnitude << 13) * 0x1p112f;
   uint32_t bits = __builtin_bit_cast(uint32_t, value);
   if (magnitude >= 0x7C00) bits |= 0x7F800000u;  // Infinity and NaN.
@@ -33,6 +33,8 @@ inline uint16_t FloatToHalf(float value) {
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xFFF + odd) >> 13));
 }
 
-inline float BFloat16ToFloat(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
+inline float BFloat16ToFloat(uint16_t bits) {
+  return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16);
+}
 
 }  // namespace tandem

@@ -21,8 +21,13 @@ constexpr absl::Time kNow = absl::UnixEpoch();
 class PlacementTest : public testing::Test {
  protected:
   void Add(uint64_t id, Role role, const std::string& name, std::vector<uint64_t> links = {}) {
-    WorkerRegistration registration{.worker_id = name, .incarnation = Incarnation(id), .role = role, .link_address = name,
-                                    .total_pages = 100, .page_tokens = 4, .max_context_tokens = 1000};
+    WorkerRegistration registration{.worker_id = name,
+                                    .incarnation = Incarnation(id),
+                                    .role = role,
+                                    .link_address = name,
+                                    .total_pages = 100,
+                                    .page_tokens = 4,
+                                    .max_context_tokens = 1000};
     view_.Register(registration, kNow);
     view_.SetSessionUp(Incarnation(id), true);
     WorkerHeartbeat heartbeat{.free_pages = 100, .sequence = 1};
@@ -71,11 +76,12 @@ TEST_F(PlacementTest, CountsItsOwnRequestsBeforeTheHeartbeatDoes) {
 
 TEST_F(PlacementTest, GoesWhereThePrefixIs) {
   TwoPlusTwo();
-  for (uint64_t hash : ChainedPageHashes(tokens_, 4)) view_.Find(Incarnation(2))->prefix_hashes.insert(hash);
+  for (uint64_t hash : ChainedPageHashes(tokens_, 4))
+    view_.Find(Incarnation(2))->prefix_hashes.insert(hash);
   ASSERT_OK_AND_ASSIGN(Placement placement, Run());
   EXPECT_EQ(placement.prefill, Incarnation(2));
   EXPECT_EQ(placement.prefill_hit_tokens, 39);  // The last token is always computed.
-  State(2).queued_prompt_tokens = 100;  // A long queue is worth more than the prefix.
+  State(2).queued_prompt_tokens = 100;          // A long queue is worth more than the prefix.
   Expect(1, 11);
 }
 
@@ -123,7 +129,8 @@ TEST_F(PlacementTest, WithoutPrefillPoolsDecodeDoesBoth) {
 }
 
 TEST_F(PlacementTest, SaysWhatIsMissing) {
-  EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kUnavailable, testing::HasSubstr("no decode worker")));
+  EXPECT_THAT(Run(),
+              StatusIs(absl::StatusCode::kUnavailable, testing::HasSubstr("no decode worker")));
   TwoPlusTwo();
   tokens_.resize(1000);
   EXPECT_EQ(GetErrorReason(Run().status()), ErrorReason::kRequestTooLong);
@@ -158,9 +165,11 @@ TEST_F(PlacementTest, SilentAndStuckWorkersAreLost) {
       view_.OnHeartbeat(Incarnation(id), heartbeat, kNow + absl::Seconds(second));
     }
   }
-  EXPECT_THAT(view_.Lost(kNow + absl::Seconds(7), absl::Seconds(1), absl::Seconds(5)), ElementsAre(Incarnation(11)));
-  EXPECT_THAT(view_.Lost(kNow + absl::Seconds(9), absl::Seconds(1), absl::Seconds(50)),
-              UnorderedElementsAre(Incarnation(1), Incarnation(2), Incarnation(11), Incarnation(12)));
+  EXPECT_THAT(view_.Lost(kNow + absl::Seconds(7), absl::Seconds(1), absl::Seconds(5)),
+              ElementsAre(Incarnation(11)));
+  EXPECT_THAT(
+      view_.Lost(kNow + absl::Seconds(9), absl::Seconds(1), absl::Seconds(50)),
+      UnorderedElementsAre(Incarnation(1), Incarnation(2), Incarnation(11), Incarnation(12)));
 }
 
 TEST_F(PlacementTest, AGapInHeartbeatsForgetsThePrefixes) {

@@ -28,13 +28,17 @@ std::unique_ptr<Tokenizer> Letters() {
   return *Tokenizer::Create(std::move(spec));
 }
 
-absl::Status Retryable(ErrorReason reason) { return MakeError(absl::StatusCode::kUnavailable, reason, "because"); }
+absl::Status Retryable(ErrorReason reason) {
+  return MakeError(absl::StatusCode::kUnavailable, reason, "because");
+}
 
 class RequestSessionTest : public testing::Test {
  protected:
   RequestSessionTest() : tokenizer_(Letters()) {
     for (Incarnation id : {kPrefill, kPrefill2, kDecode, kDecode2}) {
-      view_.Register({.worker_id = "w" + std::to_string(id.value()), .incarnation = id, .page_tokens = 4}, kNow);
+      view_.Register(
+          {.worker_id = "w" + std::to_string(id.value()), .incarnation = id, .page_tokens = 4},
+          kNow);
     }
     request_.name = "r";
     request_.prompt = {0, 1, 2};
@@ -49,8 +53,12 @@ class RequestSessionTest : public testing::Test {
   const SessionActions& Place(Incarnation prefill, Incarnation decode) {
     return Do(session_->OnPlaced(Placement{prefill, decode}, view_, now_));
   }
-  const SessionActions& Prefill(LegEvent event) { return Do(session_->OnLegEvent(LegKind::kPrefill, std::move(event), now_)); }
-  const SessionActions& Decode(LegEvent event) { return Do(session_->OnLegEvent(LegKind::kDecode, std::move(event), now_)); }
+  const SessionActions& Prefill(LegEvent event) {
+    return Do(session_->OnLegEvent(LegKind::kPrefill, std::move(event), now_));
+  }
+  const SessionActions& Decode(LegEvent event) {
+    return Do(session_->OnLegEvent(LegKind::kDecode, std::move(event), now_));
+  }
   static LegEvent Tokens(std::vector<TokenId> ids, LegFinish finish = LegFinish::kNone) {
     LegEvent event{.finish = finish};
     for (TokenId id : ids) event.tokens.push_back({.token = id});
@@ -181,7 +189,8 @@ TEST_F(RequestSessionTest, DecodeLostBeforeTakeOverSendsTheKvElsewhereWithoutASe
   Place(kPrefill, kDecode2);
   ASSERT_THAT(last_.starts, SizeIs(1));
   EXPECT_EQ(last_.starts[0].first, kDecode2);
-  EXPECT_THAT(last_.starts[0].second.tokens, ElementsAre(0, 1, 2));  // The first token comes with the Commit.
+  EXPECT_THAT(last_.starts[0].second.tokens,
+              ElementsAre(0, 1, 2));  // The first token comes with the Commit.
   ASSERT_THAT(last_.cancels, SizeIs(1));
   EXPECT_EQ(last_.cancels[0].second.id, prefill_leg);
   EXPECT_EQ(last_.cancels[0].second.retarget, kDecode2);
@@ -223,7 +232,8 @@ TEST_F(RequestSessionTest, GivesUpAfterTooManyRetries) {
     Place(kPrefill, kDecode);
   }
   Do(session_->OnWorkerLost(kPrefill, now_));
-  EXPECT_THAT(last_.finished.value(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("2 retries")));
+  EXPECT_THAT(last_.finished.value(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("2 retries")));
 }
 
 TEST_F(RequestSessionTest, ErrorsThatNoRetryHelpsEndIt) {
@@ -258,7 +268,8 @@ TEST_F(RequestSessionTest, DeadlineEndsItInEveryState) {
   request_.deadline = kNow + absl::Seconds(1);
   Start();
   EXPECT_FALSE(Do(session_->OnTick(kNow)).finished.has_value());
-  EXPECT_THAT(Do(session_->OnTick(kNow + absl::Seconds(1))).finished.value(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(Do(session_->OnTick(kNow + absl::Seconds(1))).finished.value(),
+              StatusIs(absl::StatusCode::kDeadlineExceeded));
   EXPECT_THAT(last_.cancels, SizeIs(2));
 }
 

@@ -131,7 +131,8 @@ class Lexer {
       }
       if (end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
         size_t exponent = end + 1;
-        if (exponent < source_.size() && (source_[exponent] == '+' || source_[exponent] == '-')) ++exponent;
+        if (exponent < source_.size() && (source_[exponent] == '+' || source_[exponent] == '-'))
+          ++exponent;
         if (exponent < source_.size() && absl::ascii_isdigit(source_[exponent])) {
           while (exponent < source_.size() && absl::ascii_isdigit(source_[exponent])) ++exponent;
           end = exponent;

@@ -17,7 +17,8 @@ constexpr int kMaxDepth = 64;
 std::string FloatText(double value) {
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   if (std::isnan(value)) return "nan";
-  // As Python: the fewest digits that read back equal, with an exponent only for very small and large numbers.
+  // As Python: the fewest digits that read back equal, with an exponent only for very small and
+  // large numbers.
   int precision = 0;
   for (double back = 0; precision < 17; ++precision) {
     if (absl::SimpleAtod(absl::StrFormat("%.*e", precision, value), &back) && back == value) break;
