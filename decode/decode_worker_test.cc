@@ -1,0 +1,186 @@
+#include "decode/decode_worker.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/error_reason.h"
+#include "common/fake_clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/engine_fixture.h"
+#include "tests/support/golden_file.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr Incarnation kPrefill(7);
+constexpr HandoverId kHandover(5);
+constexpr RequestId kLeg(1);
+
+class DecodeWorkerTest : public testing::Test {
+ protected:
+  DecodeWorkerTest()
+      : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull}, clock_),
+        metrics_(metrics_server_),
+        pages_(engine().cache()),
+        receiver_({}, engine().layout(), fixture_.memory(), pages_),
+        worker_(clock_, receiver_, metrics_, [this](int64_t, LegEvent event) { events_.push_back(std::move(event)); },
+                [this](Incarnation, LinkMessage message) { sent_.push_back(std::move(message)); }) {
+    HelloMessage hello;
+    hello.incarnation = kPrefill;
+    hello.layout = engine().layout();
+    worker_.OnPeerUp(hello);
+  }
+
+  Engine& engine() { return fixture_.engine(); }
+  StartLeg Leg(HandoverId handover = kHandover) {
+    StartLeg start{.id = kLeg, .tokens = Prompt(), .peer = kPrefill, .handover = handover};
+    start.sampling.max_tokens = 6;
+    start.sampling.ignore_eos = true;
+    return start;
+  }
+  static std::vector<TokenId> Prompt() {
+    std::vector<TokenId> prompt;
+    for (int i = 0; i < 20; ++i) prompt.push_back(5 + i);
+    return prompt;
+  }
+  void Start(const StartLeg& start) { worker_.OnCommands(engine(), /*session=*/1, {.starts = {start}}); }
+  void FromPeer(const LinkMessage& message) { worker_.OnLinkMessage(engine(), kPrefill, message); }
+  void RunToEnd() {
+    while (engine().HasWork()) worker_.OnEngineEvents(engine().Step(nullptr));
+  }
+  template <typename T>
+  std::vector<T> Sent() {
+    std::vector<T> found;
+    for (const LinkMessage& message : sent_) {
+      if (const T* match = std::get_if<T>(&message)) found.push_back(*match);
+    }
+    return found;
+  }
+  std::vector<TokenId> Tokens() {
+    std::vector<TokenId> tokens;
+    for (const LegEvent& event : events_) {
+      for (const SampledToken& token : event.tokens) tokens.push_back(token.token);
+    }
+    return tokens;
+  }
+  int Count(PageState state) { return engine().cache().pool().count(state); }
+  bool AllPagesFree() { return engine().cache().pool().available() == engine().cache().pool().num_pages(); }
+
+  FakeClock clock_;
+  EngineFixture fixture_;
+  MetricsServer metrics_server_;
+  DecodeMetrics metrics_;
+  EngineHandoverPages pages_;
+  KvReceiver receiver_;
+  std::vector<LegEvent> events_;
+  std::vector<LinkMessage> sent_;
+  DecodeWorker worker_;
+};
+
+TEST_F(DecodeWorkerTest, ContinuesWithReceivedKv) {
+  // The same request on a worker of its own says what must come, and whose KV to write.
+  EngineFixture source(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull}, clock_);
+  std::vector<TokenId> wanted = source.Generate(Prompt(), {.max_tokens = 6, .ignore_eos = true});
+  SequenceRequest held{.id = RequestId(9), .tokens = Prompt(), .prompt_tokens = 20, .hold_after_first_token = true};
+  ASSERT_THAT(source.engine().Add(held), IsOk());
+  source.RunToEnd();
+
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  EXPECT_THAT(Sent<GrantMessage>(), IsEmpty());  // The router has not started the leg.
+  Start(Leg());
+  ASSERT_THAT(Sent<GrantMessage>(), SizeIs(1));
+  const GrantMessage grant = Sent<GrantMessage>()[0];
+  EXPECT_EQ(Count(PageState::kGranted), 2);
+  const int64_t page_bytes = engine().layout().page_bytes();
+  for (size_t i = 0; i < grant.pages.size(); ++i) {
+    std::memcpy(fixture_.memory() + grant.pages[i] * page_bytes,
+                source.memory() + source.engine().PagesOf(RequestId(9))[i] * page_bytes, page_bytes);
+  }
+  FromPeer(CommitMessage{kHandover, grant.epoch, 2, {}, wanted[0]});
+  EXPECT_THAT(Sent<AckMessage>(), SizeIs(1));
+  ASSERT_THAT(events_, SizeIs(1));
+  EXPECT_TRUE(events_[0].taken_over);
+  RunToEnd();
+  EXPECT_EQ(Tokens(), std::vector<TokenId>(wanted.begin() + 1, wanted.end()));
+  EXPECT_EQ(events_.back().finish, LegFinish::kLength);
+  EXPECT_TRUE(AllPagesFree());
+}
+
+TEST_F(DecodeWorkerTest, PrefillsItselfWithoutAHandover) {
+  Start(Leg(HandoverId()));
+  RunToEnd();
+  EXPECT_THAT(Tokens(), SizeIs(6));
+  EXPECT_EQ(worker_.num_legs(), 0);
+}
+
+TEST_F(DecodeWorkerTest, CancelBeforeTheCommitQuarantinesUntilAbortDone) {
+  Start(Leg());
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg}}});
+  EXPECT_EQ(Count(PageState::kQuarantined), 2);
+  ASSERT_THAT(Sent<AbortMessage>(), SizeIs(1));
+  FromPeer(AbortDoneMessage{kHandover, Sent<AbortMessage>()[0].epoch});
+  EXPECT_TRUE(AllPagesFree());
+}
+
+TEST_F(DecodeWorkerTest, CancelBetweenCommitAndTheNextStepFreesEverything) {
+  Start(Leg());
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  FromPeer(CommitMessage{kHandover, Sent<GrantMessage>()[0].epoch, 2, {}, 5});
+  worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg}}});
+  EXPECT_TRUE(AllPagesFree());
+  EXPECT_FALSE(engine().HasWork());
+}
+
+TEST_F(DecodeWorkerTest, ALostPrefillFailsItsLegsRetryably) {
+  Start(Leg());
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  worker_.OnPeerLost(kPrefill, /*proven_dead=*/false);
+  EXPECT_EQ(GetErrorReason(events_.back().error), ErrorReason::kWorkerLost);
+  EXPECT_EQ(Count(PageState::kQuarantined), 2);
+  worker_.OnPeerDead(kPrefill);
+  EXPECT_TRUE(AllPagesFree());
+}
+
+TEST_F(DecodeWorkerTest, DeadlineEndsALegThatWaitsForKv) {
+  StartLeg start = Leg();
+  start.remaining = absl::Seconds(1);
+  Start(start);
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  clock_.Advance(absl::Seconds(2));
+  worker_.OnTurn();
+  EXPECT_THAT(events_.back().error, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(Sent<AbortMessage>(), SizeIs(1));
+  EXPECT_EQ(worker_.num_legs(), 0);
+}
+
+TEST_F(DecodeWorkerTest, AnOfferWithoutALegIsRefusedInTheEnd) {
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  clock_.Advance(absl::Seconds(6));
+  worker_.OnTurn();
+  ASSERT_THAT(Sent<RefuseMessage>(), SizeIs(1));
+  EXPECT_TRUE(Sent<RefuseMessage>()[0].retryable);
+}
+
+TEST_F(DecodeWorkerTest, SecondHandoverOfAPromptNamesOnlyMissingPages) {
+  Start(Leg());
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  FromPeer(CommitMessage{kHandover, Sent<GrantMessage>()[0].epoch, 2, {}, 5});
+  RunToEnd();
+  StartLeg second = Leg(HandoverId(6));
+  second.id = RequestId(2);
+  Start(second);
+  FromPeer(OfferMessage{HandoverId(6), Prompt()});
+  ASSERT_THAT(Sent<GrantMessage>(), SizeIs(2));
+  EXPECT_EQ(Sent<GrantMessage>()[1].first_missing_page, 1);
+  EXPECT_THAT(Sent<GrantMessage>()[1].pages, SizeIs(1));
+}
+
+}  // namespace
+}  // namespace tandem
