@@ -49,7 +49,8 @@ def best(context, vocabulary, row):
 
 def main():
     lc.llama_backend_init()
-    lc.llama_log_set(lc.llama_log_callback(lambda *_: None), ctypes.c_void_p(0))
+    silent = lc.llama_log_callback(lambda *_: None)  # Kept: the library calls it to the end.
+    lc.llama_log_set(silent, ctypes.c_void_p(0))
     model = lc.llama_model_load_from_file(sys.argv[1].encode(), lc.llama_model_default_params())
     vocabulary = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(model))
     source = random.Random(1)
