@@ -13,7 +13,7 @@ ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
           "How long to wait for running requests when stopped.");
 
 int main(int argc, char** argv) {
-  tandem::BlockTerminationSignals();
+  tandem::StartProcess();
   absl::SetProgramUsageMessage(
       "Runs one decode worker: tandem-decode --topology FILE --worker NAME");
   absl::ParseCommandLine(argc, argv);

@@ -12,7 +12,7 @@ ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
           "How long to wait for running requests when stopped.");
 
 int main(int argc, char** argv) {
-  tandem::BlockTerminationSignals();
+  tandem::StartProcess();
   absl::SetProgramUsageMessage("Runs the router of a topology: tandem-router --topology FILE");
   absl::ParseCommandLine(argc, argv);
   tandem::ProcessConfig config =

@@ -130,6 +130,6 @@ int main(int argc, char** argv) {
     fprintf(stderr, "usage: replay_worker ROUTER MODEL TOKEN_INTERVAL_MS\n");
     return 2;
   }
-  tandem::BlockTerminationSignals();
+  tandem::StartProcess();
   return tandem::Run(argv[1], argv[2], absl::Milliseconds(atoi(argv[3])));
 }
