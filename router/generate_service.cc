@@ -2,10 +2,14 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <optional>
+#include <thread>
 #include <utility>
+#include <vector>
 
-#include "absl/synchronization/mutex.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/time/clock.h"
+#include "common/mailbox.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
 #include "tandem/v1/router.grpc.pb.h"
@@ -76,40 +80,44 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
   return raw;
 }
 
-// One Generate call. Updates that come while a write is in flight are merged per sample into the
-// next messages, so a client that reads slowly costs the memory of its output and no more.
-//
-// Ownership: the reactor is gRPC's until OnDone, then gone; the sink that the core holds outlives
-// it.
-class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
-                           public ResponseSink {
- public:
-  GenerateCall(RouterCore& core, Gate& gate) : core_(core), gate_(gate) {}
+// A text longer than this is tokenised off the owner thread.
+constexpr size_t kLongTextBytes = 8 << 10;
 
-  // `self` keeps the call alive until gRPC and the core are done with it.
-  void Begin(std::shared_ptr<GenerateCall> self, absl::StatusOr<Request> request,
-             absl::Time arrival, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_) {
-    self_ = self;
-    if (!request.ok()) {
-      Finish(request.status(), {});
-      return;
-    }
-    auto shared = std::make_shared<Request>(*std::move(request));
-    shared->arrival = arrival;
-    shared->deadline = deadline;
-    shared->sink = std::move(self);
-    {
-      absl::MutexLock lock(&mu_);
-      name_ = shared->name;
-      request_ = shared.get();
-    }
-    core_.Submit(std::move(shared));
+using RouterService = v1::Router::WithAsyncMethod_Generate<v1::Router::WithCallbackMethod_Cancel<
+    v1::Router::WithCallbackMethod_ListModels<v1::Router::WithCallbackMethod_ClusterStatus<v1::Router::Service>>>>;
+
+// What all Generate calls share.
+struct GenerateShared {
+  RouterService& service;
+  const RequestBuilder& builder;
+  RouterCore& core;
+  Gate& gate;
+  const Clock& clock;
+  CompletionLoop* loop = nullptr;
+  // Long texts, for the tokenising thread.
+  Mailbox<absl::AnyInvocable<void()>>& long_texts;
+};
+
+// One Generate call, from waiting for a client to the last message. Updates that come while a write is in flight are
+// merged per sample into the next messages, so a client that reads slowly costs the memory of its output and no more.
+//
+// Thread-safety: the owner thread only, or the one that drains the queue after it.
+// Ownership: keeps itself alive until gRPC reported its last event; the core's sink keeps it until the call's end.
+class GenerateCall final : public ResponseSink {
+ public:
+  // Waits for the next client.
+  static void Listen(GenerateShared& shared) {
+    auto call = std::make_shared<GenerateCall>(shared);
+    call->self_ = call;
+    call->context_.AsyncNotifyWhenDone(&call->done_);
+    shared.service.RequestGenerate(&call->context_, &call->proto_, &call->writer_, shared.loop->queue(),
+                                   shared.loop->queue(), &call->requested_);
   }
+  explicit GenerateCall(GenerateShared& shared) : shared_(shared), writer_(&context_) {}
 
   // ResponseSink.
-  void Write(SampleUpdate update) override ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    if (finished_) return;
+  void Write(SampleUpdate update) override {
+    if (finishing_) return;
     v1::GenerateResponse* target = nullptr;
     if (!pending_.empty() && pending_.back().index() == update.index &&
         pending_.back().finish_reason() == v1::FINISH_REASON_UNSPECIFIED) {
@@ -121,13 +129,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     target->mutable_text()->append(update.text);
     for (const SampledToken& token : update.tokens) EncodeToken(token, target->add_tokens());
     target->set_finish_reason(EncodeFinish(update.finish));
-    WriteNextLocked();
+    WriteNext();
   }
-  void Finish(const absl::Status& status, const RequestUsage& usage) override
-      ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
+  void Finish(const absl::Status& status, const RequestUsage& usage) override {
     request_ = nullptr;
-    if (finished_) return;
+    if (finishing_) return;
     final_status_ = ToGrpc(status);
     if (status.ok()) {
       if (pending_.empty()) pending_.emplace_back();
@@ -135,38 +141,97 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     } else {
       pending_.clear();
     }
-    WriteNextLocked();
-  }
-
-  void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    writing_ = false;
-    if (ok) {
-      WriteNextLocked();
-    } else {
-      FinishLocked(grpc::Status::CANCELLED);
-    }
-  }
-  void OnCancel() override ABSL_LOCKS_EXCLUDED(mu_) {
-    const Request* request;
-    {
-      absl::MutexLock lock(&mu_);
-      request = request_;
-    }
-    if (request != nullptr) core_.CancelCall(request);
-    absl::MutexLock lock(&mu_);
-    FinishLocked(grpc::Status::CANCELLED);
-  }
-  void OnDone() override {
-    gate_.Leave();
-    self_.reset();  // May destroy this.
+    WriteNext();
   }
 
  private:
-  void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (writing_ || finished_) return;
+  // One kind of completion of this call.
+  class Event final : public CompletionEvent {
+   public:
+    Event(GenerateCall& call, void (GenerateCall::*handler)(bool ok)) : call_(call), handler_(handler) {}
+    void OnCompletion(bool ok) override { (call_.*handler_)(ok); }
+
+   private:
+    GenerateCall& call_;
+    void (GenerateCall::*const handler_)(bool ok);
+  };
+
+  void OnRequested(bool ok) {
+    if (!ok) {  // The server shuts down; there was no client, and OnDone never comes.
+      self_.reset();
+      return;
+    }
+    const absl::Time arrival = shared_.clock.Now();
+    Listen(shared_);
+    entered_ = shared_.gate.Enter();
+    absl::Time deadline = absl::InfiniteFuture();
+    if (context_.deadline() != std::chrono::system_clock::time_point::max()) {
+      deadline = arrival + (absl::FromChrono(context_.deadline()) - absl::Now());
+    }
+    if (!entered_) {
+      Finish(absl::UnavailableError("the router is shutting down"), {});
+      return;
+    }
+    if (proto_.ByteSizeLong() <= kLongTextBytes || proto_.has_token_ids()) {
+      Submit(shared_.builder.Build(ToRaw(proto_)), arrival, deadline);
+      return;
+    }
+    shared_.long_texts.PushUnbounded([self = self_, arrival, deadline] {
+      absl::StatusOr<Request> request = self->shared_.builder.Build(ToRaw(self->proto_));
+      self->shared_.core.Run([self, request = std::move(request), arrival, deadline]() mutable {
+        self->Submit(std::move(request), arrival, deadline);
+      });
+    });
+  }
+
+  void Submit(absl::StatusOr<Request> request, absl::Time arrival, absl::Time deadline) {
+    if (finishing_) return;  // The client left while its text was tokenised.
+    if (!request.ok()) {
+      Finish(request.status(), {});
+      return;
+    }
+    auto shared_request = std::make_shared<Request>(*std::move(request));
+    shared_request->arrival = arrival;
+    shared_request->deadline = deadline;
+    shared_request->sink = self_;
+    name_ = shared_request->name;
+    request_ = shared_request.get();
+    shared_.core.Submit(std::move(shared_request));
+  }
+
+  void OnWritten(bool ok) {
+    writing_ = false;
+    if (!ok) {
+      LeaveCore();
+      FinishCall(grpc::Status::CANCELLED);
+      return;
+    }
+    WriteNext();
+  }
+
+  void OnFinished(bool) {
+    finished_ = true;
+    EndIfOver();
+  }
+
+  // The client cancelled or is gone, or the call ended.
+  void OnDone(bool) {
+    done_came_ = true;
+    if (context_.IsCancelled()) {
+      LeaveCore();
+      if (!writing_) FinishCall(grpc::Status::CANCELLED);
+    }
+    EndIfOver();
+  }
+
+  void LeaveCore() {
+    if (const Request* request = std::exchange(request_, nullptr); request != nullptr) shared_.core.CancelCall(request);
+  }
+
+  void WriteNext() {
+    if (writing_ || finishing_) return;
     if (pending_.empty()) {
-      if (final_status_.has_value()) FinishLocked(*final_status_);
+      if (final_status_.has_value()) FinishCall(*final_status_);
       return;
     }
     outgoing_ = std::move(pending_.front());
@@ -174,30 +239,42 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     if (!std::exchange(name_told_, true)) outgoing_.set_request_id(name_);
     if (pending_.empty() && final_status_.has_value() && final_status_->ok()) {
       // The last message and the end go out together.
-      finished_ = true;
-      StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), *final_status_);
+      finishing_ = true;
+      writer_.WriteAndFinish(outgoing_, grpc::WriteOptions(), *final_status_, &finished_event_);
       return;
     }
     writing_ = true;
-    StartWrite(&outgoing_);
-  }
-  void FinishLocked(const grpc::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (std::exchange(finished_, true)) return;
-    grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(status);
+    writer_.Write(outgoing_, &written_);
   }
 
-  RouterCore& core_;
-  Gate& gate_;
-  // Co-owners: gRPC until OnDone, the core until the call's end.
+  void FinishCall(const grpc::Status& status) {
+    if (std::exchange(finishing_, true)) return;
+    writer_.Finish(status, &finished_event_);
+  }
+
+  void EndIfOver() {
+    if (!finished_ || !done_came_) return;
+    if (std::exchange(entered_, false)) shared_.gate.Leave();
+    self_.reset();  // May destroy this.
+  }
+
+  GenerateShared& shared_;
+  grpc::ServerContext context_;
+  v1::GenerateRequest proto_;
+  grpc::ServerAsyncWriter<v1::GenerateResponse> writer_;
+  Event requested_{*this, &GenerateCall::OnRequested}, written_{*this, &GenerateCall::OnWritten},
+      finished_event_{*this, &GenerateCall::OnFinished}, done_{*this, &GenerateCall::OnDone};
+  // Co-owners: gRPC until its last event, the core until the call's end, the tokenising thread.
   std::shared_ptr<GenerateCall> self_;
-  absl::Mutex mu_;
-  const Request* request_ ABSL_GUARDED_BY(mu_) = nullptr;  // While the core knows it.
-  std::string name_ ABSL_GUARDED_BY(mu_);
-  v1::GenerateResponse outgoing_ ABSL_GUARDED_BY(mu_);
-  std::vector<v1::GenerateResponse> pending_ ABSL_GUARDED_BY(mu_);
-  std::optional<grpc::Status> final_status_ ABSL_GUARDED_BY(mu_);
-  bool writing_ ABSL_GUARDED_BY(mu_) = false, finished_ ABSL_GUARDED_BY(mu_) = false,
-                name_told_ ABSL_GUARDED_BY(mu_) = false;
+  const Request* request_ = nullptr;  // While the core knows it.
+  std::string name_;
+  v1::GenerateResponse outgoing_;
+  std::vector<v1::GenerateResponse> pending_;
+  std::optional<grpc::Status> final_status_;
+  bool entered_ = false, writing_ = false, name_told_ = false;
+  bool finishing_ = false;  // Finish was called.
+  bool finished_ = false;   // And reported.
+  bool done_came_ = false;
 };
 
 void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusResponse* response) {
@@ -226,39 +303,20 @@ void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusRespon
   }
 }
 
-class GenerateService final : public v1::Router::CallbackService {
+// The calls that are rare: gRPC callbacks that post to the core.
+class GrpcRouterService final : public RouterService {
  public:
-  GenerateService(const GenerateServiceOptions& options, const RequestBuilder& builder,
-                  RouterCore& core, Gate& gate, const Clock& clock)
-      : options_(options), builder_(builder), core_(core), gate_(gate), clock_(clock) {}
+  GrpcRouterService(const GenerateServiceOptions& options, RouterCore& core) : options_(options), core_(core) {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* proto) override {
-    const absl::Time arrival = clock_.Now();
-    auto call = std::make_shared<GenerateCall>(core_, gate_);
-    const bool entered = gate_.Enter();
-    absl::Time deadline = absl::InfiniteFuture();
-    if (context->deadline() != std::chrono::system_clock::time_point::max()) {
-      deadline = arrival + (absl::FromChrono(context->deadline()) - absl::Now());
-    }
-    absl::StatusOr<Request> request = entered
-                                          ? builder_.Build(ToRaw(*proto))
-                                          : absl::UnavailableError("the router is shutting down");
-    GenerateCall* reactor = call.get();
-    call->Begin(std::move(call), std::move(request), arrival, deadline);
-    return reactor;
-  }
-
-  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context,
-                                   const v1::CancelRequest* request, v1::CancelResponse*) override {
+  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context, const v1::CancelRequest* request,
+                                   v1::CancelResponse*) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     core_.CancelByName(request->request_id(),
                        [reactor](const absl::Status& status) { reactor->Finish(ToGrpc(status)); });
     return reactor;
   }
 
-  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
-                                       const v1::ListModelsRequest*,
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
     v1::ModelCard* card = response->add_models();
     card->set_name(options_.served_name);
@@ -269,8 +327,7 @@ class GenerateService final : public v1::Router::CallbackService {
     return reactor;
   }
 
-  grpc::ServerUnaryReactor* ClusterStatus(grpc::CallbackServerContext* context,
-                                          const v1::ClusterStatusRequest*,
+  grpc::ServerUnaryReactor* ClusterStatus(grpc::CallbackServerContext* context, const v1::ClusterStatusRequest*,
                                           v1::ClusterStatusResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     core_.ReadState([reactor, response](const ClusterView& view, int64_t active) {
@@ -282,18 +339,45 @@ class GenerateService final : public v1::Router::CallbackService {
 
  private:
   const GenerateServiceOptions options_;
-  const RequestBuilder& builder_;
   RouterCore& core_;
-  Gate& gate_;
-  const Clock& clock_;
+};
+
+class GenerateServiceParts final : public GenerateService {
+ public:
+  GenerateServiceParts(const GenerateServiceOptions& options, const RequestBuilder& builder, RouterCore& core,
+                       Gate& gate, const Clock& clock)
+      : service_(options, core), shared_{service_, builder, core, gate, clock, nullptr, long_texts_} {
+    tokenising_thread_ = std::thread([this] {
+      while (!long_texts_.closed()) {
+        for (auto& work : long_texts_.TakeAll(absl::InfiniteDuration())) work();
+      }
+    });
+  }
+  ~GenerateServiceParts() override { Stop(); }
+
+  grpc::Service* service() override { return &service_; }
+  void Start(CompletionLoop& loop) override {
+    shared_.loop = &loop;
+    GenerateCall::Listen(shared_);
+  }
+  void Stop() override {
+    long_texts_.Close();
+    if (tokenising_thread_.joinable()) tokenising_thread_.join();
+  }
+
+ private:
+  GrpcRouterService service_;
+  Mailbox<absl::AnyInvocable<void()>> long_texts_{/*capacity=*/0};
+  GenerateShared shared_;
+  std::thread tokenising_thread_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> NewGenerateService(const GenerateServiceOptions& options,
-                                                  const RequestBuilder& builder, RouterCore& core,
-                                                  Gate& gate, const Clock& clock) {
-  return std::make_unique<GenerateService>(options, builder, core, gate, clock);
+std::unique_ptr<GenerateService> GenerateService::Create(const GenerateServiceOptions& options,
+                                                         const RequestBuilder& builder, RouterCore& core, Gate& gate,
+                                                         const Clock& clock) {
+  return std::make_unique<GenerateServiceParts>(options, builder, core, gate, clock);
 }
 
 }  // namespace tandem

@@ -17,8 +17,7 @@ RequestSession::RequestSession(const Options& options, const Request& request, i
       waiting_since_(now),
       arrival_(request.arrival) {}
 
-// --- Placement
-// -------------------------------------------------------------------------------------------------
+// --- Placement ---
 
 SessionActions RequestSession::Begin() {
   SessionActions actions;
@@ -114,8 +113,7 @@ void RequestSession::OpenDecodeLeg(const Placement& placement, const ClusterView
       prefill_.worker, CancelLeg{prefill_.id, decode_.worker, decode_.worker_name, handover_});
 }
 
-// --- News of the legs
-// ------------------------------------------------------------------------------------------
+// --- News of the legs ---
 
 SessionActions RequestSession::OnLegEvent(LegKind kind, LegEvent event, absl::Time now) {
   SessionActions actions;
@@ -229,8 +227,7 @@ void RequestSession::Deliver(std::vector<SampledToken> tokens, absl::Time now,
   }
 }
 
-// --- Ends and losses
-// -------------------------------------------------------------------------------------------
+// --- Ends and losses ---
 
 void RequestSession::FinishWell(RequestFinish finish, absl::Time, SessionActions& actions) {
   text_.Finish();

@@ -23,8 +23,18 @@ RouterCore::RouterCore(const Options& options, const Tokenizer& tokenizer, Route
       clock_(clock),
       inbox_(/*capacity=*/0),
       admission_(options.max_active_requests),
-      next_tick_(clock.Now()) {
+      next_tick_(clock.Now()) {}
+
+void RouterCore::Start(OwnerWait* wait) {
+  wait_ = wait;
   thread_ = std::thread([this] { Main(); });
+}
+
+void RouterCore::Post(absl::AnyInvocable<void()> work) {
+  inbox_.PushUnbounded(std::move(work));
+  // The owner thread looks into its inbox before it waits.
+  OwnerWait* wait = wait_.load();
+  if (wait != nullptr && std::this_thread::get_id() != owner_.load()) wait->Wake();
 }
 
 RouterCore::~RouterCore() { Stop(); }
@@ -45,20 +55,24 @@ void RouterCore::Stop() {
 }
 
 void RouterCore::Main() {
+  owner_ = std::this_thread::get_id();
+  OwnerWait* const wait = wait_.load();
   while (true) {
-    for (auto& work : inbox_.TakeAll(next_tick_ - clock_.Now())) work();
+    std::vector<absl::AnyInvocable<void()>> posted =
+        inbox_.TakeAll(wait == nullptr ? next_tick_ - clock_.Now() : absl::ZeroDuration());
+    for (auto& work : posted) work();
     if (clock_.Now() >= next_tick_) {
       Tick();
       next_tick_ = clock_.Now() + kTick;
     }
     FlushCommands();
     if (inbox_.closed()) break;
+    if (wait != nullptr && posted.empty()) wait->WaitAndHandle(next_tick_ - clock_.Now());
   }
   clients_.clear();
 }
 
-// --- Clients
-// ---------------------------------------------------------------------------------------------------
+// --- Clients ---
 
 void RouterCore::Submit(std::shared_ptr<const Request> request) {
   Post([this, request = std::move(request)]() mutable { SubmitNow(std::move(request)); });
@@ -125,8 +139,7 @@ void RouterCore::CancelByName(const std::string& name, std::function<void(absl::
   });
 }
 
-// --- Workers
-// ---------------------------------------------------------------------------------------------------
+// --- Workers ---
 
 void RouterCore::OnRegister(const WorkerRegistration& registration,
                             std::function<void(absl::Status)> done) {
@@ -241,8 +254,7 @@ void RouterCore::ReadState(std::function<void(const ClusterView&, int64_t)> read
   Post([this, read = std::move(read)] { read(view_, admission_.active()); });
 }
 
-// --- Sessions
-// --------------------------------------------------------------------------------------------------
+// --- Sessions ---
 
 void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
   legs_[id] = entry;

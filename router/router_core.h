@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -30,6 +31,16 @@ class WorkerClient {
  public:
   virtual ~WorkerClient() = default;
   virtual void Send(const CommandFrame& frame) = 0;
+};
+
+// Where the owner thread waits when it has nothing to do, and handles what happens there.
+//
+// Thread-safety: Wake from any thread.
+class OwnerWait {
+ public:
+  virtual ~OwnerWait() = default;
+  virtual void WaitAndHandle(absl::Duration timeout) = 0;
+  virtual void Wake() = 0;
 };
 
 // What the core needs from the outside. Called on the owner thread; must not block.
@@ -63,6 +74,8 @@ class RouterCore {
   RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics,
              RouterOutside& outside, const Clock& clock);
   ~RouterCore();
+  // Starts the owner thread, which waits at `wait` (not owned), or, if that is null, for calls only.
+  void Start(OwnerWait* wait = nullptr);
   // Fails all requests with UNAVAILABLE and joins. Idempotent.
   void Stop();
 
@@ -81,6 +94,8 @@ class RouterCore {
   void OnWorkerEvents(Incarnation worker, EventFrame frame);
   void Drain(const std::string& worker_id, std::function<void(absl::Status)> done);
 
+  // Runs `work` on the owner thread.
+  void Run(absl::AnyInvocable<void()> work) { Post(std::move(work)); }
   // Runs `read` with the view and the number of active requests.
   void ReadState(std::function<void(const ClusterView&, int64_t active)> read);
 
@@ -96,7 +111,7 @@ class RouterCore {
     Call* call;
   };
   void Main();
-  void Post(absl::AnyInvocable<void()> work) { inbox_.PushUnbounded(std::move(work)); }
+  void Post(absl::AnyInvocable<void()> work);
   void SubmitNow(std::shared_ptr<const Request> request);
   void CancelCallNow(const Request* request);
   void LoseWorker(Incarnation worker, const std::string& reason);
@@ -126,6 +141,9 @@ class RouterCore {
   const Clock& clock_;
   Mailbox<absl::AnyInvocable<void()>> inbox_;
 
+  // Set by Start; calls may be posted before.
+  std::atomic<OwnerWait*> wait_ = nullptr;
+  std::atomic<std::thread::id> owner_ = std::thread::id();
   // Owner thread only.
   ClusterView view_;
   Admission admission_;

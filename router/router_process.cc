@@ -3,10 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/rpc/completion_loop.h"
 #include "common/rpc/server_runner.h"
 #include "common/status_macros.h"
 #include "model/checkpoint.h"
@@ -18,13 +20,19 @@
 namespace tandem {
 namespace {
 
-class RouterParts final : public RouterProcess, public RouterOutside {
+class RouterParts final : public RouterProcess, public RouterOutside, private OwnerWait {
  public:
   ~RouterParts() override {
     gate_.Close();
+    if (generate_ != nullptr) generate_->Stop();
     if (core_ != nullptr) core_->Stop();
     control_.Close();
-    if (server_ != nullptr) server_->Shutdown(absl::Milliseconds(200));
+    if (server_ == nullptr) return;
+    // The owner thread is gone: somebody must handle the calls' last events.
+    std::thread drain([this] { loop_->Drain(); });
+    server_->Shutdown(absl::Milliseconds(200));
+    loop_->Shutdown();
+    drain.join();
   }
 
   absl::Status Build(const Topology& topology, const ProcessPlan& plan);
@@ -48,6 +56,10 @@ class RouterParts final : public RouterProcess, public RouterOutside {
     control_.Expel(worker, reason);
   }
 
+  // OwnerWait.
+  void WaitAndHandle(absl::Duration timeout) override { loop_->WaitAndHandle(timeout); }
+  void Wake() override { loop_->Wake(); }
+
  private:
   MetricsServer metrics_server_;
   RouterMetrics metrics_{metrics_server_};
@@ -58,7 +70,8 @@ class RouterParts final : public RouterProcess, public RouterOutside {
   Gate gate_;
   ControlService control_;
   std::unique_ptr<RouterCore> core_;
-  std::unique_ptr<grpc::Service> generate_;
+  std::unique_ptr<GenerateService> generate_;
+  std::unique_ptr<CompletionLoop> loop_;
   std::unique_ptr<ServerRunner> server_;
 };
 
@@ -90,11 +103,15 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   core_ = std::make_unique<RouterCore>(options, *tokenizer_, metrics_,
                                        static_cast<RouterOutside&>(*this), Clock::Real());
   control_.SetCore(core_.get());
-  generate_ = NewGenerateService(
-      {topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()},
-      *builder_, *core_, gate_, Clock::Real());
-  ASSIGN_OR_RETURN(
-      server_, ServerRunner::Start(plan.service_address, {generate_.get(), control_.service()}));
+  generate_ = GenerateService::Create(
+      {topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()}, *builder_, *core_, gate_,
+      Clock::Real());
+  std::unique_ptr<grpc::ServerCompletionQueue> queue;
+  ASSIGN_OR_RETURN(server_,
+                   ServerRunner::Start(plan.service_address, {generate_->service(), control_.service()}, &queue));
+  loop_ = std::make_unique<CompletionLoop>(std::move(queue));
+  generate_->Start(*loop_);
+  core_->Start(this);
   if (!plan.metrics_address.empty()) RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   LogInfo("serving", {{"address", server_->address()},
                       {"metrics_port", metrics_server_.port()},

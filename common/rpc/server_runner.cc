@@ -18,7 +18,8 @@ constexpr int kMaxMessageBytes = 64 << 20;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(
-    const std::string& address, std::vector<grpc::Service*> services) {
+    const std::string& address, std::vector<grpc::Service*> services,
+    std::unique_ptr<grpc::ServerCompletionQueue>* queue) {
   static const bool plugins = [] {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -32,6 +33,7 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   for (grpc::Service* service : services) builder.RegisterService(service);
+  if (queue != nullptr) *queue = builder.AddCompletionQueue();
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
     return absl::UnavailableError(

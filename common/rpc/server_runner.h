@@ -10,6 +10,7 @@
 namespace grpc {
 class Server;
 class Service;
+class ServerCompletionQueue;
 }  // namespace grpc
 
 namespace tandem {
@@ -20,9 +21,11 @@ namespace tandem {
 // Ownership: owns the server; borrows the services, which outlive it.
 class ServerRunner {
  public:
-  // `address`: host:port (port 0: any free one) or unix:/path. UNAVAILABLE when it is taken.
+  // `address`: host:port (port 0: any free one) or unix:/path. UNAVAILABLE when it is taken. With `queue`, a completion
+  // queue for asynchronous services is left there.
   static absl::StatusOr<std::unique_ptr<ServerRunner>> Start(const std::string& address,
-                                                             std::vector<grpc::Service*> services);
+                                                             std::vector<grpc::Service*> services,
+      std::unique_ptr<grpc::ServerCompletionQueue>* queue = nullptr);
   ~ServerRunner();
 
   // The address that clients use: with the port in use.

@@ -239,8 +239,7 @@ class Parser {
     return EndTag("endmacro");
   }
 
-  // --- Expressions, loosest first
-  // -----------------------------------------------------------------------------
+  // --- Expressions, loosest first ---
 
   ExpressionPtr NewExpression(Expression::Kind kind) const {
     auto expression = std::make_unique<Expression>();

@@ -88,8 +88,7 @@ class Interpreter {
     return MakeList(std::move(values));
   }
 
-  // --- Statements
-  // -----------------------------------------------------------------------------------------------
+  // --- Statements ---
 
   // Adds the line to an error that has none.
   static absl::Status AtLine(const absl::Status& status, int line) {
@@ -274,8 +273,7 @@ class Interpreter {
         });
   }
 
-  // --- Expressions
-  // ----------------------------------------------------------------------------------------------
+  // --- Expressions ---
 
   Value Lookup(const std::string& name) const {
     for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {

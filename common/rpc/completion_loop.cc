@@ -1,0 +1,45 @@
+#include "common/rpc/completion_loop.h"
+
+#include <grpc/support/time.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace tandem {
+
+class CompletionLoop::WakeEvent final : public CompletionEvent {
+ public:
+  void OnCompletion(bool) override { pending.store(false, std::memory_order_release); }
+  std::atomic<bool> pending = false;
+};
+
+CompletionLoop::CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue)
+    : queue_(std::move(queue)), wake_(std::make_unique<WakeEvent>()) {}
+
+CompletionLoop::~CompletionLoop() = default;
+
+void CompletionLoop::Wake() {
+  if (!wake_->pending.exchange(true, std::memory_order_acq_rel)) {
+    alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), static_cast<CompletionEvent*>(wake_.get()));
+  }
+}
+
+void CompletionLoop::WaitAndHandle(absl::Duration timeout) {
+  const int64_t microseconds = std::max<int64_t>(0, absl::ToInt64Microseconds(timeout));
+  gpr_timespec deadline =
+      gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(microseconds, GPR_TIMESPAN));
+  void* tag = nullptr;
+  bool ok = false;
+  while (queue_->AsyncNext(&tag, &ok, deadline) == grpc::CompletionQueue::GOT_EVENT) {
+    static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
+    deadline = gpr_time_0(GPR_CLOCK_MONOTONIC);
+  }
+}
+
+void CompletionLoop::Drain() {
+  void* tag = nullptr;
+  bool ok = false;
+  while (queue_->Next(&tag, &ok)) static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
+}
+
+}  // namespace tandem
