@@ -13,8 +13,8 @@ uint64_t SystemRandom() {
 }  // namespace
 
 uint64_t DrawRandomId() {
-  // SplitMix64 from a start of the kernel's: a system call for each id would be a tenth of a request's cost. Its period
-  // is 2^64, so a thread never repeats an id.
+  // SplitMix64 from a start of the kernel's: a system call for each id would be a tenth of a
+  // request's cost. Its period is 2^64, so a thread never repeats an id.
   thread_local uint64_t state = SystemRandom();
   while (true) {
     uint64_t z = (state += 0x9E3779B97F4A7C15ull);

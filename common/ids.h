@@ -38,7 +38,8 @@ using TransferEpoch = StrongId<struct TransferEpochTag>;
 using PageIndex = int32_t;
 using TokenId = int32_t;
 
-// A 64-bit number that no other process draws: random, seeded by the kernel's source once per thread. Never 0.
+// A 64-bit number that no other process draws: random, seeded by the kernel's source once per
+// thread. Never 0.
 uint64_t DrawRandomId();
 
 }  // namespace tandem

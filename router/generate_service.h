@@ -21,8 +21,9 @@ struct GenerateServiceOptions {
 
 // The RPC edge for clients: tandem.v1.Router on top of the core.
 //
-// Generate calls live on the core's owner thread, which waits on their completion queue: a token costs no hop between
-// threads. Long texts are tokenised on a thread of the service. The other calls are gRPC callbacks that post.
+// Generate calls live on the core's owner thread, which waits on their completion queue: a token
+// costs no hop between threads. Long texts are tokenised on a thread of the service. The other
+// calls are gRPC callbacks that post.
 //
 // Thread-safety: Start once, when the server runs; Stop once.
 // Ownership: borrows everything, which outlives it.

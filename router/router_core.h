@@ -74,7 +74,8 @@ class RouterCore {
   RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics,
              RouterOutside& outside, const Clock& clock);
   ~RouterCore();
-  // Starts the owner thread, which waits at `wait` (not owned), or, if that is null, for calls only.
+  // Starts the owner thread, which waits at `wait` (not owned), or, if that is null, for calls
+  // only.
   void Start(OwnerWait* wait = nullptr);
   // Fails all requests with UNAVAILABLE and joins. Idempotent.
   void Stop();

@@ -104,11 +104,12 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
                                        static_cast<RouterOutside&>(*this), Clock::Real());
   control_.SetCore(core_.get());
   generate_ = GenerateService::Create(
-      {topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()}, *builder_, *core_, gate_,
-      Clock::Real());
+      {topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()},
+      *builder_, *core_, gate_, Clock::Real());
   std::unique_ptr<grpc::ServerCompletionQueue> queue;
-  ASSIGN_OR_RETURN(server_,
-                   ServerRunner::Start(plan.service_address, {generate_->service(), control_.service()}, &queue));
+  ASSIGN_OR_RETURN(
+      server_, ServerRunner::Start(plan.service_address, {generate_->service(), control_.service()},
+                                   &queue));
   loop_ = std::make_unique<CompletionLoop>(std::move(queue));
   generate_->Start(*loop_);
   core_->Start(this);

@@ -20,7 +20,8 @@ CompletionLoop::~CompletionLoop() = default;
 
 void CompletionLoop::Wake() {
   if (!wake_->pending.exchange(true, std::memory_order_acq_rel)) {
-    alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), static_cast<CompletionEvent*>(wake_.get()));
+    alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC),
+               static_cast<CompletionEvent*>(wake_.get()));
   }
 }
 

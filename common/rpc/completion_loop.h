@@ -17,8 +17,8 @@ class CompletionEvent {
   virtual void OnCompletion(bool ok) = 0;
 };
 
-// A gRPC completion queue as the waiting place of one owner thread: its calls' events are handled on that thread, with
-// no hop to another, and Wake ends a wait.
+// A gRPC completion queue as the waiting place of one owner thread: its calls' events are handled
+// on that thread, with no hop to another, and Wake ends a wait.
 //
 // Thread-safety: Wake from any thread; WaitAndHandle and Drain from one thread at a time.
 // Ownership: owns the queue; borrows the events, which live until they were reported.

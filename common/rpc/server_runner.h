@@ -21,10 +21,10 @@ namespace tandem {
 // Ownership: owns the server; borrows the services, which outlive it.
 class ServerRunner {
  public:
-  // `address`: host:port (port 0: any free one) or unix:/path. UNAVAILABLE when it is taken. With `queue`, a completion
-  // queue for asynchronous services is left there.
-  static absl::StatusOr<std::unique_ptr<ServerRunner>> Start(const std::string& address,
-                                                             std::vector<grpc::Service*> services,
+  // `address`: host:port (port 0: any free one) or unix:/path. UNAVAILABLE when it is taken. With
+  // `queue`, a completion queue for asynchronous services is left there.
+  static absl::StatusOr<std::unique_ptr<ServerRunner>> Start(
+      const std::string& address, std::vector<grpc::Service*> services,
       std::unique_ptr<grpc::ServerCompletionQueue>* queue = nullptr);
   ~ServerRunner();
 

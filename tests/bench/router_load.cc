@@ -1,5 +1,7 @@
-// Load for the router over gRPC: closed loop of streams, and the router's CPU per request and token from /proc.
-//   router_load ROUTER ROUTER_PID STREAMS REQUESTS TOKENS      prompt: 1 KB as token ids
+// Load for the router over gRPC: closed loop of streams, and the router's CPU per request and token
+// from /proc.
+//   router_load ROUTER ROUTER_PID STREAMS CONNECTIONS REQUESTS TOKENS      prompt: 1 KB as token
+//   ids
 
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
@@ -8,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -29,7 +32,8 @@ absl::Duration CpuTime(const std::string& pid) {
   return absl::Seconds(static_cast<double>(ticks) / static_cast<double>(sysconf(_SC_CLK_TCK)));
 }
 
-int Run(const std::string& router, const std::string& pid, int streams, int requests, int tokens) {
+int Run(const std::string& router, const std::string& pid, int streams, int connections,
+        int requests, int tokens) {
   GenerateOptions options;
   options.tokens = std::vector<TokenId>(230, 504);  // About 1 KB of English text.
   options.sampling.max_tokens = tokens;
@@ -39,10 +43,12 @@ int Run(const std::string& router, const std::string& pid, int streams, int requ
   std::atomic<int> failures = 0;
   const absl::Duration cpu = CpuTime(pid);
   const absl::Time begin = Clock::Real().Now();
+  std::vector<std::unique_ptr<RouterClient>> clients;
+  for (int i = 0; i < connections; ++i) clients.push_back(std::make_unique<RouterClient>(router));
   std::vector<std::thread> threads;
   for (int i = 0; i < streams; ++i) {
-    threads.emplace_back([&] {
-      RouterClient client(router);
+    threads.emplace_back([&, i] {
+      RouterClient& client = *clients[i % connections];
       while (left-- > 0) {
         int64_t mine = 0;
         auto summary = client.Generate(options, [&](const GeneratedPiece& piece) {
@@ -57,9 +63,12 @@ int Run(const std::string& router, const std::string& pid, int streams, int requ
   for (std::thread& thread : threads) thread.join();
   const double used_us = absl::ToDoubleMicroseconds(CpuTime(pid) - cpu);
   const double seconds = absl::ToDoubleSeconds(Clock::Real().Now() - begin);
-  printf("%d requests of %d tokens, %d streams: %.1f us CPU a request, %.2f us a token, %.0f requests/s, %.0f tokens/s, %d failed\n",
-         requests, tokens, streams, used_us / requests, used_us / static_cast<double>(got.load()), requests / seconds,
-         static_cast<double>(got.load()) / seconds, failures.load());
+  printf(
+      "%d requests of %d tokens, %d streams on %d connections: %.1f us CPU a request, %.2f us a "
+      "token, %.0f requests/s, %.0f tokens/s, %d failed\n",
+      requests, tokens, streams, connections, used_us / requests,
+      used_us / static_cast<double>(got.load()), requests / seconds,
+      static_cast<double>(got.load()) / seconds, failures.load());
   return failures == 0 && got == int64_t{requests} * tokens ? 0 : 1;
 }
 
@@ -67,9 +76,9 @@ int Run(const std::string& router, const std::string& pid, int streams, int requ
 }  // namespace tandem
 
 int main(int argc, char** argv) {
-  if (argc != 6) {
-    fprintf(stderr, "usage: router_load ROUTER ROUTER_PID STREAMS REQUESTS TOKENS\n");
+  if (argc != 7) {
+    fprintf(stderr, "usage: router_load ROUTER ROUTER_PID STREAMS CONNECTIONS REQUESTS TOKENS\n");
     return 2;
   }
-  return tandem::Run(argv[1], argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
+  return tandem::Run(argv[1], argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), atoi(argv[6]));
 }

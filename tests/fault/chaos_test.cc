@@ -1,4 +1,5 @@
-// A thousand requests with random cancels, deadlines and kills: none wrong, none hanging, no page leaked.
+// A thousand requests with random cancels, deadlines and kills: none wrong, none hanging, no page
+// leaked.
 
 #include <signal.h>
 
@@ -21,8 +22,8 @@ constexpr int kRequests = 1000, kClients = 6, kPrompts = 5, kTokens = 12;
 
 GenerateOptions PromptNumber(int number) {
   static const char* const texts[kPrompts] = {
-      "The first lighthouse stood", "Once upon a time there was a king who", "def fibonacci(n):\n", "Water boils at",
-      "The three primary colours are red,"};
+      "The first lighthouse stood", "Once upon a time there was a king who", "def fibonacci(n):\n",
+      "Water boils at", "The three primary colours are red,"};
   GenerateOptions options;
   options.text = texts[number];
   options.sampling.max_tokens = kTokens;
@@ -49,7 +50,8 @@ TEST(Chaos, AThousandRequestsWithCancelsDeadlinesAndKills) {
     clients.emplace_back([&, c] {
       std::mt19937 random(1000 + c);
       for (int i; (i = next++) < kRequests;) {
-        if (c == 0 && i % 25 < kClients) {  // Some forty kills over the run, of each process in turn.
+        if (c == 0 &&
+            i % 25 < kClients) {  // Some forty kills over the run, of each process in turn.
           static const char* const victims[] = {"prefill-0", "decode-0", "prefill-1", "decode-1"};
           cluster.Signal(victims[(i / 25) % 4], SIGKILL);
         }
@@ -87,7 +89,8 @@ TEST(Chaos, AThousandRequestsWithCancelsDeadlinesAndKills) {
   EXPECT_GT(whole, kRequests / 3);
   EXPECT_GT(cancelled, 50);
   int kills = 0;
-  for (const char* process : {"prefill-0", "decode-0", "prefill-1", "decode-1"}) kills += cluster.restarts(process);
+  for (const char* process : {"prefill-0", "decode-0", "prefill-1", "decode-1"})
+    kills += cluster.restarts(process);
   EXPECT_GE(kills, 8);
   EXPECT_TRUE(cluster.AwaitReady());
   EXPECT_TRUE(cluster.AwaitAllPagesFree());
