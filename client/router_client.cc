@@ -51,18 +51,16 @@ v1::GenerateRequest ToProto(const GenerateOptions& options) {
 }
 
 GeneratedPiece ToPiece(const v1::GenerateResponse& response) {
-  GeneratedPiece piece{
-      .request_id = response.request_id(), .index = response.index(), .text = response.text()};
+  GeneratedPiece piece{.request_id = response.request_id(), .index = response.index(), .text = response.text()};
   for (const v1::GeneratedToken& token : response.tokens()) {
     SampledToken sampled{.token = token.token()};
     if (token.has_logprob()) sampled.logprob = token.logprob();
-    for (const v1::TokenLogprob& entry : token.top())
-      sampled.top.push_back({entry.token(), entry.logprob()});
+    for (const v1::TokenLogprob& entry : token.top()) sampled.top.push_back({entry.token(), entry.logprob()});
     piece.tokens.push_back(std::move(sampled));
   }
   if (response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
-    piece.finish_reason = absl::AsciiStrToLower(
-        absl::StripPrefix(v1::FinishReason_Name(response.finish_reason()), "FINISH_REASON_"));
+    piece.finish_reason =
+        absl::AsciiStrToLower(absl::StripPrefix(v1::FinishReason_Name(response.finish_reason()), "FINISH_REASON_"));
   }
   return piece;
 }
@@ -95,8 +93,8 @@ RouterClient::RouterClient(const std::string& router) : stubs_(std::make_unique<
 }
 RouterClient::~RouterClient() = default;
 
-absl::StatusOr<GenerateSummary> RouterClient::Generate(
-    const GenerateOptions& options, const std::function<bool(const GeneratedPiece&)>& on_piece) {
+absl::StatusOr<GenerateSummary> RouterClient::Generate(const GenerateOptions& options,
+                                                       const std::function<bool(const GeneratedPiece&)>& on_piece) {
   grpc::ClientContext context;
   SetTimeout(context, options.timeout);
   std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader =
@@ -123,35 +121,25 @@ absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
   grpc::ClientContext context;
   SetTimeout(context, timeout);
   v1::ClusterStatusResponse response;
-  if (absl::Status status = FromGrpc(stubs_->router->ClusterStatus(&context, {}, &response));
-      !status.ok())
+  if (absl::Status status = FromGrpc(stubs_->router->ClusterStatus(&context, {}, &response)); !status.ok())
     return status;
   ClusterSummary summary{.ready = response.ready(), .active_requests = response.active_requests()};
   for (const v1::WorkerStatus& worker : response.workers()) {
     WorkerSummary& out = summary.workers.emplace_back();
-    out = {worker.worker_id(),
-           worker.role(),
-           worker.state(),
-           worker.running_requests(),
-           worker.waiting_requests(),
-           worker.free_pages(),
-           worker.total_pages(),
-           {}};
+    out = {worker.worker_id(),        worker.role(),       worker.state(),       worker.running_requests(),
+           worker.waiting_requests(), worker.free_pages(), worker.total_pages(), {}};
     for (const auto& [state, count] : worker.pages()) out.pages.emplace_back(state, count);
     std::sort(out.pages.begin(), out.pages.end());
   }
   for (const v1::LinkStatus& link : response.links()) {
-    summary.links.push_back({link.prefill_worker(), link.decode_worker(), link.transport(),
-                             link.gigabytes_per_second(), link.latency_us(), link.up()});
+    summary.links.push_back({link.prefill_worker(), link.decode_worker(), link.transport(), link.gigabytes_per_second(),
+                             link.latency_us(), link.up()});
   }
-  std::sort(
-      summary.workers.begin(), summary.workers.end(),
-      [](const WorkerSummary& a, const WorkerSummary& b) { return a.worker_id < b.worker_id; });
-  std::sort(summary.links.begin(), summary.links.end(),
-            [](const LinkSummary& a, const LinkSummary& b) {
-              return std::tie(a.prefill_worker, a.decode_worker) <
-                     std::tie(b.prefill_worker, b.decode_worker);
-            });
+  std::sort(summary.workers.begin(), summary.workers.end(),
+            [](const WorkerSummary& a, const WorkerSummary& b) { return a.worker_id < b.worker_id; });
+  std::sort(summary.links.begin(), summary.links.end(), [](const LinkSummary& a, const LinkSummary& b) {
+    return std::tie(a.prefill_worker, a.decode_worker) < std::tie(b.prefill_worker, b.decode_worker);
+  });
   return summary;
 }
 

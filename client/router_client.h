@@ -35,8 +35,7 @@ struct GeneratedPiece {
   int index = 0;
   std::string text;
   std::vector<SampledToken> tokens;
-  std::string
-      finish_reason;  // "stop", "length" or "cancelled" in a sample's last piece; else empty.
+  std::string finish_reason;  // "stop", "length" or "cancelled" in a sample's last piece; else empty.
 };
 
 struct GenerateSummary {
@@ -73,8 +72,8 @@ class RouterClient {
 
   // Calls `on_piece` for each piece, on this thread, until the answer is whole; returning false
   // from it cancels. The router's status otherwise, with its reason and retry hint.
-  absl::StatusOr<GenerateSummary> Generate(
-      const GenerateOptions& options, const std::function<bool(const GeneratedPiece&)>& on_piece);
+  absl::StatusOr<GenerateSummary> Generate(const GenerateOptions& options,
+                                           const std::function<bool(const GeneratedPiece&)>& on_piece);
   absl::Status Cancel(const std::string& request_id);
   absl::StatusOr<ClusterSummary> Status(absl::Duration timeout = absl::Seconds(2));
   absl::Status Drain(const std::string& worker_id);

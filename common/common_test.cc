@@ -21,8 +21,8 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
 TEST(ErrorReasonTest, TravelsWithTheStatus) {
-  absl::Status status = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kLinkDown, "down",
-                                  absl::Milliseconds(30));
+  absl::Status status =
+      MakeError(absl::StatusCode::kUnavailable, ErrorReason::kLinkDown, "down", absl::Milliseconds(30));
   EXPECT_EQ(GetErrorReason(status), ErrorReason::kLinkDown);
   EXPECT_EQ(GetRetryAfter(status), absl::Milliseconds(30));
   EXPECT_EQ(GetErrorReason(absl::InternalError("x")), ErrorReason::kUnknown);
@@ -30,19 +30,16 @@ TEST(ErrorReasonTest, TravelsWithTheStatus) {
 }
 
 TEST(ErrorReasonTest, NamesRoundTrip) {
-  for (ErrorReason reason :
-       {ErrorReason::kWorkerLost, ErrorReason::kPoolExhausted, ErrorReason::kKvHoldExpired}) {
+  for (ErrorReason reason : {ErrorReason::kWorkerLost, ErrorReason::kPoolExhausted, ErrorReason::kKvHoldExpired}) {
     EXPECT_EQ(ParseErrorReason(ErrorReasonName(reason)), reason);
   }
   EXPECT_EQ(ParseErrorReason("NO_SUCH"), ErrorReason::kUnknown);
 }
 
 TEST(ErrorReasonTest, RetryFollowsTheReasonAndNotTheCode) {
-  EXPECT_TRUE(
-      IsRetryable(MakeError(absl::StatusCode::kDataLoss, ErrorReason::kChecksumMismatch, "")));
+  EXPECT_TRUE(IsRetryable(MakeError(absl::StatusCode::kDataLoss, ErrorReason::kChecksumMismatch, "")));
   EXPECT_FALSE(IsRetryable(absl::UnavailableError("no reason given")));
-  EXPECT_FALSE(
-      IsRetryable(MakeError(absl::StatusCode::kInvalidArgument, ErrorReason::kRequestTooLong, "")));
+  EXPECT_FALSE(IsRetryable(MakeError(absl::StatusCode::kInvalidArgument, ErrorReason::kRequestTooLong, "")));
 }
 
 TEST(IdsTest, DrawsDifferentIds) { EXPECT_NE(DrawRandomId(), DrawRandomId()); }
@@ -123,8 +120,7 @@ TEST(MetricsTest, ServesPrometheusText) {
   EXPECT_THAT(server.Listen("127.0.0.1:0"), IsOk());
   EXPECT_GT(server.port(), 0);
   MetricsServer other;
-  EXPECT_THAT(other.Listen("127.0.0.1:" + std::to_string(server.port())),
-              StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(other.Listen("127.0.0.1:" + std::to_string(server.port())), StatusIs(absl::StatusCode::kUnavailable));
 }
 
 }  // namespace

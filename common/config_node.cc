@@ -50,16 +50,14 @@ struct ConfigNode::Impl {
   std::shared_ptr<Impl> Child(YAML::Node child, std::string child_path, int fallback_line) {
     auto impl = std::make_shared<Impl>();
     impl->document = document;
-    impl->line =
-        child.IsDefined() && child.Mark().line >= 0 ? child.Mark().line + 1 : fallback_line;
+    impl->line = child.IsDefined() && child.Mark().line >= 0 ? child.Mark().line + 1 : fallback_line;
     impl->node = std::move(child);
     impl->path = std::move(child_path);
     children.push_back(impl);
     return impl;
   }
   void Error(int at_line, absl::string_view key, absl::string_view message) {
-    document->errors.emplace_back(
-        at_line, absl::StrCat(document->name, ":", at_line, ": ", path, key, ": ", message));
+    document->errors.emplace_back(at_line, absl::StrCat(document->name, ":", at_line, ": ", path, key, ": ", message));
   }
   void CheckUnknownKeys() {
     if (node.IsMap()) {
@@ -68,8 +66,7 @@ struct ConfigNode::Impl {
         const std::string& key = entry.first.Scalar();
         int key_line = entry.first.Mark().line + 1;
         if (!asked.contains(key)) {
-          Error(key_line, key,
-                absl::StrCat("unknown key; known here: ", absl::StrJoin(asked, ", ")));
+          Error(key_line, key, absl::StrCat("unknown key; known here: ", absl::StrJoin(asked, ", ")));
         }
         if (!seen.insert(key).second) Error(key_line, key, "stands here twice");
       }
@@ -109,8 +106,7 @@ absl::StatusOr<ConfigNode> ConfigNode::ParseText(const std::string& text, const 
     impl->node = root;
     return ConfigNode(std::move(impl));
   } catch (const YAML::Exception& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ":", error.mark.line + 1, ": not YAML: ", error.msg));
+    return absl::InvalidArgumentError(absl::StrCat(name, ":", error.mark.line + 1, ": not YAML: ", error.msg));
   }
 }
 
@@ -140,8 +136,7 @@ std::string ConfigNode::GetEnum(absl::string_view key, absl::string_view default
                                 const std::vector<std::string>& allowed) {
   std::string value = GetString(key, default_value);
   if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
-    AddError(key, absl::StrCat("expected one of ", absl::StrJoin(allowed, ", "), "; got \"", value,
-                               "\""));
+    AddError(key, absl::StrCat("expected one of ", absl::StrJoin(allowed, ", "), "; got \"", value, "\""));
     return std::string(default_value);
   }
   return value;
@@ -166,8 +161,7 @@ double ConfigNode::GetDouble(absl::string_view key, double default_value, double
   std::optional<YAML::Node> value = impl_->Find(key);
   if (!value.has_value()) return default_value;
   double number = 0;
-  if (!value->IsScalar() || !absl::SimpleAtod(value->Scalar(), &number) || !(number >= min) ||
-      !(number <= max)) {
+  if (!value->IsScalar() || !absl::SimpleAtod(value->Scalar(), &number) || !(number >= min) || !(number <= max)) {
     AddError(key, absl::StrCat("expected a number from ", min, " to ", max));
     return default_value;
   }
@@ -197,8 +191,7 @@ absl::Duration ConfigNode::GetDuration(absl::string_view key, absl::Duration def
   return duration.value_or(default_value);
 }
 
-std::vector<std::string> ConfigNode::GetStrings(absl::string_view key,
-                                                std::vector<std::string> default_value) {
+std::vector<std::string> ConfigNode::GetStrings(absl::string_view key, std::vector<std::string> default_value) {
   std::optional<YAML::Node> value = impl_->Find(key);
   if (!value.has_value()) return default_value;
   if (!value->IsSequence()) {
@@ -222,8 +215,8 @@ ConfigNode ConfigNode::GetMap(absl::string_view key) {
     AddError(key, "expected a mapping");
     value.reset();
   }
-  return ConfigNode(impl_->Child(value.value_or(YAML::Node(YAML::NodeType::Map)),
-                                 absl::StrCat(impl_->path, key, "."), impl_->LineOf(key)));
+  return ConfigNode(impl_->Child(value.value_or(YAML::Node(YAML::NodeType::Map)), absl::StrCat(impl_->path, key, "."),
+                                 impl_->LineOf(key)));
 }
 
 std::vector<ConfigNode> ConfigNode::GetList(absl::string_view key) {
@@ -258,8 +251,7 @@ absl::Status ConfigNode::Finish() {
   impl_->CheckUnknownKeys();
   auto& errors = impl_->document->errors;
   if (errors.empty()) return absl::OkStatus();
-  std::stable_sort(errors.begin(), errors.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::stable_sort(errors.begin(), errors.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<std::string> lines;
   for (const auto& [line, text] : errors) lines.push_back(text);
   return absl::InvalidArgumentError(absl::StrJoin(lines, "\n"));

@@ -38,15 +38,13 @@ class ConfigNode {
   std::string GetString(absl::string_view key, absl::string_view default_value);
   std::string RequireString(absl::string_view key);
   // One of `allowed`.
-  std::string GetEnum(absl::string_view key, absl::string_view default_value,
-                      const std::vector<std::string>& allowed);
+  std::string GetEnum(absl::string_view key, absl::string_view default_value, const std::vector<std::string>& allowed);
   int64_t GetInt(absl::string_view key, int64_t default_value, int64_t min, int64_t max);
   double GetDouble(absl::string_view key, double default_value, double min, double max);
   bool GetBool(absl::string_view key, bool default_value);
   int64_t GetBytes(absl::string_view key, int64_t default_value);
   absl::Duration GetDuration(absl::string_view key, absl::Duration default_value);
-  std::vector<std::string> GetStrings(absl::string_view key,
-                                      std::vector<std::string> default_value);
+  std::vector<std::string> GetStrings(absl::string_view key, std::vector<std::string> default_value);
   // A nested mapping; an empty one where the key is missing.
   ConfigNode GetMap(absl::string_view key);
   // A sequence of mappings; empty where the key is missing.

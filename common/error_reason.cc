@@ -47,8 +47,7 @@ absl::Status MakeError(absl::StatusCode code, ErrorReason reason, absl::string_v
   absl::Status status(code, message);
   status.SetPayload(kReasonUrl, absl::Cord(ErrorReasonName(reason)));
   if (retry_after.has_value()) {
-    status.SetPayload(kRetryAfterUrl,
-                      absl::Cord(absl::StrCat(absl::ToInt64Microseconds(*retry_after))));
+    status.SetPayload(kRetryAfterUrl, absl::Cord(absl::StrCat(absl::ToInt64Microseconds(*retry_after))));
   }
   return status;
 }

@@ -28,9 +28,7 @@ struct KvLayout {
   bool operator==(const KvLayout&) const = default;
 
   int own_heads() const { return tp_size <= num_kv_heads ? num_kv_heads / tp_size : 1; }
-  int first_head() const {
-    return tp_size <= num_kv_heads ? tp_rank * own_heads() : tp_rank / replicas();
-  }
+  int first_head() const { return tp_size <= num_kv_heads ? tp_rank * own_heads() : tp_rank / replicas(); }
   // Ranks that hold the same head.
   int replicas() const { return tp_size <= num_kv_heads ? 1 : tp_size / num_kv_heads; }
 
@@ -42,8 +40,7 @@ struct KvLayout {
 
   // Byte offset of the first token's row of one of the rank's own heads, counted from first_head().
   int64_t HeadOffset(PageIndex page, int layer, int plane, int own_head) const {
-    return page * page_bytes() + layer * layer_bytes() +
-           (int64_t{plane} * own_heads() + own_head) * head_bytes();
+    return page * page_bytes() + layer * layer_bytes() + (int64_t{plane} * own_heads() + own_head) * head_bytes();
   }
 
   std::string ToString() const;

@@ -36,12 +36,10 @@ absl::string_view LevelName(LogLevel level) {
 
 void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
   if (level < minimum_level.load(std::memory_order_relaxed)) return;
-  std::string line =
-      absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
-                   LevelName(level), " ", ProcessName(), " ", message);
+  std::string line = absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
+                                  LevelName(level), " ", ProcessName(), " ", message);
   for (const LogField& field : fields) {
-    bool plain =
-        !field.value.empty() && field.value.find_first_of(" \"\n\t=\\") == std::string::npos;
+    bool plain = !field.value.empty() && field.value.find_first_of(" \"\n\t=\\") == std::string::npos;
     absl::StrAppend(&line, " ", field.key, "=");
     if (plain) {
       absl::StrAppend(&line, field.value);

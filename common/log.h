@@ -14,8 +14,7 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 // One key and value of a log line. The value is anything that absl::StrCat takes.
 struct LogField {
   template <typename T>
-  LogField(absl::string_view field_key, const T& field_value)
-      : key(field_key), value(absl::StrCat(field_value)) {}
+  LogField(absl::string_view field_key, const T& field_value) : key(field_key), value(absl::StrCat(field_value)) {}
   absl::string_view key;
   std::string value;
 };

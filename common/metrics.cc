@@ -24,8 +24,7 @@ absl::Status MetricsServer::Listen(const std::string& address) {
   try {
     exposer_ = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/1);
   } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("metrics cannot listen on ", address, ": ", error.what()));
+    return absl::UnavailableError(absl::StrCat("metrics cannot listen on ", address, ": ", error.what()));
   }
   exposer_->RegisterCollectable(registry_);
   return absl::OkStatus();
@@ -49,15 +48,9 @@ prometheus::Gauge& MetricsServer::Gauge(const std::string& name, const std::stri
 
 prometheus::Histogram& MetricsServer::Seconds(const std::string& name, const std::string& help,
                                               const std::map<std::string, std::string>& labels) {
-  return prometheus::BuildHistogram()
-      .Name(name)
-      .Help(help)
-      .Register(*registry_)
-      .Add(labels, SecondsBuckets());
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(labels, SecondsBuckets());
 }
 
-std::string MetricsServer::Text() const {
-  return prometheus::TextSerializer().Serialize(registry_->Collect());
-}
+std::string MetricsServer::Text() const { return prometheus::TextSerializer().Serialize(registry_->Collect()); }
 
 }  // namespace tandem

@@ -23,21 +23,19 @@ ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
   model.path = node.RequireString("path");
   if (!model.path.empty()) model.path = std::filesystem::weakly_canonical(folder / model.path);
   model.served_name = node.RequireString("served_name");
-  model.precision = node.GetEnum("precision", "quantised", {"quantised", "full"}) == "full"
-                        ? Precision::kFull
-                        : Precision::kQuantised;
+  model.precision = node.GetEnum("precision", "quantised", {"quantised", "full"}) == "full" ? Precision::kFull
+                                                                                            : Precision::kQuantised;
   return model;
 }
 
 // "host:port" or "unix:/path"; the empty text only where `optional`.
-std::string ReadAddress(ConfigNode& node, absl::string_view key, const std::string& default_value,
-                        bool optional) {
+std::string ReadAddress(ConfigNode& node, absl::string_view key, const std::string& default_value, bool optional) {
   std::string address = node.GetString(key, default_value);
   if (absl::StartsWith(address, "unix:") || (optional && address.empty())) return address;
   size_t colon = address.rfind(':');
   int port = -1;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
+  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
     node.AddError(key, absl::StrCat("expected host:port or unix:/path, got \"", address, "\""));
   }
   return address;
@@ -46,10 +44,8 @@ std::string ReadAddress(ConfigNode& node, absl::string_view key, const std::stri
 RouterSettings ReadRouter(ConfigNode node) {
   RouterSettings router;
   router.listen = ReadAddress(node, "listen", router.listen, /*optional=*/false);
-  router.metrics_listen =
-      ReadAddress(node, "metrics_listen", router.metrics_listen, /*optional=*/true);
-  router.max_active_requests =
-      node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
+  router.metrics_listen = ReadAddress(node, "metrics_listen", router.metrics_listen, /*optional=*/true);
+  router.max_active_requests = node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
   router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
   router.worker_timeout = node.GetDuration("worker_timeout", router.worker_timeout);
   router.placement_timeout = node.GetDuration("placement_timeout", router.placement_timeout);
@@ -62,10 +58,8 @@ Parallelism ReadParallelism(ConfigNode node, const std::string& device) {
   parallelism.dp = static_cast<int>(node.GetInt("dp", 1, 1, 1024));
   parallelism.ep = static_cast<int>(node.GetInt("ep", 1, 1, 1024));
   parallelism.pp = static_cast<int>(node.GetInt("pp", 1, 1, 1024));
-  for (const auto& [key, value] : {std::pair{"tp", parallelism.tp},
-                                   {"dp", parallelism.dp},
-                                   {"ep", parallelism.ep},
-                                   {"pp", parallelism.pp}}) {
+  for (const auto& [key, value] :
+       {std::pair{"tp", parallelism.tp}, {"dp", parallelism.dp}, {"ep", parallelism.ep}, {"pp", parallelism.pp}}) {
     if (device == "cpu" && value != 1) {
       node.AddError(key, absl::StrCat("device cpu runs one rank per process; set it to 1 and use "
                                       "replicas instead, got ",
@@ -79,8 +73,7 @@ PoolSettings ReadPool(ConfigNode node) {
   PoolSettings pool;
   pool.where = node.Where("name");
   pool.name = node.RequireString("name");
-  pool.role =
-      node.GetEnum("role", "", {"prefill", "decode"}) == "decode" ? Role::kDecode : Role::kPrefill;
+  pool.role = node.GetEnum("role", "", {"prefill", "decode"}) == "decode" ? Role::kDecode : Role::kPrefill;
   pool.replicas = static_cast<int>(node.GetInt("replicas", 1, 1, 1000));
   pool.device = node.GetEnum("device", "cpu", {"cpu"});
   pool.threads = static_cast<int>(node.GetInt("threads", 1, 1, 1024));
@@ -89,16 +82,13 @@ PoolSettings ReadPool(ConfigNode node) {
   pool.page_tokens = static_cast<int>(node.GetInt("page_tokens", pool.page_tokens, 1, 1024));
   ConfigNode limits = node.GetMap("limits");
   pool.max_step_tokens = limits.GetInt("max_step_tokens", pool.max_step_tokens, 1, kMaxCount);
-  pool.max_running_requests =
-      limits.GetInt("max_running_requests", pool.max_running_requests, 1, kMaxCount);
-  pool.max_waiting_requests =
-      limits.GetInt("max_waiting_requests", pool.max_waiting_requests, 1, kMaxCount);
+  pool.max_running_requests = limits.GetInt("max_running_requests", pool.max_running_requests, 1, kMaxCount);
+  pool.max_waiting_requests = limits.GetInt("max_waiting_requests", pool.max_waiting_requests, 1, kMaxCount);
   pool.kv_hold = limits.GetDuration("kv_hold", pool.kv_hold);
   if (pool.max_step_tokens < pool.max_running_requests && pool.role == Role::kDecode) {
-    limits.AddError(
-        "max_step_tokens",
-        absl::StrCat("must be at least max_running_requests (", pool.max_running_requests,
-                     "): each running request needs one token a step"));
+    limits.AddError("max_step_tokens",
+                    absl::StrCat("must be at least max_running_requests (", pool.max_running_requests,
+                                 "): each running request needs one token a step"));
   }
   pool.host = node.GetString("host", pool.host);
   ConfigNode ports = node.GetMap("ports");
@@ -114,16 +104,15 @@ LinkSettings ReadLinks(ConfigNode node) {
   const std::vector<std::string> known = {"shm", "ucx"};
   for (const std::string& transport : links.transports) {
     if (std::find(known.begin(), known.end(), transport) == known.end()) {
-      node.AddError("transports", absl::StrCat("expected some of ", absl::StrJoin(known, ", "),
-                                               "; got \"", transport, "\""));
+      node.AddError("transports",
+                    absl::StrCat("expected some of ", absl::StrJoin(known, ", "), "; got \"", transport, "\""));
     }
   }
   if (links.transports.empty()) node.AddError("transports", "must allow at least one");
   links.checksums = node.GetBool("checksums", links.checksums);
   links.layer_groups = static_cast<int>(node.GetInt("layer_groups", links.layer_groups, 1, 1000));
   links.heartbeat = node.GetDuration("heartbeat", links.heartbeat);
-  links.missed_heartbeats =
-      static_cast<int>(node.GetInt("missed_heartbeats", links.missed_heartbeats, 1, 1000));
+  links.missed_heartbeats = static_cast<int>(node.GetInt("missed_heartbeats", links.missed_heartbeats, 1, 1000));
   if (links.heartbeat <= absl::ZeroDuration()) node.AddError("heartbeat", "must be over 0");
   return links;
 }
@@ -132,8 +121,7 @@ LinkSettings ReadLinks(ConfigNode node) {
 void CheckPorts(const Topology& topology, ConfigNode& root) {
   std::map<std::string, std::string> users;  // "host:port" -> process.
   for (const ProcessPlan& process : topology.Processes()) {
-    for (const std::string& address :
-         {process.service_address, process.link_address, process.metrics_address}) {
+    for (const std::string& address : {process.service_address, process.link_address, process.metrics_address}) {
       if (address.empty() || absl::EndsWith(address, ":0")) continue;
       auto [entry, inserted] = users.emplace(address, process.name);
       if (!inserted) {
@@ -152,8 +140,7 @@ void CheckPools(const Topology& topology, ConfigNode& root) {
     has_decode |= pool.role == Role::kDecode;
     auto [entry, inserted] = names.emplace(pool.name, pool.where);
     if (!inserted) {
-      root.AddError("pools", absl::StrCat("two pools are named ", pool.name, " (the other at ",
-                                          entry->second, ")"));
+      root.AddError("pools", absl::StrCat("two pools are named ", pool.name, " (the other at ", entry->second, ")"));
     }
     if (pool.name == "router") root.AddError("pools", "a pool cannot be named router");
   }

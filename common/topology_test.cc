@@ -47,8 +47,7 @@ TEST(TopologyTest, ResolvesProcessesAndPorts) {
 
 TEST(TopologyTest, ReadsTheShippedFiles) {
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/laptop.yaml")), IsOk());
-  EXPECT_THAT(Topology::Load("/no/such.yaml"),
-              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such.yaml")));
+  EXPECT_THAT(Topology::Load("/no/such.yaml"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such.yaml")));
 }
 
 struct BadTopology {
@@ -69,11 +68,9 @@ TEST_P(TopologyRefuses, WithFileLineAndFix) {
 INSTANTIATE_TEST_SUITE_P(
     Settings, TopologyRefuses,
     testing::Values(
-        BadTopology{"UnknownKey", "replicas: 2", "replica: 2",
-                    "t.yaml:9: pools[0].replica: unknown key; known here: "},
+        BadTopology{"UnknownKey", "replicas: 2", "replica: 2", "t.yaml:9: pools[0].replica: unknown key; known here: "},
         BadTopology{"UnknownTopLevelKey", "links:", "lynks:", "t.yaml:15: lynks: unknown key"},
-        BadTopology{"NoUnit", "64 MiB", "64",
-                    "t.yaml:10: pools[0].kv_memory: expected a size such as"},
+        BadTopology{"NoUnit", "64 MiB", "64", "t.yaml:10: pools[0].kv_memory: expected a size such as"},
         BadTopology{"WrongUnit", "64 MiB", "64 MB", "t.yaml:10: pools[0].kv_memory"},
         BadTopology{"NotANumber", "replicas: 2", "replicas: two",
                     "t.yaml:9: pools[0].replicas: expected a whole number"},
@@ -82,24 +79,17 @@ INSTANTIATE_TEST_SUITE_P(
                     "t.yaml:13: pools[1].role: expected one of prefill, decode"},
         BadTopology{"PortTwice", "service: 9110", "service: 9101",
                     "127.0.0.1:9101 is used by prefill-1 and by decode-0"},
-        BadTopology{"PortOfTheRouter", "service: 9110", "service: 9000",
-                    "is used by router and by decode-0"},
+        BadTopology{"PortOfTheRouter", "service: 9110", "service: 9000", "is used by router and by decode-0"},
         BadTopology{"MissingModel", "  path: model.gguf\n", "", "model.path: is missing"},
-        BadTopology{"NoDecode", "role: decode", "role: prefill",
-                    "needs at least one pool with role decode"},
-        BadTopology{"PoolTwice", "- name: decode", "- name: prefill",
-                    "two pools are named prefill"},
-        BadTopology{"TensorParallelCpu", "replicas: 2", "parallelism: {tp: 2}",
-                    "device cpu runs one rank per process"},
-        BadTopology{"UnknownTransport", "[shm]", "[shm, rdma]",
-                    "expected some of shm, ucx; got \"rdma\""},
+        BadTopology{"NoDecode", "role: decode", "role: prefill", "needs at least one pool with role decode"},
+        BadTopology{"PoolTwice", "- name: decode", "- name: prefill", "two pools are named prefill"},
+        BadTopology{"TensorParallelCpu", "replicas: 2", "parallelism: {tp: 2}", "device cpu runs one rank per process"},
+        BadTopology{"UnknownTransport", "[shm]", "[shm, rdma]", "expected some of shm, ucx; got \"rdma\""},
         BadTopology{"NoTransport", "[shm]", "[]", "must allow at least one"},
         BadTopology{"UnknownDevice", "replicas: 2", "device: tpu", "expected one of cpu"},
-        BadTopology{"BadAddress", "127.0.0.1:9000", "localhost",
-                    "t.yaml:5: router.listen: expected host:port"},
+        BadTopology{"BadAddress", "127.0.0.1:9000", "localhost", "t.yaml:5: router.listen: expected host:port"},
         BadTopology{"KeyTwice", "replicas: 2", "replicas: 2\n    replicas: 3", "stands here twice"},
-        BadTopology{"ListForText", "served_name: m", "served_name: [m]",
-                    "served_name: expected a text"},
+        BadTopology{"ListForText", "served_name: m", "served_name: [m]", "served_name: expected a text"},
         BadTopology{"BrokenYaml", "[shm]", "[shm", "not YAML"},
         BadTopology{"BatchLargerThanStep", "replicas: 2", "limits: {max_step_tokens: 0}",
                     "max_step_tokens: expected a number from 1"}),

@@ -28,21 +28,19 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
   for (const auto& [unit, factor] : kByteUnits) {
     if (!absl::EndsWith(trimmed, unit)) continue;
     double amount = 0;
-    absl::string_view number =
-        absl::StripAsciiWhitespace(trimmed.substr(0, trimmed.size() - unit.size()));
+    absl::string_view number = absl::StripAsciiWhitespace(trimmed.substr(0, trimmed.size() - unit.size()));
     if (!absl::SimpleAtod(number, &amount)) break;
     double bytes = amount * static_cast<double>(factor);
     if (!(amount >= 0) || bytes > 9e18) break;
     return static_cast<int64_t>(std::llround(bytes));
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "expected a size such as \"512 MiB\" (units B, KiB, MiB, GiB, TiB), got \"", text, "\""));
+  return absl::InvalidArgumentError(
+      absl::StrCat("expected a size such as \"512 MiB\" (units B, KiB, MiB, GiB, TiB), got \"", text, "\""));
 }
 
 absl::StatusOr<absl::Duration> ParseDurationSetting(absl::string_view text) {
   absl::Duration duration;
-  if (!absl::ParseDuration(absl::StripAsciiWhitespace(text), &duration) ||
-      duration < absl::ZeroDuration()) {
+  if (!absl::ParseDuration(absl::StripAsciiWhitespace(text), &duration) || duration < absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected a duration such as \"250ms\" or \"2s\", got \"", text, "\""));
   }
@@ -52,8 +50,7 @@ absl::StatusOr<absl::Duration> ParseDurationSetting(absl::string_view text) {
 std::string FormatBytes(int64_t bytes) {
   for (const auto& [unit, factor] : kByteUnits) {
     if (bytes >= factor && factor > 1) {
-      return absl::StrFormat("%.4g %s", static_cast<double>(bytes) / static_cast<double>(factor),
-                             unit);
+      return absl::StrFormat("%.4g %s", static_cast<double>(bytes) / static_cast<double>(factor), unit);
     }
   }
   return absl::StrCat(bytes, " B");

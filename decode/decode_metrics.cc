@@ -3,21 +3,17 @@
 namespace tandem {
 
 DecodeMetrics::DecodeMetrics(MetricsServer& server)
-    : server_(server),
-      tokens_(server.Counter("tandem_generated_tokens_total", "Tokens generated here.")) {}
+    : server_(server), tokens_(server.Counter("tandem_generated_tokens_total", "Tokens generated here.")) {}
 
 void DecodeMetrics::CountLeg(const std::string& outcome) {
-  server_.Counter("tandem_legs_total", "Legs by how they ended.", {{"outcome", outcome}})
-      .Increment();
+  server_.Counter("tandem_legs_total", "Legs by how they ended.", {{"outcome", outcome}}).Increment();
 }
 
 void DecodeMetrics::SetEngine(const WorkerHeartbeat& heartbeat) {
   server_.Gauge("tandem_requests_running", "Sequences with pages.").Set(heartbeat.running_requests);
-  server_.Gauge("tandem_requests_waiting", "Sequences that wait for pages or budget.")
-      .Set(heartbeat.waiting_requests);
+  server_.Gauge("tandem_requests_waiting", "Sequences that wait for pages or budget.").Set(heartbeat.waiting_requests);
   for (const auto& [state, count] : heartbeat.pages) {
-    server_.Gauge("tandem_kv_pages", "KV pages by state; they sum to the pool.", {{"state", state}})
-        .Set(count);
+    server_.Gauge("tandem_kv_pages", "KV pages by state; they sum to the pool.", {{"state", state}}).Set(count);
   }
 }
 

@@ -34,8 +34,7 @@ constexpr double kMaxQuarantinedShare = 0.25;
 // Posts to the engine thread what arrives on others, and the other way round.
 class DecodeParts final : public DecodeProcess, private SessionHandler, private ReceiverEvents {
  public:
-  static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology,
-                                                              const ProcessPlan& plan) {
+  static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology, const ProcessPlan& plan) {
     auto parts = std::make_unique<DecodeParts>();
     RETURN_IF_ERROR(parts->Build(topology, plan));
     return std::unique_ptr<DecodeProcess>(std::move(parts));
@@ -70,9 +69,8 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   // SessionHandler, on gRPC threads.
   void OnCommands(SessionId session, CommandFrame frame) override {
     if (draining_) RefuseStarts(session, frame);
-    engine_->Post([this, session, frame = std::move(frame)](Engine& engine) {
-      worker_->OnCommands(engine, session, frame);
-    });
+    engine_->Post(
+        [this, session, frame = std::move(frame)](Engine& engine) { worker_->OnCommands(engine, session, frame); });
   }
   void OnSessionClosed(SessionId session) override {
     engine_->Post([this, session](Engine& engine) { worker_->OnSessionClosed(engine, session); });
@@ -82,8 +80,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
     for (const StartLeg& start : frame.starts) {
       refusals.events.push_back(
           {.id = start.id,
-           .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining,
-                              "the worker is draining")});
+           .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining, "the worker is draining")});
     }
     frame.starts.clear();
     if (!refusals.events.empty()) sessions_.Send(session, std::move(refusals));
@@ -110,8 +107,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
     engine_->Post([this, peer](Engine&) { worker_->OnPeerDead(peer); });
   }
   void OnMessage(Incarnation peer, const LinkMessage& message) override {
-    engine_->Post(
-        [this, peer, message](Engine& engine) { worker_->OnLinkMessage(engine, peer, message); });
+    engine_->Post([this, peer, message](Engine& engine) { worker_->OnLinkMessage(engine, peer, message); });
   }
 
   const Incarnation incarnation_{DrawRandomId()};
@@ -135,25 +131,20 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
 absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& plan) {
   const PoolSettings& settings = topology.pools[plan.pool];
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
-  ASSIGN_OR_RETURN(
-      std::unique_ptr<Engine> engine,
-      Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                   Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
   ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes() + kTestAreaBytes));
   engine->SetKvMemory(pool_->base());
   metrics_ = std::make_unique<DecodeMetrics>(metrics_server_);
   pages_ = std::make_unique<EngineHandoverPages>(engine->cache());
-  receiver_ =
-      std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_);
+  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_);
   worker_ = std::make_unique<DecodeWorker>(
       Clock::Real(), *receiver_, *metrics_,
       [this](int64_t session, LegEvent event) { sessions_.Send(session, {{std::move(event)}}); },
       [this](Incarnation peer, LinkMessage message) { hub_->Send(peer, std::move(message)); });
-  hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(),
-                     topology.links.checksums);
+  hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(), topology.links.checksums);
   EngineThread::Hooks hooks;
-  hooks.on_events = [this](Engine&, std::vector<SequenceEvent> events) {
-    worker_->OnEngineEvents(std::move(events));
-  };
+  hooks.on_events = [this](Engine&, std::vector<SequenceEvent> events) { worker_->OnEngineEvents(std::move(events)); };
   hooks.on_turn = [this](Engine&) { worker_->OnTurn(); };
   engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
@@ -190,17 +181,15 @@ std::optional<LinkRefusedMessage> DecodeParts::CheckHello(const HelloMessage& he
         .must_restart = true};
   }
   if (hello.protocol_version != hello_.protocol_version) {
-    return LinkRefusedMessage{absl::StrCat("link protocol version ", hello.protocol_version,
-                                           "; here it is ", hello_.protocol_version)};
+    return LinkRefusedMessage{
+        absl::StrCat("link protocol version ", hello.protocol_version, "; here it is ", hello_.protocol_version)};
   }
   if (hello.model_fingerprint != hello_.model_fingerprint) {
-    return LinkRefusedMessage{absl::StrCat("model fingerprint ", hello.model_fingerprint,
-                                           "; here it is ", hello_.model_fingerprint,
-                                           ": not the same weights and precision")};
+    return LinkRefusedMessage{absl::StrCat("model fingerprint ", hello.model_fingerprint, "; here it is ",
+                                           hello_.model_fingerprint, ": not the same weights and precision")};
   }
   if (hello.ucx_version != hello_.ucx_version) {
-    return LinkRefusedMessage{
-        absl::StrCat("UCX ", hello.ucx_version, "; here it is ", hello_.ucx_version)};
+    return LinkRefusedMessage{absl::StrCat("UCX ", hello.ucx_version, "; here it is ", hello_.ucx_version)};
   }
   if (absl::Status status = CheckCompatible(hello.layout, hello_.layout); !status.ok()) {
     return LinkRefusedMessage{std::string(status.message())};
@@ -229,8 +218,7 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
       total += count;
       if (state == PageStateName(PageState::kQuarantined)) quarantined = count;
     }
-    if (heartbeat.state == "ready" && quarantined > total * kMaxQuarantinedShare)
-      heartbeat.state = "degraded";
+    if (heartbeat.state == "ready" && quarantined > total * kMaxQuarantinedShare) heartbeat.state = "degraded";
     metrics_->SetEngine(heartbeat);
     return heartbeat;
   };
@@ -242,8 +230,7 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DecodeProcess>> DecodeProcess::Start(const Topology& topology,
-                                                                    const ProcessPlan& plan) {
+absl::StatusOr<std::unique_ptr<DecodeProcess>> DecodeProcess::Start(const Topology& topology, const ProcessPlan& plan) {
   return DecodeParts::Start(topology, plan);
 }
 

@@ -15,8 +15,7 @@ namespace tandem {
 class DecodeProcess {
  public:
   // Loads the model and starts; errors name the setting or address that is wrong.
-  static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology,
-                                                              const ProcessPlan& plan);
+  static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology, const ProcessPlan& plan);
   virtual ~DecodeProcess() = default;
 
   // Takes no new requests and waits for those it has; false when `timeout` passed first.

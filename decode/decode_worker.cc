@@ -31,8 +31,7 @@ void EngineHandoverPages::Free(absl::Span<const PageIndex> pages) { cache_.Relea
 
 void DecodeWorker::OnCommands(Engine& engine, int64_t session, const CommandFrame& frame) {
   for (const StartLeg& start : frame.starts) StartLegNow(engine, session, start);
-  for (const CancelLeg& cancel : frame.cancels)
-    CancelLegNow(engine, cancel.id, "cancelled by the router");
+  for (const CancelLeg& cancel : frame.cancels) CancelLegNow(engine, cancel.id, "cancelled by the router");
   receiver_.RetryWaiting(clock_.Now());
   SendPeerMessages();
 }
@@ -45,8 +44,7 @@ void DecodeWorker::StartLegNow(Engine& engine, int64_t session, const StartLeg& 
   if (leg.awaits_kv) {
     receiver_.Expect(start.handover);
     handovers_[start.handover] = start.id;
-  } else if (absl::Status status = engine.Add(ToSequenceRequest(start, clock_.Now()));
-             !status.ok()) {
+  } else if (absl::Status status = engine.Add(ToSequenceRequest(start, clock_.Now())); !status.ok()) {
     metrics_.CountLeg("refused");
     send_(session, {.id = start.id, .error = status});
     return;
@@ -157,9 +155,8 @@ void DecodeWorker::OnPeerUp(const HelloMessage& hello) {
 }
 
 void DecodeWorker::OnPeerLost(Incarnation peer, bool proven_dead) {
-  absl::Status error =
-      MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerLost,
-                "the link to the prefill worker was lost before the KV was complete");
+  absl::Status error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerLost,
+                                 "the link to the prefill worker was lost before the KV was complete");
   for (HandoverId handover : receiver_.OnPeerLost(peer, proven_dead)) FailWaiting(handover, error);
   receiver_.RetryWaiting(clock_.Now());
   SendPeerMessages();

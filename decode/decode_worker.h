@@ -42,8 +42,7 @@ class DecodeWorker {
   using Send = std::function<void(int64_t session, LegEvent event)>;
   // Sends a link message to a prefill worker.
   using SendToPeer = std::function<void(Incarnation peer, LinkMessage message)>;
-  DecodeWorker(const Clock& clock, KvReceiver& receiver, DecodeMetrics& metrics, Send send,
-               SendToPeer send_to_peer)
+  DecodeWorker(const Clock& clock, KvReceiver& receiver, DecodeMetrics& metrics, Send send, SendToPeer send_to_peer)
       : clock_(clock),
         receiver_(receiver),
         metrics_(metrics),

@@ -25,14 +25,12 @@ constexpr RequestId kLeg(1);
 class DecodeWorkerTest : public testing::Test {
  protected:
   DecodeWorkerTest()
-      : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull},
-                 clock_),
+      : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull}, clock_),
         metrics_(metrics_server_),
         pages_(engine().cache()),
         receiver_({}, engine().layout(), fixture_.memory(), pages_),
         worker_(
-            clock_, receiver_, metrics_,
-            [this](int64_t, LegEvent event) { events_.push_back(std::move(event)); },
+            clock_, receiver_, metrics_, [this](int64_t, LegEvent event) { events_.push_back(std::move(event)); },
             [this](Incarnation, LinkMessage message) { sent_.push_back(std::move(message)); }) {
     HelloMessage hello;
     hello.incarnation = kPrefill;
@@ -52,9 +50,7 @@ class DecodeWorkerTest : public testing::Test {
     for (int i = 0; i < 20; ++i) prompt.push_back(5 + i);
     return prompt;
   }
-  void Start(const StartLeg& start) {
-    worker_.OnCommands(engine(), /*session=*/1, {.starts = {start}});
-  }
+  void Start(const StartLeg& start) { worker_.OnCommands(engine(), /*session=*/1, {.starts = {start}}); }
   void FromPeer(const LinkMessage& message) { worker_.OnLinkMessage(engine(), kPrefill, message); }
   void RunToEnd() {
     while (engine().HasWork()) worker_.OnEngineEvents(engine().Step(nullptr));
@@ -75,9 +71,7 @@ class DecodeWorkerTest : public testing::Test {
     return tokens;
   }
   int Count(PageState state) { return engine().cache().pool().count(state); }
-  bool AllPagesFree() {
-    return engine().cache().pool().available() == engine().cache().pool().num_pages();
-  }
+  bool AllPagesFree() { return engine().cache().pool().available() == engine().cache().pool().num_pages(); }
 
   FakeClock clock_;
   EngineFixture fixture_;
@@ -92,11 +86,9 @@ class DecodeWorkerTest : public testing::Test {
 
 TEST_F(DecodeWorkerTest, ContinuesWithReceivedKv) {
   // The same request on a worker of its own says what must come, and whose KV to write.
-  EngineFixture source(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull},
-                       clock_);
+  EngineFixture source(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull}, clock_);
   std::vector<TokenId> wanted = source.Generate(Prompt(), {.max_tokens = 6, .ignore_eos = true});
-  SequenceRequest held{
-      .id = RequestId(9), .tokens = Prompt(), .prompt_tokens = 20, .hold_after_first_token = true};
+  SequenceRequest held{.id = RequestId(9), .tokens = Prompt(), .prompt_tokens = 20, .hold_after_first_token = true};
   ASSERT_THAT(source.engine().Add(held), IsOk());
   source.RunToEnd();
 
@@ -109,8 +101,7 @@ TEST_F(DecodeWorkerTest, ContinuesWithReceivedKv) {
   const int64_t page_bytes = engine().layout().page_bytes();
   for (size_t i = 0; i < grant.pages.size(); ++i) {
     std::memcpy(fixture_.memory() + grant.pages[i] * page_bytes,
-                source.memory() + source.engine().PagesOf(RequestId(9))[i] * page_bytes,
-                page_bytes);
+                source.memory() + source.engine().PagesOf(RequestId(9))[i] * page_bytes, page_bytes);
   }
   FromPeer(CommitMessage{kHandover, grant.epoch, 2, {}, wanted[0]});
   EXPECT_THAT(Sent<AckMessage>(), SizeIs(1));

@@ -28,8 +28,7 @@ struct Launcher::Child {
   int restarts = 0;
 };
 
-Launcher::Launcher(const Topology& topology, Options options)
-    : topology_(topology), options_(std::move(options)) {
+Launcher::Launcher(const Topology& topology, Options options) : topology_(topology), options_(std::move(options)) {
   for (ProcessPlan& plan : topology_.Processes()) {
     auto child = std::make_unique<Child>();
     child->plan = std::move(plan);
@@ -103,8 +102,7 @@ void Launcher::ReadOutput(Child& child) {
     if (size <= 0) break;
     child.partial_line.append(buffer, size);
     size_t begin = 0;
-    for (size_t end; (end = child.partial_line.find('\n', begin)) != std::string::npos;
-         begin = end + 1) {
+    for (size_t end; (end = child.partial_line.find('\n', begin)) != std::string::npos; begin = end + 1) {
       options_.on_line(child.plan.name, child.partial_line.substr(begin, end - begin));
     }
     child.partial_line.erase(0, begin);
@@ -127,13 +125,11 @@ void Launcher::Reap() {
       continue;
     }
     // A process that ran for a while starts again soon; one that fails at once, later and later.
-    child->backoff = now - child->started > absl::Seconds(10)
-                         ? options_.first_backoff
-                         : std::min(child->backoff * 2, options_.max_backoff);
+    child->backoff = now - child->started > absl::Seconds(10) ? options_.first_backoff
+                                                              : std::min(child->backoff * 2, options_.max_backoff);
     child->next_start = now + child->backoff;
     ++child->restarts;
-    options_.on_line(child->plan.name,
-                     absl::StrCat(how, "; starts again in ", absl::FormatDuration(child->backoff)));
+    options_.on_line(child->plan.name, absl::StrCat(how, "; starts again in ", absl::FormatDuration(child->backoff)));
   }
 }
 
@@ -146,8 +142,7 @@ void Launcher::RunFor(absl::Duration timeout) {
       if (child->output_fd >= 0) fds.push_back({child->output_fd, POLLIN, 0});
     }
     absl::Duration wait = std::min<absl::Duration>(end - clock.Now(), absl::Milliseconds(100));
-    poll(fds.data(), fds.size(),
-         static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(wait))));
+    poll(fds.data(), fds.size(), static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(wait))));
     for (const auto& child : children_) ReadOutput(*child);
     Reap();
     for (const auto& child : children_) {
@@ -160,16 +155,13 @@ void Launcher::StopAll(absl::Duration grace) {
   const Clock& clock = Clock::Real();
   for (const auto& child : children_) child->next_start = absl::InfiniteFuture();
   auto stop = [&](bool routers) {
-    auto is_meant = [&](const Child& child) {
-      return child.pid != 0 && (child.plan.pool < 0) == routers;
-    };
+    auto is_meant = [&](const Child& child) { return child.pid != 0 && (child.plan.pool < 0) == routers; };
     for (const auto& child : children_) {
       if (is_meant(*child)) kill(child->pid, SIGTERM);
     }
     const absl::Time deadline = clock.Now() + grace;
     bool killed = false;
-    while (std::any_of(children_.begin(), children_.end(),
-                       [&](const auto& child) { return is_meant(*child); })) {
+    while (std::any_of(children_.begin(), children_.end(), [&](const auto& child) { return is_meant(*child); })) {
       if (clock.Now() >= deadline && !std::exchange(killed, true)) {
         for (const auto& child : children_) {
           if (is_meant(*child)) kill(child->pid, SIGKILL);

@@ -22,8 +22,7 @@
 #include "deploy/launcher.h"
 
 ABSL_FLAG(std::string, router, "127.0.0.1:7070", "Router for generate, status and drain.");
-ABSL_FLAG(std::string, text, "",
-          "generate: continue this text instead of answering a chat message.");
+ABSL_FLAG(std::string, text, "", "generate: continue this text instead of answering a chat message.");
 ABSL_FLAG(int, max_tokens, 256, "generate: most tokens to generate; 0: up to the context length.");
 ABSL_FLAG(double, temperature, 0, "generate: 0 is greedy.");
 ABSL_FLAG(double, top_p, 1, "generate: keep the smallest set of tokens with this probability.");
@@ -98,14 +97,13 @@ void PrintTimes(const GenerateSummary& summary) {
   printf("\nwhere the time went:\n");
   line("queue", summary.queue, "");
   line("prefill", summary.prefill,
-       absl::StrCat(summary.prompt_tokens, " tokens, ", summary.cached_tokens,
-                    " of them cached, on ", summary.prefill_worker));
+       absl::StrCat(summary.prompt_tokens, " tokens, ", summary.cached_tokens, " of them cached, on ",
+                    summary.prefill_worker));
   line("transfer", summary.transfer, "KV to the decode worker, beside prefill");
   line("hand-over gap", summary.handover, "what the client saw between the first tokens");
   line("decode", summary.decode,
-       decoded > 0 && seconds > 0
-           ? absl::StrFormat("%.1f tokens/s on %s", decoded / seconds, summary.decode_worker)
-           : absl::StrCat("on ", summary.decode_worker));
+       decoded > 0 && seconds > 0 ? absl::StrFormat("%.1f tokens/s on %s", decoded / seconds, summary.decode_worker)
+                                  : absl::StrCat("on ", summary.decode_worker));
 }
 
 int Generate(const std::string& question) {
@@ -122,12 +120,11 @@ int Generate(const std::string& question) {
   options.sampling.top_p = static_cast<float>(absl::GetFlag(FLAGS_top_p));
   options.timeout = absl::GetFlag(FLAGS_timeout);
   RouterClient client(absl::GetFlag(FLAGS_router));
-  absl::StatusOr<GenerateSummary> summary =
-      client.Generate(options, [](const GeneratedPiece& piece) {
-        fputs(piece.text.c_str(), stdout);
-        fflush(stdout);
-        return true;
-      });
+  absl::StatusOr<GenerateSummary> summary = client.Generate(options, [](const GeneratedPiece& piece) {
+    fputs(piece.text.c_str(), stdout);
+    fflush(stdout);
+    return true;
+  });
   printf("\n");
   if (!summary.ok()) return Fail(summary.status());
   if (absl::GetFlag(FLAGS_times)) PrintTimes(*summary);
@@ -137,19 +134,16 @@ int Generate(const std::string& question) {
 void PrintStatus(const ClusterSummary& status) {
   printf("%s, %d active requests\n", status.ready ? "ready" : "not ready", status.active_requests);
   for (const WorkerSummary& worker : status.workers) {
-    printf("  %-12s %-8s %-10s running %d, waiting %d, pages", worker.worker_id.c_str(),
-           worker.role.c_str(), worker.state.c_str(), worker.running, worker.waiting);
+    printf("  %-12s %-8s %-10s running %d, waiting %d, pages", worker.worker_id.c_str(), worker.role.c_str(),
+           worker.state.c_str(), worker.running, worker.waiting);
     for (const auto& [state, count] : worker.pages) {
       if (count > 0) printf(" %s %d", state.c_str(), count);
     }
     printf(" of %d\n", worker.total_pages);
   }
   for (const LinkSummary& link : status.links) {
-    printf("  %s -> %s: %s", link.prefill_worker.c_str(), link.decode_worker.c_str(),
-           link.up ? "up" : "down");
-    if (link.up)
-      printf(", %s, %.1f GB/s, %.1f us", link.transport.c_str(), link.gigabytes_per_second,
-             link.latency_us);
+    printf("  %s -> %s: %s", link.prefill_worker.c_str(), link.decode_worker.c_str(), link.up ? "up" : "down");
+    if (link.up) printf(", %s, %.1f GB/s, %.1f us", link.transport.c_str(), link.gigabytes_per_second, link.latency_us);
     printf("\n");
   }
 }
@@ -170,8 +164,7 @@ int WaitUntilReady(RouterClient& client) {
         say_once(absl::StrCat(worker.worker_id, " is ", worker.state));
       for (const LinkSummary& link : status->links) {
         if (link.up) {
-          say_once(absl::StrFormat("%s -> %s linked by %s", link.prefill_worker, link.decode_worker,
-                                   link.transport));
+          say_once(absl::StrFormat("%s -> %s linked by %s", link.prefill_worker, link.decode_worker, link.transport));
         }
       }
       if (status->ready) return 0;
@@ -195,8 +188,7 @@ int Run(const std::vector<char*>& arguments) {
   const std::string operand = arguments.size() > 2 ? arguments[2] : "";
   const bool has_operand = arguments.size() == 3;
   if (command == "check" && has_operand) return Check(operand);
-  if (command == "up" && has_operand)
-    return Up(operand, std::filesystem::read_symlink("/proc/self/exe"));
+  if (command == "up" && has_operand) return Up(operand, std::filesystem::read_symlink("/proc/self/exe"));
   if (command == "generate" && arguments.size() <= 3) return Generate(operand);
   if (command == "status" && arguments.size() == 2) return Status();
   if (command == "drain" && has_operand) {

@@ -72,8 +72,7 @@ TEST(PagePoolTest, CountsAlwaysSumToThePool) {
     std::vector<PageIndex> evicted;
     switch (random() % 4) {
       case 0:
-        if (auto pages = pool.Allocate(random() % 4, PageState::kGranted, evicted);
-            pages.has_value()) {
+        if (auto pages = pool.Allocate(random() % 4, PageState::kGranted, evicted); pages.has_value()) {
           owned.insert(owned.end(), pages->begin(), pages->end());
         }
         break;
@@ -125,8 +124,7 @@ TEST(KvCacheTest, FindsTheLongestPrefixButNeverTheLastToken) {
   cache.Publish(tokens, pages);
   cache.Release(pages);
   EXPECT_THAT(cache.AcquirePrefix(tokens), ElementsAre(pages[0]));  // Token 4 must be computed.
-  EXPECT_THAT(cache.AcquirePrefix(std::vector<TokenId>{1, 2, 3, 4, 5}),
-              ElementsAre(pages[0], pages[1]));
+  EXPECT_THAT(cache.AcquirePrefix(std::vector<TokenId>{1, 2, 3, 4, 5}), ElementsAre(pages[0], pages[1]));
   EXPECT_THAT(cache.AcquirePrefix(std::vector<TokenId>{1, 9, 3}), IsEmpty());
 }
 

@@ -11,30 +11,28 @@
 
 namespace tandem {
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint,
-                                                       const Options& options, const Clock& clock) {
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
+                                                       const Clock& clock) {
   std::unique_ptr<Ops> ops = NewCpuOps(options.threads, options.precision);
-  ASSIGN_OR_RETURN(
-      std::unique_ptr<DecoderModel> model,
-      LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
-                       std::min(options.max_step_tokens, std::max(options.max_running, 1))));
+  ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
+                   LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
+                                    std::min(options.max_step_tokens, std::max(options.max_running, 1))));
   KvLayout layout = model->kv_layout();
   layout.page_tokens = options.page_tokens;
   layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;
   int64_t num_pages = options.kv_memory_bytes / layout.page_bytes();
   if (num_pages < 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "KV memory of ", FormatBytes(options.kv_memory_bytes), " holds no page; one of ",
-        options.page_tokens, " tokens takes ", FormatBytes(layout.page_bytes())));
+    return absl::InvalidArgumentError(absl::StrCat("KV memory of ", FormatBytes(options.kv_memory_bytes),
+                                                   " holds no page; one of ", options.page_tokens, " tokens takes ",
+                                                   FormatBytes(layout.page_bytes())));
   }
   layout.num_pages = static_cast<int>(std::min<int64_t>(num_pages, 1 << 30));
-  return std::unique_ptr<Engine>(new Engine(std::move(checkpoint), options, clock, layout.num_pages,
-                                            layout, std::move(ops), std::move(model)));
+  return std::unique_ptr<Engine>(
+      new Engine(std::move(checkpoint), options, clock, layout.num_pages, layout, std::move(ops), std::move(model)));
 }
 
-Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock,
-               int num_pages, KvLayout layout, std::unique_ptr<Ops> ops,
-               std::unique_ptr<DecoderModel> model)
+Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
+               KvLayout layout, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model)
     : checkpoint_(std::move(checkpoint)),
       options_(options),
       clock_(clock),
@@ -42,30 +40,27 @@ Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, c
       ops_(std::move(ops)),
       model_(std::move(model)),
       fingerprint_(checkpoint_->Fingerprint(options.precision)),
-      max_context_tokens_(static_cast<int>(std::min<int64_t>(
-          checkpoint_->config().max_context_tokens, int64_t{num_pages} * options.page_tokens))),
+      max_context_tokens_(static_cast<int>(
+          std::min<int64_t>(checkpoint_->config().max_context_tokens, int64_t{num_pages} * options.page_tokens))),
       cache_(num_pages, options.page_tokens),
-      scheduler_({.max_step_tokens = options.max_step_tokens, .max_running = options.max_running},
-                 cache_) {}
+      scheduler_({.max_step_tokens = options.max_step_tokens, .max_running = options.max_running}, cache_) {}
 
 absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
-  if (request.tokens.empty())
-    return absl::InvalidArgumentError("prompt: must have at least one token");
+  if (request.tokens.empty()) return absl::InvalidArgumentError("prompt: must have at least one token");
   if (request.tokens.size() >= max_context_tokens_) {
-    return MakeError(absl::StatusCode::kInvalidArgument, ErrorReason::kRequestTooLong,
-                     absl::StrCat("prompt: ", request.tokens.size(),
-                                  " tokens leave no room for output in the context of ",
-                                  max_context_tokens_, " tokens"));
+    return MakeError(
+        absl::StatusCode::kInvalidArgument, ErrorReason::kRequestTooLong,
+        absl::StrCat("prompt: ", request.tokens.size(), " tokens leave no room for output in the context of ",
+                     max_context_tokens_, " tokens"));
   }
   for (TokenId token : request.tokens) {
     if (token < 0 || token >= model_config().vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "prompt: token id ", token, " is not in the vocabulary of ", model_config().vocab_size));
+      return absl::InvalidArgumentError(
+          absl::StrCat("prompt: token id ", token, " is not in the vocabulary of ", model_config().vocab_size));
     }
   }
   if (scheduler_.Find(request.id) != nullptr || held_.contains(request.id)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat("request ", request.id.value(), " is running already"));
+    return absl::AlreadyExistsError(absl::StrCat("request ", request.id.value(), " is running already"));
   }
   return absl::OkStatus();
 }
@@ -91,8 +86,7 @@ absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> p
   sequence->computed_tokens = sequence->num_tokens() - 1;
   sequence->pages = std::move(pages);
   for (PageIndex page : sequence->pages) cache_.pool().SetState(page, PageState::kInUse);
-  cache_.Publish(absl::MakeConstSpan(sequence->tokens()).subspan(0, sequence->computed_tokens),
-                 sequence->pages);
+  cache_.Publish(absl::MakeConstSpan(sequence->tokens()).subspan(0, sequence->computed_tokens), sequence->pages);
   sequence->published_pages = sequence->computed_tokens / layout_.page_tokens;
   scheduler_.AddRunning(std::move(sequence));
   return absl::OkStatus();
@@ -111,8 +105,7 @@ bool Engine::Cancel(RequestId id) {
 }
 
 void Engine::StopAndHold(RequestId id) {
-  if (std::unique_ptr<Sequence> sequence = scheduler_.Remove(id); sequence != nullptr)
-    held_[id] = std::move(sequence);
+  if (std::unique_ptr<Sequence> sequence = scheduler_.Remove(id); sequence != nullptr) held_[id] = std::move(sequence);
 }
 
 const Sequence* Engine::FindSequence(RequestId id) const {
@@ -135,10 +128,8 @@ void Engine::ReportCachedPrefixes(absl::Span<const StepItem> items,
                                   const std::function<void(const KvProgress&)>& progress) {
   for (const StepItem& item : items) {
     Sequence& sequence = *item.sequence;
-    if (!sequence.request.hold_after_first_token || std::exchange(sequence.prefix_reported, true))
-      continue;
-    if (progress)
-      progress({sequence.request.id, 0, sequence.computed_tokens, 0, layout_.num_layers});
+    if (!sequence.request.hold_after_first_token || std::exchange(sequence.prefix_reported, true)) continue;
+    if (progress) progress({sequence.request.id, 0, sequence.computed_tokens, 0, layout_.num_layers});
   }
 }
 
@@ -150,8 +141,7 @@ void Engine::FailExpired(std::vector<SequenceEvent>& events) {
     } else {
       Cancel(id);
     }
-    events.push_back(
-        {.id = id, .error = absl::DeadlineExceededError("deadline passed on the worker")});
+    events.push_back({.id = id, .error = absl::DeadlineExceededError("deadline passed on the worker")});
   }
 }
 
@@ -181,8 +171,8 @@ std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgres
   ReportCachedPrefixes(items, progress);
   StepBatch batch = BuildBatch(items);
   const int group_layers = (layout_.num_layers + options_.layer_groups - 1) / options_.layer_groups;
-  const Activation& logits = model_->Forward(
-      batch, {layout_, kv_base_}, group_layers, [&](int begin_layer, int end_layer) {
+  const Activation& logits =
+      model_->Forward(batch, {layout_, kv_base_}, group_layers, [&](int begin_layer, int end_layer) {
         for (const StepItem& item : items) {
           if (!item.sequence->request.hold_after_first_token || !progress) continue;
           progress({item.sequence->request.id, item.sequence->computed_tokens,
@@ -200,19 +190,16 @@ std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgres
     sequence.computed_tokens += item.num_tokens;
     int full_pages = sequence.computed_tokens / layout_.page_tokens;
     if (full_pages > sequence.published_pages) {
-      cache_.Publish(absl::MakeConstSpan(sequence.tokens()).subspan(0, sequence.computed_tokens),
-                     sequence.pages);
+      cache_.Publish(absl::MakeConstSpan(sequence.tokens()).subspan(0, sequence.computed_tokens), sequence.pages);
       sequence.published_pages = full_pages;
     }
     if (sequence.computed_tokens != sequence.num_tokens()) continue;
     forbidden.push_back(ForbiddenTokens(sequence));
     sampled.push_back(&sequence);
-    inputs.push_back(
-        {&sequence.request.sampling, sequence.prompt(), sequence.output(), forbidden.back()});
+    inputs.push_back({&sequence.request.sampling, sequence.prompt(), sequence.output(), forbidden.back()});
   }
   std::vector<SampledToken> tokens = ops_->Sample(logits, inputs);
-  for (size_t i = 0; i < sampled.size(); ++i)
-    events.push_back(Advance(*sampled[i], std::move(tokens[i])));
+  for (size_t i = 0; i < sampled.size(); ++i) events.push_back(Advance(*sampled[i], std::move(tokens[i])));
   return events;
 }
 
@@ -228,14 +215,12 @@ std::vector<TokenId> Engine::ForbiddenTokens(const Sequence& sequence) const {
 FinishReason Engine::CheckFinish(const Sequence& sequence, TokenId token) const {
   const SamplingParams& sampling = sequence.request.sampling;
   const auto& eos = model_config().eos_tokens;
-  if (!sampling.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end())
-    return FinishReason::kStop;
+  if (!sampling.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) return FinishReason::kStop;
   const auto& stops = sampling.stop_token_ids;
   if (std::find(stops.begin(), stops.end(), token) != stops.end()) return FinishReason::kStop;
   int output = static_cast<int>(sequence.output().size()) + 1;
   bool at_limit = sampling.max_tokens > 0 && output >= sampling.max_tokens;
-  return at_limit || sequence.num_tokens() + 1 >= max_context_tokens_ ? FinishReason::kLength
-                                                                      : FinishReason::kNone;
+  return at_limit || sequence.num_tokens() + 1 >= max_context_tokens_ ? FinishReason::kLength : FinishReason::kNone;
 }
 
 SequenceEvent Engine::Advance(Sequence& sequence, SampledToken token) {
@@ -268,12 +253,8 @@ absl::StatusOr<std::vector<std::vector<float>>> Engine::ScoreAll(absl::Span<cons
     batch.tokens = {tokens[i]};
     batch.positions = {static_cast<int32_t>(i)};
     batch.logit_rows = {0};
-    batch.sequences = {{.first_row = 0,
-                        .num_rows = 1,
-                        .context_tokens = static_cast<int>(i) + 1,
-                        .pages = *pages}};
-    const Activation& logits =
-        model_->Forward(batch, {layout_, kv_base_}, layout_.num_layers, [](int, int) {});
+    batch.sequences = {{.first_row = 0, .num_rows = 1, .context_tokens = static_cast<int>(i) + 1, .pages = *pages}};
+    const Activation& logits = model_->Forward(batch, {layout_, kv_base_}, layout_.num_layers, [](int, int) {});
     SamplingParams all;
     all.logprobs = model_config().vocab_size;
     std::vector<SampledToken> sampled = ops_->Sample(logits, {{.params = &all}});

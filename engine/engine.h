@@ -25,13 +25,12 @@ enum class FinishReason { kNone, kStop, kLength };
 // What a step did for one sequence.
 struct SequenceEvent {
   RequestId id;
-  std::optional<SampledToken> token;  // Absent when a stop token ended the sequence.
-  FinishReason finish =
-      FinishReason::kNone;   // Set with the last event of a sequence that ended well.
-  absl::Status error;        // Not OK: the sequence failed and is gone.
-  bool first_token = false;  // The first event of this leg.
-  int cached_tokens = 0;     // With first_token: prompt tokens that were not computed.
-  absl::Duration queue_time, prefill_time;  // With first_token.
+  std::optional<SampledToken> token;          // Absent when a stop token ended the sequence.
+  FinishReason finish = FinishReason::kNone;  // Set with the last event of a sequence that ended well.
+  absl::Status error;                         // Not OK: the sequence failed and is gone.
+  bool first_token = false;                   // The first event of this leg.
+  int cached_tokens = 0;                      // With first_token: prompt tokens that were not computed.
+  absl::Duration queue_time, prefill_time;    // With first_token.
 };
 
 // KV that was just written: tokens [begin_token, end_token) of layers [begin_layer, end_layer).
@@ -63,8 +62,8 @@ class Engine {
     int layer_groups = 4;
   };
   // Opens the model and prepares its weights. INVALID_ARGUMENT when the KV memory holds no page.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint,
-                                                        const Options& options, const Clock& clock);
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
+                                                        const Clock& clock);
 
   // Shape of the pool; its memory is given by SetKvMemory before the first step.
   const KvLayout& layout() const { return layout_; }
@@ -105,15 +104,13 @@ class Engine {
   absl::StatusOr<std::vector<std::vector<float>>> ScoreAll(absl::Span<const TokenId> tokens);
 
  private:
-  Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock,
-         int num_pages, KvLayout layout, std::unique_ptr<Ops> ops,
-         std::unique_ptr<DecoderModel> model);
+  Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
+         KvLayout layout, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
   absl::Status CheckRequest(const SequenceRequest& request) const;
   const Sequence* FindSequence(RequestId id) const;
   void FailExpired(std::vector<SequenceEvent>& events);
   // Tells `progress` about cached prefixes of sequences that are scheduled for the first time.
-  void ReportCachedPrefixes(absl::Span<const StepItem> items,
-                            const std::function<void(const KvProgress&)>& progress);
+  void ReportCachedPrefixes(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress);
   StepBatch BuildBatch(absl::Span<const StepItem> items) const;
   // Records one sampled token; ends or holds the sequence where it should.
   SequenceEvent Advance(Sequence& sequence, SampledToken token);

@@ -37,9 +37,7 @@ SequenceRequest Request(uint64_t id, std::vector<TokenId> prompt, SamplingParams
 
 class EngineTest : public testing::Test {
  protected:
-  void Make(Engine::Options options = {}) {
-    fixture_ = std::make_unique<EngineFixture>(TinyModel(), options, clock_);
-  }
+  void Make(Engine::Options options = {}) { fixture_ = std::make_unique<EngineFixture>(TinyModel(), options, clock_); }
   Engine& engine() { return fixture_->engine(); }
   bool AllPagesFree() {
     const PagePool& pool = engine().cache().pool();
@@ -53,19 +51,16 @@ TEST_F(EngineTest, ChunksBatchesAndPagesChangeNoToken) {
   Make({.max_step_tokens = 512});
   std::vector<std::vector<TokenId>> wanted;
   for (int i = 0; i < 5; ++i)
-    wanted.push_back(
-        fixture_->Generate(Prompt(20 + 7 * i, i), {.max_tokens = 12, .ignore_eos = true}));
+    wanted.push_back(fixture_->Generate(Prompt(20 + 7 * i, i), {.max_tokens = 12, .ignore_eos = true}));
   for (int page_tokens : {1, 5, 16, 64}) {
     for (int step : {5, 13, 512}) {
       Make({.page_tokens = page_tokens, .max_step_tokens = step, .max_running = 5});
       for (int i = 0; i < 5; ++i) {
-        ASSERT_THAT(engine().Add(Request(i + 1, Prompt(20 + 7 * i, i),
-                                         {.max_tokens = 12, .ignore_eos = true})),
+        ASSERT_THAT(engine().Add(Request(i + 1, Prompt(20 + 7 * i, i), {.max_tokens = 12, .ignore_eos = true})),
                     IsOk());
       }
       std::vector<std::vector<TokenId>> got(5);
-      for (const SequenceEvent& event : fixture_->RunToEnd())
-        got[event.id.value() - 1].push_back(event.token->token);
+      for (const SequenceEvent& event : fixture_->RunToEnd()) got[event.id.value() - 1].push_back(event.token->token);
       EXPECT_EQ(got, wanted) << "pages of " << page_tokens << ", steps of " << step;
       EXPECT_TRUE(AllPagesFree());
     }
@@ -74,12 +69,10 @@ TEST_F(EngineTest, ChunksBatchesAndPagesChangeNoToken) {
 
 TEST_F(EngineTest, SeededSamplingDoesNotDependOnTheBatch) {
   Make();
-  SamplingParams sampling{
-      .temperature = 1.5, .top_k = 50, .seed = 7, .max_tokens = 10, .ignore_eos = true};
+  SamplingParams sampling{.temperature = 1.5, .top_k = 50, .seed = 7, .max_tokens = 10, .ignore_eos = true};
   std::vector<TokenId> alone = fixture_->Generate(Prompt(9), sampling);
   Make();
-  for (int i = 0; i < 6; ++i)
-    ASSERT_THAT(engine().Add(Request(i + 1, Prompt(9, i), sampling)), IsOk());
+  for (int i = 0; i < 6; ++i) ASSERT_THAT(engine().Add(Request(i + 1, Prompt(9, i), sampling)), IsOk());
   std::vector<TokenId> in_batch;
   for (const SequenceEvent& event : fixture_->RunToEnd()) {
     if (event.id == RequestId(1)) in_batch.push_back(event.token->token);
@@ -89,8 +82,7 @@ TEST_F(EngineTest, SeededSamplingDoesNotDependOnTheBatch) {
 
 TEST_F(EngineTest, PrefixHitsChangeNoToken) {
   Make();
-  std::vector<TokenId> first =
-      fixture_->Generate(Prompt(50), {.max_tokens = 8, .ignore_eos = true});
+  std::vector<TokenId> first = fixture_->Generate(Prompt(50), {.max_tokens = 8, .ignore_eos = true});
   ASSERT_THAT(engine().Add(Request(9, Prompt(50), {.max_tokens = 8, .ignore_eos = true})), IsOk());
   std::vector<TokenId> second;
   int cached = 0;
@@ -110,11 +102,9 @@ TEST_F(EngineTest, PreemptionChangesNoToken) {
   const int64_t page_bytes = engine().layout().page_bytes();
   Make({.kv_memory_bytes = 7 * page_bytes});
   for (int i = 0; i < 3; ++i)
-    ASSERT_THAT(engine().Add(Request(i + 1, Prompt(10, i), {.max_tokens = 40, .ignore_eos = true})),
-                IsOk());
+    ASSERT_THAT(engine().Add(Request(i + 1, Prompt(10, i), {.max_tokens = 40, .ignore_eos = true})), IsOk());
   std::vector<std::vector<TokenId>> got(3);
-  for (const SequenceEvent& event : fixture_->RunToEnd())
-    got[event.id.value() - 1].push_back(event.token->token);
+  for (const SequenceEvent& event : fixture_->RunToEnd()) got[event.id.value() - 1].push_back(event.token->token);
   EXPECT_GT(engine().scheduler().preemptions(), 0);
   EXPECT_EQ(got, wanted);
 }
@@ -125,8 +115,7 @@ TEST_F(EngineTest, StopsAtStopTokensAndLimits) {
   SamplingParams stop{.max_tokens = 10, .ignore_eos = true};
   stop.stop_token_ids = {free[3]};
   size_t at = std::find(free.begin(), free.end(), free[3]) - free.begin();
-  EXPECT_EQ(fixture_->Generate(Prompt(9), stop),
-            std::vector<TokenId>(free.begin(), free.begin() + at));
+  EXPECT_EQ(fixture_->Generate(Prompt(9), stop), std::vector<TokenId>(free.begin(), free.begin() + at));
   stop.min_tokens = 6;
   EXPECT_GE(fixture_->Generate(Prompt(9), stop).size(), 6);
   EXPECT_THAT(fixture_->Generate(Prompt(500), {.ignore_eos = true}),
@@ -136,8 +125,7 @@ TEST_F(EngineTest, StopsAtStopTokensAndLimits) {
 TEST_F(EngineTest, RefusesWhatItCannotRun) {
   Make({.max_waiting = 1});
   EXPECT_THAT(engine().Add(Request(1, {}, {})), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(engine().Add(Request(1, {9999}, {})),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("9999")));
+  EXPECT_THAT(engine().Add(Request(1, {9999}, {})), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("9999")));
   absl::Status too_long = engine().Add(Request(1, Prompt(512), {}));
   EXPECT_EQ(GetErrorReason(too_long), ErrorReason::kRequestTooLong);
   EXPECT_THAT(engine().Add(Request(1, Prompt(5), {})), IsOk());
@@ -146,8 +134,7 @@ TEST_F(EngineTest, RefusesWhatItCannotRun) {
 }
 
 TEST_F(EngineTest, NeedsRoomForAPage) {
-  absl::Status status =
-      Engine::Create(*Checkpoint::Open(TinyModel()), {.kv_memory_bytes = 16}, clock_).status();
+  absl::Status status = Engine::Create(*Checkpoint::Open(TinyModel()), {.kv_memory_bytes = 16}, clock_).status();
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("holds no page")));
 }
 
@@ -186,8 +173,7 @@ TEST_F(EngineTest, HeldSequenceReportsEachTokenAndLayerOnceAndKeepsItsPages) {
     events += static_cast<int>(engine()
                                    .Step([&](const KvProgress& done) {
                                      for (int t = done.begin_token; t < done.end_token; ++t) {
-                                       for (int l = done.begin_layer; l < done.end_layer; ++l)
-                                         ++seen[t][l];
+                                       for (int l = done.begin_layer; l < done.end_layer; ++l) ++seen[t][l];
                                      }
                                    })
                                    .size());
@@ -202,8 +188,7 @@ TEST_F(EngineTest, HeldSequenceReportsEachTokenAndLayerOnceAndKeepsItsPages) {
 
 TEST_F(EngineTest, ContinuesFromReceivedKvAsIfItHadComputedIt) {
   Make();
-  std::vector<TokenId> wanted =
-      fixture_->Generate(Prompt(21), {.max_tokens = 9, .ignore_eos = true});
+  std::vector<TokenId> wanted = fixture_->Generate(Prompt(21), {.max_tokens = 9, .ignore_eos = true});
   EngineFixture prefill(TinyModel(), {}, clock_), decode(TinyModel(), {}, clock_);
   SequenceRequest request = Request(1, Prompt(21), {.max_tokens = 9, .ignore_eos = true});
   request.hold_after_first_token = true;
@@ -213,8 +198,7 @@ TEST_F(EngineTest, ContinuesFromReceivedKvAsIfItHadComputedIt) {
   const int64_t page_bytes = prefill.engine().layout().page_bytes();
   for (int i = 0; i < 2; ++i) {
     std::memcpy(decode.memory() + pages[i] * page_bytes,
-                prefill.memory() + prefill.engine().PagesOf(RequestId(1))[i] * page_bytes,
-                page_bytes);
+                prefill.memory() + prefill.engine().PagesOf(RequestId(1))[i] * page_bytes, page_bytes);
   }
   request.hold_after_first_token = false;
   request.tokens.push_back(first);

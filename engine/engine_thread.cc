@@ -23,9 +23,7 @@ EngineThread::EngineThread(std::unique_ptr<Engine> engine, Hooks hooks)
 
 EngineThread::~EngineThread() { Stop(); }
 
-bool EngineThread::Post(absl::AnyInvocable<void(Engine&)> work) {
-  return inbox_.PushUnbounded(std::move(work));
-}
+bool EngineThread::Post(absl::AnyInvocable<void(Engine&)> work) { return inbox_.PushUnbounded(std::move(work)); }
 
 bool EngineThread::AwaitCondition(std::function<bool()> condition, absl::Duration timeout) {
   // Co-owners: this call and the posted work, which may run after it gave up.
@@ -61,8 +59,7 @@ void EngineThread::Main() {
     if (hooks_.on_progress) hooks_.on_progress(*engine_, done);
   };
   while (!inbox_.closed()) {
-    for (auto& work : inbox_.TakeAll(engine_->HasWork() ? absl::ZeroDuration() : kIdleTurn))
-      work(*engine_);
+    for (auto& work : inbox_.TakeAll(engine_->HasWork() ? absl::ZeroDuration() : kIdleTurn)) work(*engine_);
     if (engine_->HasWork()) {
       int64_t steps = engine_->num_steps();
       std::vector<SequenceEvent> events = engine_->Step(progress);

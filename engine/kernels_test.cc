@@ -72,31 +72,26 @@ class LinearKernel : public testing::TestWithParam<std::tuple<size_t, DType>> {
  protected:
   const Kernels* kernels() const {
     std::vector<const Kernels*> available = AvailableKernels();
-    return std::get<0>(GetParam()) < available.size() ? available[std::get<0>(GetParam())]
-                                                      : nullptr;
+    return std::get<0>(GetParam()) < available.size() ? available[std::get<0>(GetParam())] : nullptr;
   }
 };
 
 // in [rows][columns] times the matrix, by the kernels.
-std::vector<float> Multiply(const Kernels& kernels, const PackedMatrix& matrix,
-                            const std::vector<float>& in, int64_t rows) {
+std::vector<float> Multiply(const Kernels& kernels, const PackedMatrix& matrix, const std::vector<float>& in,
+                            int64_t rows) {
   const int64_t columns = matrix.in();
   std::vector<float> out(rows * matrix.out(), -1);
   std::vector<int8_t> values(2 * rows * columns);
-  std::vector<float> scales(rows * columns / 32 + 1),
-      sums(rows * columns / matrix.group_columns + 1);
+  std::vector<float> scales(rows * columns / 32 + 1), sums(rows * columns / matrix.group_columns + 1);
   for (int64_t r = 0; r < rows && matrix.is_quantised(); ++r) {
-    kernels.quantise_row(
-        in.data() + r * columns, columns, matrix.group_columns, values.data() + r * columns,
-        matrix.two_planes ? values.data() + (rows + r) * columns : nullptr,
-        scales.data() + r * columns / 32, sums.data() + r * columns / matrix.group_columns);
+    kernels.quantise_row(in.data() + r * columns, columns, matrix.group_columns, values.data() + r * columns,
+                         matrix.two_planes ? values.data() + (rows + r) * columns : nullptr,
+                         scales.data() + r * columns / 32, sums.data() + r * columns / matrix.group_columns);
   }
-  QuantisedRows quantised{values.data(), scales.data(),        sums.data(),
-                          columns,       matrix.group_columns, rows * columns};
+  QuantisedRows quantised{values.data(), scales.data(), sums.data(), columns, matrix.group_columns, rows * columns};
   for (int64_t panel = 0; panel < matrix.num_panels; ++panel) {
-    PanelOutput to{
-        out.data() + panel * kPanelRows, matrix.out(),
-        static_cast<int>(std::min<int64_t>(kPanelRows, matrix.out() - panel * kPanelRows)), false};
+    PanelOutput to{out.data() + panel * kPanelRows, matrix.out(),
+                   static_cast<int>(std::min<int64_t>(kPanelRows, matrix.out() - panel * kPanelRows)), false};
     if (matrix.is_quantised()) {
       kernels.quantised_panel(matrix, panel, quantised, 0, rows, to);
     } else {
@@ -113,8 +108,7 @@ TEST_P(LinearKernel, MatchesDequantisedArithmetic) {
   std::vector<uint8_t> bytes = RandomBlocks(dtype, out, in);
   TensorView tensor{"w", dtype, {out, in}, bytes};
   for (InputPrecision precision : {InputPrecision::kUsual, InputPrecision::kSensitive}) {
-    ASSERT_OK_AND_ASSIGN(auto matrix,
-                         PackedMatrix::Pack({tensor}, {}, Precision::kQuantised, precision));
+    ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({tensor}, {}, Precision::kQuantised, precision));
     for (int64_t rows : {1, 2, 3, 8, 13}) {
       std::vector<float> x(rows * in + 16);
       for (float& value : x) value = Uniform();
@@ -130,11 +124,8 @@ TEST_P(LinearKernel, MatchesDequantisedArithmetic) {
           }
           // int8 activations: half a step of 1/127 each, mostly cancelling; the bound is on their
           // sum.
-          double bound = !matrix->is_quantised()               ? 1e-6
-                         : precision == InputPrecision::kUsual ? 4e-3
-                                                               : 3e-5;
-          ASSERT_NEAR(got[r * out + o], wanted, bound * size + 1e-5)
-              << "row " << r << " output " << o;
+          double bound = !matrix->is_quantised() ? 1e-6 : precision == InputPrecision::kUsual ? 4e-3 : 3e-5;
+          ASSERT_NEAR(got[r * out + o], wanted, bound * size + 1e-5) << "row " << r << " output " << o;
         }
       }
     }
@@ -145,9 +136,8 @@ TEST_P(LinearKernel, ARowDoesNotDependOnTheBatch) {
   if (kernels() == nullptr) GTEST_SKIP() << "this processor has no such kernels";
   const DType dtype = std::get<1>(GetParam());
   std::vector<uint8_t> bytes = RandomBlocks(dtype, 32, 256);
-  ASSERT_OK_AND_ASSIGN(
-      auto matrix, PackedMatrix::Pack({{"w", dtype, {32, 256}, bytes}}, {}, Precision::kQuantised,
-                                      InputPrecision::kUsual));
+  ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({{"w", dtype, {32, 256}, bytes}}, {}, Precision::kQuantised,
+                                                       InputPrecision::kUsual));
   std::vector<float> x(15 * 256 + 16);
   for (float& value : x) value = Uniform();
   std::vector<float> all = Multiply(*kernels(), *matrix, x, 15);
@@ -161,10 +151,9 @@ TEST_P(LinearKernel, ARowDoesNotDependOnTheBatch) {
 
 INSTANTIATE_TEST_SUITE_P(Kernels, LinearKernel,
                          testing::Combine(testing::Values(0, 1),
-                                          testing::Values(DType::kF32, DType::kF16, DType::kBF16,
-                                                          DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
-                                                          DType::kQ5_1, DType::kQ8_0, DType::kQ4_K,
-                                                          DType::kQ5_K, DType::kQ6_K)),
+                                          testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0,
+                                                          DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
+                                                          DType::kQ4_K, DType::kQ5_K, DType::kQ6_K)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param) == 0 ? "best_" : "second_") +
                                   std::string(DTypeName(std::get<1>(info.param)));
@@ -226,8 +215,7 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
       }
       for (int d = 0; d < head_dim; ++d) {
         double wanted = 0;
-        for (size_t t = 0; t < weights.size(); ++t)
-          wanted += weights[t] / sum * element(1, static_cast<int>(t), d);
+        for (size_t t = 0; t < weights.size(); ++t) wanted += weights[t] / sum * element(1, static_cast<int>(t), d);
         ASSERT_NEAR(out[(r * group + h) * head_dim + d], wanted, 2e-5);
       }
     }
@@ -238,8 +226,8 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AttentionKernel,
                          testing::Combine(testing::Values(0, 1), testing::Values(1, 7, 16, 32),
                                           testing::Values(16, 32, 40, 64)),
                          [](const auto& info) {
-                           return std::string(std::get<0>(info.param) == 0 ? "best" : "second") +
-                                  "_page" + std::to_string(std::get<1>(info.param)) + "_dim" +
+                           return std::string(std::get<0>(info.param) == 0 ? "best" : "second") + "_page" +
+                                  std::to_string(std::get<1>(info.param)) + "_dim" +
                                   std::to_string(std::get<2>(info.param));
                          });
 

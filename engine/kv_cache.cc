@@ -16,8 +16,7 @@ std::optional<std::vector<PageIndex>> KvCache::Allocate(int count, PageState sta
 std::vector<PageIndex> KvCache::Match(absl::Span<const TokenId> tokens) const {
   if (tokens.empty()) return {};
   // Without the last token: it must be computed.
-  return index_.Match(ChainedPageHashes(tokens.subspan(0, tokens.size() - 1), page_tokens_),
-                      tokens);
+  return index_.Match(ChainedPageHashes(tokens.subspan(0, tokens.size() - 1), page_tokens_), tokens);
 }
 
 std::vector<PageIndex> KvCache::AcquirePrefix(absl::Span<const TokenId> tokens) {
@@ -35,8 +34,7 @@ KvCache::PrefixSize KvCache::FindPrefix(absl::Span<const TokenId> tokens) const 
   return size;
 }
 
-void KvCache::Publish(absl::Span<const TokenId> computed_tokens,
-                      absl::Span<const PageIndex> pages) {
+void KvCache::Publish(absl::Span<const TokenId> computed_tokens, absl::Span<const PageIndex> pages) {
   std::vector<uint64_t> hashes = ChainedPageHashes(computed_tokens, page_tokens_);
   for (size_t i = 0; i < hashes.size() && i < pages.size(); ++i) {
     index_.Insert(hashes[i], computed_tokens.subspan(i * page_tokens_, page_tokens_), pages[i]);
@@ -44,8 +42,7 @@ void KvCache::Publish(absl::Span<const TokenId> computed_tokens,
 }
 
 void KvCache::Release(absl::Span<const PageIndex> pages) {
-  for (auto page = pages.rbegin(); page != pages.rend(); ++page)
-    pool_.Release(*page, index_.Holds(*page));
+  for (auto page = pages.rbegin(); page != pages.rend(); ++page) pool_.Release(*page, index_.Holds(*page));
 }
 
 }  // namespace tandem

@@ -18,13 +18,10 @@ namespace tandem {
 // Ownership: page numbers only.
 class KvCache {
  public:
-  KvCache(int num_pages, int page_tokens)
-      : page_tokens_(page_tokens), pool_(num_pages), index_(page_tokens) {}
+  KvCache(int num_pages, int page_tokens) : page_tokens_(page_tokens), pool_(num_pages), index_(page_tokens) {}
 
   int page_tokens() const { return page_tokens_; }
-  int PagesFor(int64_t tokens) const {
-    return static_cast<int>((tokens + page_tokens_ - 1) / page_tokens_);
-  }
+  int PagesFor(int64_t tokens) const { return static_cast<int>((tokens + page_tokens_ - 1) / page_tokens_); }
 
   // As PagePool::Allocate; pages taken from the cache leave the index.
   std::optional<std::vector<PageIndex>> Allocate(int count, PageState state = PageState::kInUse);

@@ -31,8 +31,7 @@ SequenceRequest ToSequenceRequest(const StartLeg& leg, absl::Time now) {
 }
 
 LegEvent ToLegEvent(SequenceEvent event) {
-  LegEvent out{
-      .id = event.id, .finish = ToLegFinish(event.finish), .error = std::move(event.error)};
+  LegEvent out{.id = event.id, .finish = ToLegFinish(event.finish), .error = std::move(event.error)};
   if (event.token.has_value()) out.tokens.push_back(*std::move(event.token));
   if (event.first_token) {
     out.cached_tokens = event.cached_tokens;

@@ -110,42 +110,34 @@ class Ops {
   // Stacks `parts` by rows into one matrix (q, k and v become one). `biases` is empty or as long as
   // parts. INVALID_ARGUMENT for unlike widths; UNIMPLEMENTED for an encoding this backend does not
   // compute with.
-  virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(
-      absl::Span<const TensorView> parts, absl::Span<const TensorView> biases,
-      InputPrecision precision) = 0;
+  virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(absl::Span<const TensorView> parts,
+                                                                      absl::Span<const TensorView> biases,
+                                                                      InputPrecision precision) = 0;
   virtual absl::StatusOr<std::unique_ptr<VectorWeight>> PrepareVector(const TensorView& tensor) = 0;
   virtual std::unique_ptr<Activation> NewActivation(int64_t max_rows, int64_t columns) = 0;
 
   // Starts a step: prepares what depends on positions and pages only.
-  virtual void BeginStep(const StepBatch& batch, const RopeConfig& rope,
-                         const AttentionShape& shape) = 0;
+  virtual void BeginStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape) = 0;
   // out[i] = row tokens[i] of the embedding table, which stays as it lies in the checkpoint.
-  virtual void Embed(const TensorView& table, absl::Span<const TokenId> tokens,
-                     Activation& out) = 0;
+  virtual void Embed(const TensorView& table, absl::Span<const TokenId> tokens, Activation& out) = 0;
   // out = in / rms(in) * weight, per row.
-  virtual void RmsNorm(const Activation& in, const VectorWeight& weight, float epsilon, int rows,
-                       Activation& out) = 0;
+  virtual void RmsNorm(const Activation& in, const VectorWeight& weight, float epsilon, int rows, Activation& out) = 0;
   // out = in W^T + bias; with `add`, out += that.
-  virtual void Linear(const Activation& in, const LinearWeight& weight, int rows, bool add,
-                      Activation& out) = 0;
+  virtual void Linear(const Activation& in, const LinearWeight& weight, int rows, bool add, Activation& out) = 0;
   // Splits qkv rows [q heads | k heads | v heads], normalises and rotates q (in place) and k, and
   // writes k and v to their slots in the pages of `layer`.
-  virtual void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer,
-                               const KvPoolView& kv) = 0;
+  virtual void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv) = 0;
   // Causal attention of each row's q heads over its sequence's pages, scaled by 1 / sqrt(head_dim).
-  virtual void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv,
-                              Activation& out) = 0;
+  virtual void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) = 0;
   // out = silu(gate) * up, of rows [gate | up].
   virtual void SiluMul(const Activation& gate_up, int rows, Activation& out) = 0;
   // out += sum over each row's chosen experts of weight * down(silu_mul(gate_up(in))).
   virtual void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights,
                    Activation& out) = 0;
   // out[i] = in[rows[i]].
-  virtual void GatherRows(const Activation& in, absl::Span<const int32_t> rows,
-                          Activation& out) = 0;
+  virtual void GatherRows(const Activation& in, absl::Span<const int32_t> rows, Activation& out) = 0;
   // Chooses a token for each row of `logits`; results in order of rows.
-  virtual std::vector<SampledToken> Sample(const Activation& logits,
-                                           absl::Span<const SampleInput> inputs) = 0;
+  virtual std::vector<SampledToken> Sample(const Activation& logits, absl::Span<const SampleInput> inputs) = 0;
 };
 
 }  // namespace tandem

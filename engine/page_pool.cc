@@ -37,8 +37,7 @@ void PagePool::Move(PageIndex page, PageState to) {
   if (to == PageState::kCached) entry.cached_at = cached_.insert(cached_.end(), page);
 }
 
-std::optional<std::vector<PageIndex>> PagePool::Allocate(int count, PageState state,
-                                                         std::vector<PageIndex>& evicted) {
+std::optional<std::vector<PageIndex>> PagePool::Allocate(int count, PageState state, std::vector<PageIndex>& evicted) {
   if (count > available()) return std::nullopt;
   std::vector<PageIndex> taken;
   taken.reserve(count);

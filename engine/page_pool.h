@@ -38,8 +38,7 @@ class PagePool {
   // then the cached ones that were released longest ago. The latter are appended to `evicted`, so
   // that the caller drops them from the prefix index. nullopt, and nothing taken, when there are
   // too few.
-  std::optional<std::vector<PageIndex>> Allocate(int count, PageState state,
-                                                 std::vector<PageIndex>& evicted);
+  std::optional<std::vector<PageIndex>> Allocate(int count, PageState state, std::vector<PageIndex>& evicted);
   // One more owner of an in-use or cached page.
   void AddReference(PageIndex page);
   // One owner less. With the last one the page becomes cached, if `keep_cached`, or free.

@@ -5,24 +5,21 @@
 
 namespace tandem {
 
-std::vector<PageIndex> PrefixIndex::Match(absl::Span<const uint64_t> hashes,
-                                          absl::Span<const TokenId> tokens) const {
+std::vector<PageIndex> PrefixIndex::Match(absl::Span<const uint64_t> hashes, absl::Span<const TokenId> tokens) const {
   std::vector<PageIndex> pages;
   for (size_t i = 0; i < hashes.size(); ++i) {
     auto entry = entries_.find(hashes[i]);
     if (entry == entries_.end()) break;
     absl::Span<const TokenId> own = tokens.subspan(i * page_tokens_, page_tokens_);
-    if (!std::equal(own.begin(), own.end(), entry->second.tokens.begin(),
-                    entry->second.tokens.end()))
-      break;
+    if (!std::equal(own.begin(), own.end(), entry->second.tokens.begin(), entry->second.tokens.end())) break;
     pages.push_back(entry->second.page);
   }
   return pages;
 }
 
 bool PrefixIndex::Insert(uint64_t hash, absl::Span<const TokenId> page_tokens, PageIndex page) {
-  auto [entry, inserted] = entries_.try_emplace(
-      hash, Entry{page, std::vector<TokenId>(page_tokens.begin(), page_tokens.end())});
+  auto [entry, inserted] =
+      entries_.try_emplace(hash, Entry{page, std::vector<TokenId>(page_tokens.begin(), page_tokens.end())});
   if (!inserted) return entry->second.page == page;
   hashes_by_page_[page] = hash;
   changes_.stored.push_back(hash);

@@ -21,8 +21,7 @@ class PrefixIndex {
   explicit PrefixIndex(int page_tokens) : page_tokens_(page_tokens) {}
 
   // The pages of the longest prefix of `tokens` that is held; `hashes` are the tokens' page hashes.
-  std::vector<PageIndex> Match(absl::Span<const uint64_t> hashes,
-                               absl::Span<const TokenId> tokens) const;
+  std::vector<PageIndex> Match(absl::Span<const uint64_t> hashes, absl::Span<const TokenId> tokens) const;
   // Records a page. False when its hash is held already, by another page: then that one stays.
   bool Insert(uint64_t hash, absl::Span<const TokenId> page_tokens, PageIndex page);
   // Forgets a page; nothing when it is not held.

@@ -30,8 +30,7 @@ TokenId ArgMax(absl::Span<const float> logits) {
   for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
     size_t end = std::min(begin + kBlock, logits.size());
     float block_best = kNever;
-    for (size_t i = begin; i < end; ++i)
-      block_best = logits[i] > block_best ? logits[i] : block_best;
+    for (size_t i = begin; i < end; ++i) block_best = logits[i] > block_best ? logits[i] : block_best;
     if (block_best > best) {
       best = block_best;
       best_block = begin;
@@ -54,9 +53,8 @@ std::vector<TokenLogprob> TopLogprobs(absl::Span<const float> logits, double log
   std::vector<TokenId> ids(logits.size());
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<TokenId>(i);
   size_t keep = std::min<size_t>(count, ids.size());
-  std::partial_sort(ids.begin(), ids.begin() + keep, ids.end(), [&](TokenId a, TokenId b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  });
+  std::partial_sort(ids.begin(), ids.begin() + keep, ids.end(),
+                    [&](TokenId a, TokenId b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
   std::vector<TokenLogprob> top;
   for (size_t i = 0; i < keep; ++i) {
     top.push_back({ids[i], static_cast<float>(logits[ids[i]] - log_sum)});
@@ -65,8 +63,7 @@ std::vector<TokenLogprob> TopLogprobs(absl::Span<const float> logits, double log
 }
 
 bool HasPenalties(const SamplingParams& params) {
-  return params.repetition_penalty != 1 || params.presence_penalty != 0 ||
-         params.frequency_penalty != 0;
+  return params.repetition_penalty != 1 || params.presence_penalty != 0 || params.frequency_penalty != 0;
 }
 
 void ApplyPenalties(absl::Span<float> logits, const SampleInput& input) {
@@ -78,8 +75,7 @@ void ApplyPenalties(absl::Span<float> logits, const SampleInput& input) {
     if (token < 0 || token >= logits.size()) continue;
     float& logit = logits[token];
     logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-    if (count > 0)
-      logit -= params.presence_penalty + params.frequency_penalty * static_cast<float>(count);
+    if (count > 0) logit -= params.presence_penalty + params.frequency_penalty * static_cast<float>(count);
   }
 }
 
@@ -88,12 +84,10 @@ std::vector<Candidate> Filter(absl::Span<const float> logits, const SamplingPara
   std::vector<Candidate> candidates;
   candidates.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] != kNever)
-      candidates.push_back({static_cast<TokenId>(i), logits[i] / params.temperature, 0});
+    if (logits[i] != kNever) candidates.push_back({static_cast<TokenId>(i), logits[i] / params.temperature, 0});
   }
   if (params.top_k > 0 && params.top_k < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + params.top_k, candidates.end(),
-                     Better);
+    std::nth_element(candidates.begin(), candidates.begin() + params.top_k, candidates.end(), Better);
     candidates.resize(params.top_k);
   }
   std::sort(candidates.begin(), candidates.end(), Better);

@@ -12,9 +12,8 @@ namespace {
 
 using ::testing::SizeIs;
 
-TokenId Choose(std::vector<float> logits, const SamplingParams& params,
-               std::vector<TokenId> output = {}, std::vector<TokenId> prompt = {},
-               std::vector<TokenId> forbidden = {}) {
+TokenId Choose(std::vector<float> logits, const SamplingParams& params, std::vector<TokenId> output = {},
+               std::vector<TokenId> prompt = {}, std::vector<TokenId> forbidden = {}) {
   return SampleToken(absl::MakeSpan(logits), {&params, prompt, output, forbidden}).token;
 }
 
@@ -45,9 +44,7 @@ TEST(SamplingTest, TemperatureFollowsTheDistribution) {
   EXPECT_NEAR(shares[1], 0.9, 0.02);
 }
 
-TEST(SamplingTest, TopKKeepsK) {
-  EXPECT_THAT(Shares({4, 3, 2, 1}, {.temperature = 5, .top_k = 2}), SizeIs(2));
-}
+TEST(SamplingTest, TopKKeepsK) { EXPECT_THAT(Shares({4, 3, 2, 1}, {.temperature = 5, .top_k = 2}), SizeIs(2)); }
 
 TEST(SamplingTest, TopPKeepsTheSmallestSet) {
   std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
@@ -88,8 +85,7 @@ TEST(SamplingTest, SameSeedAndPositionGiveTheSameToken) {
   bool differs = false;
   for (uint64_t seed = 0; seed < 20; ++seed) {
     params.seed = seed;
-    differs |=
-        Choose(logits, params, output) != Choose(logits, {.temperature = 1, .seed = 42}, output);
+    differs |= Choose(logits, params, output) != Choose(logits, {.temperature = 1, .seed = 42}, output);
   }
   EXPECT_TRUE(differs);
 }

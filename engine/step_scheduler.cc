@@ -81,9 +81,8 @@ bool StepScheduler::GrowPages(Sequence* sequence, int tokens) {
     }
     // Never one whose KV is being pushed: its pages must not change hands. Such sequences grow no
     // pages, so the loop ends.
-    auto victim_at = std::find_if(
-        running_.rbegin(), running_.rend(),
-        [](const Sequence* candidate) { return !candidate->request.hold_after_first_token; });
+    auto victim_at = std::find_if(running_.rbegin(), running_.rend(),
+                                  [](const Sequence* candidate) { return !candidate->request.hold_after_first_token; });
     Sequence* victim = *victim_at;
     Preempt(victim);
     if (victim == sequence) return false;

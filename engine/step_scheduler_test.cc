@@ -19,8 +19,7 @@ class StepSchedulerTest : public testing::Test {
  protected:
   void Make(int pages, int max_step_tokens = 8, int max_running = 8) {
     cache_ = std::make_unique<KvCache>(pages, /*page_tokens=*/2);
-    scheduler_ = std::make_unique<StepScheduler>(
-        StepScheduler::Options{max_step_tokens, max_running}, *cache_);
+    scheduler_ = std::make_unique<StepScheduler>(StepScheduler::Options{max_step_tokens, max_running}, *cache_);
   }
   Sequence* Add(uint64_t id, int tokens, int priority = 0, int first_token = 0) {
     auto sequence = std::make_unique<Sequence>();

@@ -10,10 +10,8 @@ WorkerHeartbeat WorkerReporter::Collect(const std::string& router, bool restart)
   for (uint64_t hash : stats.prefix_changes.dropped) held_.erase(hash);
   for (uint64_t hash : stats.prefix_changes.stored) held_.insert(hash);
   for (auto& [name, feed] : feeds_) {
-    feed.stored.insert(feed.stored.end(), stats.prefix_changes.stored.begin(),
-                       stats.prefix_changes.stored.end());
-    feed.dropped.insert(feed.dropped.end(), stats.prefix_changes.dropped.begin(),
-                        stats.prefix_changes.dropped.end());
+    feed.stored.insert(feed.stored.end(), stats.prefix_changes.stored.begin(), stats.prefix_changes.stored.end());
+    feed.dropped.insert(feed.dropped.end(), stats.prefix_changes.dropped.begin(), stats.prefix_changes.dropped.end());
   }
   Feed& feed = feeds_[router];
   if (restart) {

@@ -82,8 +82,7 @@ bool EventLoop::RunPosted() {
   return !stopped;
 }
 
-void EventLoop::Run(absl::Duration interval, std::function<void()> tick,
-                    std::function<bool()> poll) {
+void EventLoop::Run(absl::Duration interval, std::function<void()> tick, std::function<bool()> poll) {
   const Clock& clock = Clock::Real();
   absl::Time next_tick = clock.Now();
   while (RunPosted()) {

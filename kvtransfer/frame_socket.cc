@@ -29,16 +29,12 @@ struct SocketAddress {
 
 absl::StatusOr<SocketAddress> Resolve(const std::string& address) {
   size_t colon = address.rfind(':');
-  if (colon == std::string::npos)
-    return absl::InvalidArgumentError(absl::StrCat(address, " is not host:port"));
+  if (colon == std::string::npos) return absl::InvalidArgumentError(absl::StrCat(address, " is not host:port"));
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  int error = getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(),
-                          &hints, &found);
-  if (error != 0)
-    return absl::UnavailableError(
-        absl::StrCat("cannot resolve ", address, ": ", gai_strerror(error)));
+  int error = getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(), &hints, &found);
+  if (error != 0) return absl::UnavailableError(absl::StrCat("cannot resolve ", address, ": ", gai_strerror(error)));
   absl::Cleanup free_found = [found] { freeaddrinfo(found); };
   SocketAddress result;
   std::memcpy(&result.storage, found->ai_addr, found->ai_addrlen);
@@ -59,10 +55,8 @@ absl::StatusOr<int> NewSocket(const SocketAddress& address) {
 absl::StatusOr<int> FrameSocket::Connect(const std::string& address) {
   ASSIGN_OR_RETURN(SocketAddress target, Resolve(address));
   ASSIGN_OR_RETURN(int fd, NewSocket(target));
-  if (connect(fd, reinterpret_cast<sockaddr*>(&target.storage), target.size) != 0 &&
-      errno != EINPROGRESS) {
-    absl::Status status =
-        absl::UnavailableError(absl::StrCat("cannot connect to ", address, ": ", strerror(errno)));
+  if (connect(fd, reinterpret_cast<sockaddr*>(&target.storage), target.size) != 0 && errno != EINPROGRESS) {
+    absl::Status status = absl::UnavailableError(absl::StrCat("cannot connect to ", address, ": ", strerror(errno)));
     close(fd);
     return status;
   }
@@ -76,17 +70,14 @@ absl::StatusOr<FrameSocket::Listener> FrameSocket::Listen(const std::string& add
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   SocketAddress bound;
   bound.size = sizeof(bound.storage);
-  if (bind(fd, reinterpret_cast<sockaddr*>(&local.storage), local.size) != 0 ||
-      listen(fd, 128) != 0 ||
+  if (bind(fd, reinterpret_cast<sockaddr*>(&local.storage), local.size) != 0 || listen(fd, 128) != 0 ||
       getsockname(fd, reinterpret_cast<sockaddr*>(&bound.storage), &bound.size) != 0) {
-    absl::Status status =
-        absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", strerror(errno)));
+    absl::Status status = absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", strerror(errno)));
     close(fd);
     return status;
   }
-  int port = bound.storage.ss_family == AF_INET6
-                 ? ntohs(reinterpret_cast<sockaddr_in6*>(&bound.storage)->sin6_port)
-                 : ntohs(reinterpret_cast<sockaddr_in*>(&bound.storage)->sin_port);
+  int port = bound.storage.ss_family == AF_INET6 ? ntohs(reinterpret_cast<sockaddr_in6*>(&bound.storage)->sin6_port)
+                                                 : ntohs(reinterpret_cast<sockaddr_in*>(&bound.storage)->sin_port);
   return Listener{fd, port};
 }
 

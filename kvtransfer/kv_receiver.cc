@@ -73,9 +73,8 @@ void KvReceiver::Cancel(HandoverId handover, const std::string& reason) {
 
 void KvReceiver::OnOffer(Incarnation peer, OfferMessage offer, absl::Time now) {
   const HandoverId handover = offer.handover;
-  bool waits = std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& waiting) {
-    return waiting.offer.handover == handover;
-  });
+  bool waits = std::any_of(waiting_.begin(), waiting_.end(),
+                           [&](const Waiting& waiting) { return waiting.offer.handover == handover; });
   if (!peers_.contains(peer) || granted_.contains(handover) || waits) {
     ++counters_.ignored_messages;
     return;
@@ -122,22 +121,19 @@ bool KvReceiver::TryGrant(const Waiting& waiting) {
   }
   granted.pages = *std::move(pages);
   granted.epoch = TransferEpoch(next_epoch_++);
-  messages_.emplace_back(waiting.peer,
-                         GrantMessage{offer.handover, granted.epoch, granted.pages, first_missing});
+  messages_.emplace_back(waiting.peer, GrantMessage{offer.handover, granted.epoch, granted.pages, first_missing});
   granted_[offer.handover] = std::move(granted);
   ++counters_.grants;
   return true;
 }
 
-void KvReceiver::Refuse(Incarnation peer, HandoverId handover, const std::string& reason,
-                        bool retryable) {
+void KvReceiver::Refuse(Incarnation peer, HandoverId handover, const std::string& reason, bool retryable) {
   messages_.emplace_back(peer, RefuseMessage{handover, reason, retryable});
   expected_.erase(handover);
   ++counters_.refusals;
 }
 
-KvReceiver::Granted* KvReceiver::FindCurrent(Incarnation peer, HandoverId handover,
-                                             TransferEpoch epoch) {
+KvReceiver::Granted* KvReceiver::FindCurrent(Incarnation peer, HandoverId handover, TransferEpoch epoch) {
   auto entry = granted_.find(handover);
   if (entry == granted_.end() || entry->second.peer != peer || entry->second.epoch != epoch) {
     ++counters_.ignored_messages;
@@ -190,12 +186,11 @@ void KvReceiver::OnAbortDone(Incarnation peer, const AbortDoneMessage& done) {
 bool KvReceiver::ChecksumsMatch(const Granted& granted, const CommitMessage& commit) const {
   const Peer& peer = peers_.at(granted.peer);
   if (!peer.checksums) return true;
-  std::vector<PageIndex> placeholders(
-      (granted.num_tokens + peer.layout.page_tokens - 1) / peer.layout.page_tokens, 0);
+  std::vector<PageIndex> placeholders((granted.num_tokens + peer.layout.page_tokens - 1) / peer.layout.page_tokens, 0);
   const int first_missing = static_cast<int>(granted.held.size());
-  std::vector<uint32_t> ours = PageChecksums(
-      pool_, PoolSide::kDestination, peer.layout, {placeholders}, layout_,
-      {granted.pages, first_missing}, {first_missing * layout_.page_tokens, granted.num_tokens});
+  std::vector<uint32_t> ours =
+      PageChecksums(pool_, PoolSide::kDestination, peer.layout, {placeholders}, layout_, {granted.pages, first_missing},
+                    {first_missing * layout_.page_tokens, granted.num_tokens});
   if (ours == commit.page_checksums) return true;
   for (size_t i = 0; i < ours.size() && i < commit.page_checksums.size(); ++i) {
     if (ours[i] == commit.page_checksums[i]) continue;
@@ -207,8 +202,7 @@ bool KvReceiver::ChecksumsMatch(const Granted& granted, const CommitMessage& com
   return false;
 }
 
-absl::StatusOr<std::optional<ReceivedKv>> KvReceiver::OnCommit(Incarnation peer,
-                                                               const CommitMessage& commit) {
+absl::StatusOr<std::optional<ReceivedKv>> KvReceiver::OnCommit(Incarnation peer, const CommitMessage& commit) {
   Granted* granted = FindCurrent(peer, commit.handover, commit.epoch);
   if (granted == nullptr) return std::nullopt;
   if (granted->aborting) {  // It crossed our Abort; the AbortDone that follows frees the pages.
@@ -223,13 +217,11 @@ absl::StatusOr<std::optional<ReceivedKv>> KvReceiver::OnCommit(Incarnation peer,
     granted->held.clear();
     pages_.Quarantine(granted->pages);
     expected_.erase(commit.handover);
-    return MakeError(absl::StatusCode::kDataLoss, ErrorReason::kChecksumMismatch,
-                     "KV arrived damaged");
+    return MakeError(absl::StatusCode::kDataLoss, ErrorReason::kChecksumMismatch, "KV arrived damaged");
   }
   pages_.MarkCommitted(granted->pages);
-  ReceivedKv received{.handover = commit.handover,
-                      .pages = std::move(granted->held),
-                      .first_token = commit.first_token};
+  ReceivedKv received{
+      .handover = commit.handover, .pages = std::move(granted->held), .first_token = commit.first_token};
   received.pages.insert(received.pages.end(), granted->pages.begin(), granted->pages.end());
   messages_.emplace_back(peer, AckMessage{commit.handover, commit.epoch});
   granted_.erase(commit.handover);

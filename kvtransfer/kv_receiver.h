@@ -54,11 +54,9 @@ class KvReceiver {
     absl::Duration offer_wait = absl::Seconds(5);
   };
   struct Counters {
-    int64_t grants = 0, refusals = 0, commits = 0, aborts = 0, ignored_messages = 0,
-            checksum_failures = 0;
+    int64_t grants = 0, refusals = 0, commits = 0, aborts = 0, ignored_messages = 0, checksum_failures = 0;
   };
-  KvReceiver(const Options& options, const KvLayout& layout, const uint8_t* pool,
-             HandoverPages& pages)
+  KvReceiver(const Options& options, const KvLayout& layout, const uint8_t* pool, HandoverPages& pages)
       : options_(options), layout_(layout), pool_(pool), pages_(pages) {}
 
   // A link came up; `checksums`: its commits carry them.
@@ -85,9 +83,7 @@ class KvReceiver {
   // Pages may have become free, or time has passed: grants or refuses what waits.
   void RetryWaiting(absl::Time now);
 
-  std::vector<std::pair<Incarnation, LinkMessage>> TakeMessages() {
-    return std::exchange(messages_, {});
-  }
+  std::vector<std::pair<Incarnation, LinkMessage>> TakeMessages() { return std::exchange(messages_, {}); }
   const Counters& counters() const { return counters_; }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
   int num_granted() const { return static_cast<int>(granted_.size()); }

@@ -33,9 +33,7 @@ class FakePages final : public HandoverPages {
     return pages;
   }
   void MarkCommitted(absl::Span<const PageIndex>) override {}
-  void Quarantine(absl::Span<const PageIndex> pages) override {
-    quarantined += static_cast<int>(pages.size());
-  }
+  void Quarantine(absl::Span<const PageIndex> pages) override { quarantined += static_cast<int>(pages.size()); }
   void Free(absl::Span<const PageIndex> pages) override {
     for (PageIndex page : pages) {
       if (std::find(held.begin(), held.end(), page) == held.end()) free_.push_back(page);
@@ -74,8 +72,7 @@ class KvReceiverTest : public testing::Test {
     return grants.empty() ? GrantMessage() : grants[0];
   }
 
-  KvLayout layout_ = {
-      .num_layers = 2, .num_kv_heads = 1, .head_dim = 4, .page_tokens = 4, .num_pages = 8};
+  KvLayout layout_ = {.num_layers = 2, .num_kv_heads = 1, .head_dim = 4, .page_tokens = 4, .num_pages = 8};
   std::vector<uint8_t> pool_;
   FakePages pages_{8};
   KvReceiver receiver_;
@@ -85,8 +82,7 @@ TEST_F(KvReceiverTest, GrantsCommitsAndAcks) {
   GrantMessage grant = GrantFor(6);
   EXPECT_THAT(grant.pages, SizeIs(2));
   EXPECT_EQ(pages_.num_free(), 6);
-  ASSERT_OK_AND_ASSIGN(auto received,
-                       receiver_.OnCommit(kPeer, {kHandover, grant.epoch, 2, {}, 42}));
+  ASSERT_OK_AND_ASSIGN(auto received, receiver_.OnCommit(kPeer, {kHandover, grant.epoch, 2, {}, 42}));
   ASSERT_TRUE(received.has_value());
   EXPECT_EQ(received->pages, grant.pages);
   EXPECT_EQ(received->first_token, 42);
@@ -137,8 +133,7 @@ TEST_F(KvReceiverTest, NamesOnlyPagesItDoesNotHold) {
   GrantMessage grant = GrantFor(12);
   EXPECT_EQ(grant.first_missing_page, 2);
   EXPECT_THAT(grant.pages, SizeIs(1));
-  ASSERT_OK_AND_ASSIGN(auto received,
-                       receiver_.OnCommit(kPeer, {kHandover, grant.epoch, 1, {}, 0}));
+  ASSERT_OK_AND_ASSIGN(auto received, receiver_.OnCommit(kPeer, {kHandover, grant.epoch, 1, {}, 0}));
   EXPECT_THAT(received->pages, ElementsAre(100, 101, grant.pages[0]));
 }
 
@@ -149,11 +144,9 @@ TEST_F(KvReceiverTest, QuarantinesPagesOfACancelledGrantUntilAbortDone) {
   EXPECT_EQ(pages_.quarantined, 2);
   EXPECT_EQ(pages_.num_free(), 6);
   // A Commit that crossed the Abort changes nothing.
-  ASSERT_OK_AND_ASSIGN(auto received,
-                       receiver_.OnCommit(kPeer, {kHandover, grant.epoch, 2, {}, 0}));
+  ASSERT_OK_AND_ASSIGN(auto received, receiver_.OnCommit(kPeer, {kHandover, grant.epoch, 2, {}, 0}));
   EXPECT_FALSE(received.has_value());
-  receiver_.OnAbortDone(kPeer,
-                        {kHandover, TransferEpoch(grant.epoch.value() + 1)});  // Another epoch's.
+  receiver_.OnAbortDone(kPeer, {kHandover, TransferEpoch(grant.epoch.value() + 1)});  // Another epoch's.
   EXPECT_EQ(pages_.num_free(), 6);
   receiver_.OnAbortDone(kPeer, {kHandover, grant.epoch});
   EXPECT_EQ(pages_.num_free(), 8);

@@ -30,8 +30,8 @@ void KvSender::Push(HandoverId id, Handover& handover, const Ready& ready, absl:
   const GrantMessage& grant = *handover.grant;
   IndexRange tokens = ready.tokens;
   tokens.begin = std::max(tokens.begin, grant.first_missing_page * destination_.page_tokens);
-  PushOrder order{id, PlanTransfer(source_, {handover.pages}, destination_,
-                                   {grant.pages, grant.first_missing_page}, tokens, ready.layers)};
+  PushOrder order{id, PlanTransfer(source_, {handover.pages}, destination_, {grant.pages, grant.first_missing_page},
+                                   tokens, ready.layers)};
   if (order.runs.empty()) return;
   for (const CopyRun& run : order.runs) handover.bytes += run.bytes;
   handover.first_push = std::min(handover.first_push, now);
@@ -56,27 +56,24 @@ void KvSender::Cancel(HandoverId id, const std::string& reason) {
 
 void KvSender::OnGrant(const GrantMessage& grant, absl::Time now) {
   auto entry = handovers_.find(grant.handover);
-  if (entry == handovers_.end() || entry->second.grant.has_value() ||
-      entry->second.ending != Handover::Ending::kNone) {
+  if (entry == handovers_.end() || entry->second.grant.has_value() || entry->second.ending != Handover::Ending::kNone) {
     ++ignored_messages_;
     return;
   }
   Handover& handover = entry->second;
   // The grant comes from another process: it must fit before anything is written by it.
-  const int num_pages = (static_cast<int>(handover.tokens.size()) + destination_.page_tokens - 1) /
-                        destination_.page_tokens;
+  const int num_pages =
+      (static_cast<int>(handover.tokens.size()) + destination_.page_tokens - 1) / destination_.page_tokens;
   bool fits = grant.first_missing_page >= 0 && grant.first_missing_page <= num_pages &&
               grant.first_missing_page + static_cast<int>(grant.pages.size()) == num_pages;
   for (PageIndex page : grant.pages) fits &= page >= 0 && page < destination_.num_pages;
   if (!fits) {
-    Cancel(grant.handover, absl::StrCat("grant of ", grant.pages.size(), " pages from page ",
-                                        grant.first_missing_page, " on does not fit ",
-                                        handover.tokens.size(), " tokens"));
+    Cancel(grant.handover, absl::StrCat("grant of ", grant.pages.size(), " pages from page ", grant.first_missing_page,
+                                        " on does not fit ", handover.tokens.size(), " tokens"));
     return;
   }
   handover.grant = grant;
-  for (const Ready& ready : std::exchange(handover.ready, {}))
-    Push(grant.handover, handover, ready, now);
+  for (const Ready& ready : std::exchange(handover.ready, {})) Push(grant.handover, handover, ready, now);
   MoveOn(grant.handover);
 }
 
@@ -90,8 +87,7 @@ void KvSender::OnRefuse(const RefuseMessage& refuse) {
 
 KvSender::Handover* KvSender::FindCurrent(HandoverId id, TransferEpoch epoch) {
   auto entry = handovers_.find(id);
-  if (entry == handovers_.end() || !entry->second.grant.has_value() ||
-      entry->second.grant->epoch != epoch) {
+  if (entry == handovers_.end() || !entry->second.grant.has_value() || entry->second.grant->epoch != epoch) {
     ++ignored_messages_;
     return nullptr;
   }
@@ -105,8 +101,7 @@ void KvSender::OnAck(const AckMessage& ack, absl::Time now) {
     ++ignored_messages_;
     return;
   }
-  End(ack.handover, HandoverOutcome::Kind::kAcked, "", false,
-      now - std::min(now, handover->first_push));
+  End(ack.handover, HandoverOutcome::Kind::kAcked, "", false, now - std::min(now, handover->first_push));
 }
 
 void KvSender::OnAbort(const AbortMessage& abort) {
@@ -142,20 +137,17 @@ void KvSender::MoveOn(HandoverId id) {
   switch (handover.ending) {
     case Handover::Ending::kByUs:
       messages_.push_back(
-          AbortMessage{id, handover.grant.has_value() ? handover.grant->epoch : TransferEpoch(),
-                       handover.end_reason});
+          AbortMessage{id, handover.grant.has_value() ? handover.grant->epoch : TransferEpoch(), handover.end_reason});
       End(id, HandoverOutcome::Kind::kAborted, handover.end_reason);
       return;
     case Handover::Ending::kByPeer:
-      messages_.push_back(AbortDoneMessage{
-          id, handover.grant.has_value() ? handover.grant->epoch : TransferEpoch()});
+      messages_.push_back(AbortDoneMessage{id, handover.grant.has_value() ? handover.grant->epoch : TransferEpoch()});
       End(id, HandoverOutcome::Kind::kAborted, handover.end_reason);
       return;
     case Handover::Ending::kNone:
       break;
   }
-  if (handover.committed || !handover.grant.has_value() || !handover.first_token.has_value())
-    return;
+  if (handover.committed || !handover.grant.has_value() || !handover.first_token.has_value()) return;
   handover.committed = true;
   CommitMessage commit{.handover = id,
                        .epoch = handover.grant->epoch,
@@ -169,12 +161,11 @@ std::vector<uint32_t> KvSender::Checksums(const Handover& handover) const {
   const GrantMessage& grant = *handover.grant;
   return PageChecksums(pool_, PoolSide::kSource, source_, {handover.pages}, destination_,
                        {grant.pages, grant.first_missing_page},
-                       {grant.first_missing_page * destination_.page_tokens,
-                        static_cast<int>(handover.tokens.size())});
+                       {grant.first_missing_page * destination_.page_tokens, static_cast<int>(handover.tokens.size())});
 }
 
-void KvSender::End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason,
-                   bool retryable, absl::Duration transfer_time) {
+void KvSender::End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, bool retryable,
+                   absl::Duration transfer_time) {
   auto entry = handovers_.find(id);
   outcomes_.push_back({id, kind, reason, retryable, transfer_time, entry->second.bytes});
   handovers_.erase(entry);
@@ -190,16 +181,14 @@ void KvSender::LoseAll(const std::string& reason) {
 
 std::vector<PushOrder> KvSender::TakePushes() {
   // Those of hand-overs that ended meanwhile must not touch the peer any more.
-  std::erase_if(pushes_,
-                [&](const PushOrder& push) { return !handovers_.contains(push.handover); });
+  std::erase_if(pushes_, [&](const PushOrder& push) { return !handovers_.contains(push.handover); });
   return std::exchange(pushes_, {});
 }
 
 bool KvSender::WantsFlush() const {
   return std::any_of(handovers_.begin(), handovers_.end(), [](const auto& entry) {
     const Handover& handover = entry.second;
-    return handover.unflushed &&
-           (handover.first_token.has_value() || handover.ending != Handover::Ending::kNone);
+    return handover.unflushed && (handover.first_token.has_value() || handover.ending != Handover::Ending::kNone);
   });
 }
 

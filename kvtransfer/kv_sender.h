@@ -95,8 +95,8 @@ class KvSender {
   void Push(HandoverId id, Handover& handover, const Ready& ready, absl::Time now);
   // Sends Commit, or ends an aborted hand-over, if nothing is in flight any more.
   void MoveOn(HandoverId id);
-  void End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason,
-           bool retryable = false, absl::Duration transfer_time = absl::ZeroDuration());
+  void End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, bool retryable = false,
+           absl::Duration transfer_time = absl::ZeroDuration());
   // The hand-over, if the message's epoch is that of its grant.
   Handover* FindCurrent(HandoverId id, TransferEpoch epoch);
   std::vector<uint32_t> Checksums(const Handover& handover) const;

@@ -17,8 +17,7 @@ constexpr absl::Time kNow = absl::UnixEpoch();
 
 class KvSenderTest : public testing::Test {
  protected:
-  KvSenderTest()
-      : pool_(layout_.pool_bytes()), sender_(layout_, layout_, /*checksums=*/true, pool_.data()) {}
+  KvSenderTest() : pool_(layout_.pool_bytes()), sender_(layout_, layout_, /*checksums=*/true, pool_.data()) {}
 
   void StartWithTokens(int count) {
     std::vector<PageIndex> pages((count + 3) / 4);
@@ -37,8 +36,7 @@ class KvSenderTest : public testing::Test {
     return found;
   }
 
-  KvLayout layout_ = {
-      .num_layers = 2, .num_kv_heads = 1, .head_dim = 4, .page_tokens = 4, .num_pages = 8};
+  KvLayout layout_ = {.num_layers = 2, .num_kv_heads = 1, .head_dim = 4, .page_tokens = 4, .num_pages = 8};
   std::vector<uint8_t> pool_;
   KvSender sender_;
 };

@@ -25,11 +25,7 @@ namespace {
 constexpr absl::Duration kPatience = absl::Seconds(20);
 
 KvLayout TestLayout(int page_tokens) {
-  return {.num_layers = 3,
-          .num_kv_heads = 2,
-          .head_dim = 8,
-          .page_tokens = page_tokens,
-          .num_pages = 64};
+  return {.num_layers = 3, .num_kv_heads = 2, .head_dim = 8, .page_tokens = page_tokens, .num_pages = 64};
 }
 
 HelloMessage Hello(const std::string& worker, uint64_t incarnation, int page_tokens) {
@@ -69,9 +65,8 @@ class DecodeEnd final : public ReceiverEvents {
     receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, layout, base_, pages_);
     std::vector<std::unique_ptr<Transport>> transports;
     transports.push_back(std::move(transport));
-    auto hub = ReceiverHub::Create(
-        {.hello = Hello("decode-0", 200, 16), .listen = "127.0.0.1:0", .pool = base_},
-        std::move(transports), *this);
+    auto hub = ReceiverHub::Create({.hello = Hello("decode-0", 200, 16), .listen = "127.0.0.1:0", .pool = base_},
+                                   std::move(transports), *this);
     EXPECT_THAT(hub, IsOk());
     absl::MutexLock lock(&mu_);
     hub_ = *std::move(hub);
@@ -133,8 +128,7 @@ class DecodeEnd final : public ReceiverEvents {
 
 class PrefillEnd final : public SenderEvents {
  public:
-  PrefillEnd(std::unique_ptr<Transport> transport, int page_tokens,
-             const TransferFaults& faults = {})
+  PrefillEnd(std::unique_ptr<Transport> transport, int page_tokens, const TransferFaults& faults = {})
       : memory_(TestLayout(page_tokens).pool_bytes()) {
     std::mt19937 random(4);
     for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
@@ -163,9 +157,7 @@ class PrefillEnd final : public SenderEvents {
     absl::MutexLock lock(&mu_);
     return mu_.AwaitWithTimeout(absl::Condition(&predicate), kPatience);
   }
-  void LinkTo(int port) {
-    hub_->SetPeers({{"decode-0", Incarnation(200), "127.0.0.1:" + std::to_string(port)}});
-  }
+  void LinkTo(int port) { hub_->SetPeers({{"decode-0", Incarnation(200), "127.0.0.1:" + std::to_string(port)}}); }
   bool AwaitUp() {
     return Await([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return state_.up; });
   }
@@ -184,26 +176,22 @@ void TransferAndCompare(PrefillEnd& prefill, DecodeEnd& decode, int source_page_
   EXPECT_GT(prefill.state_.gigabytes_per_second, 0);
   KvLayout from = TestLayout(source_page_tokens), to = TestLayout(16);
   std::vector<PageIndex> pages;
-  for (int i = 0; i < (40 + source_page_tokens - 1) / source_page_tokens; ++i)
-    pages.push_back((i * 7 + 3) % 64);
+  for (int i = 0; i < (40 + source_page_tokens - 1) / source_page_tokens; ++i) pages.push_back((i * 7 + 3) % 64);
   const Incarnation peer(200);
   const HandoverId handover(9);
   prefill.hub_->Start(peer, handover, std::vector<TokenId>(40, 1), pages);
   for (IndexRange tokens : {IndexRange{0, 25}, IndexRange{25, 40}}) {
-    for (int layer = 0; layer < 3; ++layer)
-      prefill.hub_->LayersReady(peer, handover, tokens, {layer, layer + 1});
+    for (int layer = 0; layer < 3; ++layer) prefill.hub_->LayersReady(peer, handover, tokens, {layer, layer + 1});
   }
   prefill.hub_->Finish(peer, handover, 77);
   ASSERT_TRUE(decode.Await([&] { return !decode.received_.empty(); }));
   ASSERT_TRUE(prefill.Await([&] { return !prefill.outcomes_.empty(); }));
   EXPECT_EQ(prefill.outcomes_[0].kind, HandoverOutcome::Kind::kAcked);
   EXPECT_EQ(decode.received_[0].first_token, 77);
-  for (const CopyRun& run :
-       PlanTransfer(from, {pages}, to, {decode.received_[0].pages}, {0, 40}, {0, 3})) {
-    ASSERT_EQ(std::vector<uint8_t>(prefill.memory_.data() + run.source,
-                                   prefill.memory_.data() + run.source + run.bytes),
-              std::vector<uint8_t>(decode.base_ + run.destination,
-                                   decode.base_ + run.destination + run.bytes));
+  for (const CopyRun& run : PlanTransfer(from, {pages}, to, {decode.received_[0].pages}, {0, 40}, {0, 3})) {
+    ASSERT_EQ(
+        std::vector<uint8_t>(prefill.memory_.data() + run.source, prefill.memory_.data() + run.source + run.bytes),
+        std::vector<uint8_t>(decode.base_ + run.destination, decode.base_ + run.destination + run.bytes));
   }
 }
 

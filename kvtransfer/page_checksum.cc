@@ -14,10 +14,9 @@ std::vector<uint32_t> PageChecksums(const uint8_t* base, PoolSide side, const Kv
   for (int begin = tokens.begin; begin < tokens.end;) {
     int end = std::min(tokens.end, (begin / destination.page_tokens + 1) * destination.page_tokens);
     XXH3_64bits_reset(state);
-    for (const CopyRun& run : PlanTransfer(source, source_pages, destination, destination_pages,
-                                           {begin, end}, {0, source.num_layers})) {
-      XXH3_64bits_update(state, base + (side == PoolSide::kSource ? run.source : run.destination),
-                         run.bytes);
+    for (const CopyRun& run :
+         PlanTransfer(source, source_pages, destination, destination_pages, {begin, end}, {0, source.num_layers})) {
+      XXH3_64bits_update(state, base + (side == PoolSide::kSource ? run.source : run.destination), run.bytes);
     }
     checksums.push_back(static_cast<uint32_t>(XXH3_64bits_digest(state)));
     begin = end;

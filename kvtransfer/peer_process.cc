@@ -18,8 +18,6 @@ std::string HostId() {
   return absl::StrCat(boot_id, ":", pid_namespace.st_ino);
 }
 
-int OpenProcessDescriptor(int64_t pid) {
-  return static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
-}
+int OpenProcessDescriptor(int64_t pid) { return static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0)); }
 
 }  // namespace tandem

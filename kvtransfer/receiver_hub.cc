@@ -21,8 +21,7 @@ namespace tandem {
 // Thread-safety: the link thread only.
 class ReceiverHub::Connection {
  public:
-  Connection(ReceiverHub& hub, int64_t id, int fd)
-      : hub_(hub), id_(id), last_heard_(Clock::Real().Now()) {
+  Connection(ReceiverHub& hub, int64_t id, int fd) : hub_(hub), id_(id), last_heard_(Clock::Real().Now()) {
     socket_ = std::make_unique<FrameSocket>(
         *hub_.loop_, fd,
         FrameSocket::Callbacks{.on_frame = [this](absl::string_view payload) { OnFrame(payload); },
@@ -96,9 +95,8 @@ class ReceiverHub::Connection {
     if (hub_.testing_ != id_) return;
     const uint8_t* area = hub_.options_.pool + hub_.options_.hello.layout.pool_bytes();
     if (!VerifySelfTest({area, kTestAreaBytes}, done.large_seed, done.small_seed)) {
-      Send(LinkRefusedMessage{
-          .reason = absl::StrCat("self-test over ", done.transport, ": other bytes arrived"),
-          .retryable = true});
+      Send(LinkRefusedMessage{.reason = absl::StrCat("self-test over ", done.transport, ": other bytes arrived"),
+                              .retryable = true});
       return;
     }
     up_ = true;
@@ -121,27 +119,26 @@ class ReceiverHub::Connection {
   int64_t heartbeats_ = 0;
 };
 
-absl::StatusOr<std::unique_ptr<ReceiverHub>> ReceiverHub::Create(
-    Options options, std::vector<std::unique_ptr<Transport>> transports, ReceiverEvents& events) {
+absl::StatusOr<std::unique_ptr<ReceiverHub>> ReceiverHub::Create(Options options,
+                                                                 std::vector<std::unique_ptr<Transport>> transports,
+                                                                 ReceiverEvents& events) {
   const uint64_t size = options.hello.layout.pool_bytes() + kTestAreaBytes;
   for (const auto& transport : transports) {
     absl::StatusOr<PoolExport> pool = transport->Export(options.pool, size);
     if (!pool.ok()) {
-      return absl::Status(pool.status().code(), absl::StrCat("transport ", transport->name(), ": ",
-                                                             pool.status().message()));
+      return absl::Status(pool.status().code(),
+                          absl::StrCat("transport ", transport->name(), ": ", pool.status().message()));
     }
     options.hello.exports.push_back(*std::move(pool));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
   ASSIGN_OR_RETURN(FrameSocket::Listener listener, FrameSocket::Listen(options.listen));
-  return std::unique_ptr<ReceiverHub>(new ReceiverHub(std::move(options), std::move(transports),
-                                                      events, std::move(loop), listener.fd,
-                                                      listener.port));
+  return std::unique_ptr<ReceiverHub>(
+      new ReceiverHub(std::move(options), std::move(transports), events, std::move(loop), listener.fd, listener.port));
 }
 
-ReceiverHub::ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>> transports,
-                         ReceiverEvents& events, std::unique_ptr<EventLoop> loop, int listener_fd,
-                         int port)
+ReceiverHub::ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>> transports, ReceiverEvents& events,
+                         std::unique_ptr<EventLoop> loop, int listener_fd, int port)
     : options_(std::move(options)),
       transports_(std::move(transports)),
       events_(events),
@@ -207,8 +204,7 @@ void ReceiverHub::StartNextTest() {
 void ReceiverHub::WatchProcess(Incarnation peer, int64_t pid) {
   if (process_fds_.contains(peer)) return;
   int fd = OpenProcessDescriptor(pid);
-  if (fd < 0)
-    return;  // Its death cannot be proven: pages it loses stay quarantined until it says AbortDone.
+  if (fd < 0) return;  // Its death cannot be proven: pages it loses stay quarantined until it says AbortDone.
   process_fds_[peer] = fd;
   loop_->Watch(fd, EPOLLIN, [this, peer, fd](uint32_t) {
     process_fds_.erase(peer);

@@ -44,8 +44,9 @@ class ReceiverHub {
     absl::Duration heartbeat = absl::Milliseconds(250);
     int missed_heartbeats = 4;
   };
-  static absl::StatusOr<std::unique_ptr<ReceiverHub>> Create(
-      Options options, std::vector<std::unique_ptr<Transport>> transports, ReceiverEvents& events);
+  static absl::StatusOr<std::unique_ptr<ReceiverHub>> Create(Options options,
+                                                             std::vector<std::unique_ptr<Transport>> transports,
+                                                             ReceiverEvents& events);
   ~ReceiverHub();
   // Ends the thread and all links; no callback runs after it. Calls are then ignored. Idempotent.
   void Stop();
@@ -58,8 +59,8 @@ class ReceiverHub {
 
  private:
   class Connection;
-  ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>> transports,
-              ReceiverEvents& events, std::unique_ptr<EventLoop> loop, int listener_fd, int port);
+  ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>> transports, ReceiverEvents& events,
+              std::unique_ptr<EventLoop> loop, int listener_fd, int port);
   void AcceptAll();
   void Tick();
   bool Poll();
@@ -76,8 +77,7 @@ class ReceiverHub {
   const int listener_fd_, port_;
   // Link thread only.
   absl::flat_hash_map<int64_t, std::unique_ptr<Connection>> connections_;
-  absl::flat_hash_map<Incarnation, int>
-      process_fds_;  // pidfds of linked and lost peers of this host.
+  absl::flat_hash_map<Incarnation, int> process_fds_;  // pidfds of linked and lost peers of this host.
   int64_t next_connection_ = 1;
   int64_t testing_ = 0;  // The connection that uses the test area; 0: none.
   std::vector<int64_t> test_queue_;

@@ -36,8 +36,8 @@ bool HasPattern(uint64_t seed, absl::Span<const uint8_t> bytes) {
   return true;
 }
 
-absl::StatusOr<absl::Duration> TimedWrite(Transport& transport, RemotePool& pool,
-                                          const uint8_t* source, const CopyRun& run) {
+absl::StatusOr<absl::Duration> TimedWrite(Transport& transport, RemotePool& pool, const uint8_t* source,
+                                          const CopyRun& run) {
   const Clock& clock = Clock::Real();
   absl::Time begin = clock.Now();
   RETURN_IF_ERROR(pool.Write(source, {run}));
@@ -46,31 +46,27 @@ absl::StatusOr<absl::Duration> TimedWrite(Transport& transport, RemotePool& pool
     ASSIGN_OR_RETURN(bool done, pool.PollFlushed());
     absl::Duration taken = clock.Now() - begin;
     if (done) return taken;
-    if (taken > kTestTimeout)
-      return absl::DeadlineExceededError("self-test write did not finish in time");
+    if (taken > kTestTimeout) return absl::DeadlineExceededError("self-test write did not finish in time");
   }
 }
 
 }  // namespace
 
-absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool,
-                                             uint64_t test_area) {
+absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool, uint64_t test_area) {
   SelfTestResult result{.large_seed = DrawRandomId(), .small_seed = DrawRandomId()};
   std::vector<uint8_t> source(kTestAreaBytes);
   FillPattern(result.large_seed, absl::MakeSpan(source).subspan(0, kLargeTestBytes));
   FillPattern(result.small_seed, absl::MakeSpan(source).subspan(kLargeTestBytes));
   const int64_t area = static_cast<int64_t>(test_area);
-  ASSIGN_OR_RETURN(
-      absl::Duration large,
-      TimedWrite(transport, pool, source.data(), {0, area, static_cast<int64_t>(kLargeTestBytes)}));
-  result.gigabytes_per_second =
-      static_cast<double>(kLargeTestBytes) / absl::ToDoubleNanoseconds(large);
+  ASSIGN_OR_RETURN(absl::Duration large,
+                   TimedWrite(transport, pool, source.data(), {0, area, static_cast<int64_t>(kLargeTestBytes)}));
+  result.gigabytes_per_second = static_cast<double>(kLargeTestBytes) / absl::ToDoubleNanoseconds(large);
   absl::Duration best = absl::InfiniteDuration();
   for (int i = 0; i < kLatencyRounds; ++i) {
-    ASSIGN_OR_RETURN(absl::Duration small, TimedWrite(transport, pool, source.data(),
-                                                      {static_cast<int64_t>(kLargeTestBytes),
-                                                       area + static_cast<int64_t>(kLargeTestBytes),
-                                                       static_cast<int64_t>(kSmallTestBytes)}));
+    ASSIGN_OR_RETURN(absl::Duration small,
+                     TimedWrite(transport, pool, source.data(),
+                                {static_cast<int64_t>(kLargeTestBytes), area + static_cast<int64_t>(kLargeTestBytes),
+                                 static_cast<int64_t>(kSmallTestBytes)}));
     best = std::min(best, small);
   }
   result.latency_us = absl::ToDoubleMicroseconds(best);
@@ -78,8 +74,7 @@ absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& p
 }
 
 bool VerifySelfTest(absl::Span<const uint8_t> test_area, uint64_t large_seed, uint64_t small_seed) {
-  return test_area.size() == kTestAreaBytes &&
-         HasPattern(large_seed, test_area.subspan(0, kLargeTestBytes)) &&
+  return test_area.size() == kTestAreaBytes && HasPattern(large_seed, test_area.subspan(0, kLargeTestBytes)) &&
          HasPattern(small_seed, test_area.subspan(kLargeTestBytes));
 }
 

@@ -22,8 +22,7 @@ struct SelfTestResult {
 
 // Writes both patterns at `test_area`, an offset in the peer's pool. DEADLINE_EXCEEDED after half a
 // second; other errors are the transport's.
-absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool,
-                                             uint64_t test_area);
+absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool, uint64_t test_area);
 
 // True when the area holds the patterns of these seeds.
 bool VerifySelfTest(absl::Span<const uint8_t> test_area, uint64_t large_seed, uint64_t small_seed);

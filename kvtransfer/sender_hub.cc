@@ -42,8 +42,7 @@ class SenderHub::Link {
       Lose(absl::StrCat("nothing heard for ", absl::FormatDuration(now - last_heard_)));
       return;
     }
-    if (sender_ != nullptr)
-      Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
+    if (sender_ != nullptr) Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
   }
 
   // Carries out what the sender wants; true while a flush is awaited.
@@ -153,16 +152,15 @@ class SenderHub::Link {
     state_.transport = std::string(transport.name());
     state_.gigabytes_per_second = result->gigabytes_per_second;
     state_.latency_us = result->latency_us;
-    Send(SelfTestDoneMessage{state_.transport, result->large_seed, kLargeTestBytes,
-                             result->small_seed, kSmallTestBytes, result->gigabytes_per_second,
-                             result->latency_us});
+    Send(SelfTestDoneMessage{state_.transport, result->large_seed, kLargeTestBytes, result->small_seed, kSmallTestBytes,
+                             result->gigabytes_per_second, result->latency_us});
     return absl::OkStatus();
   }
 
   void OnReady() {
     if (pool_ == nullptr || sender_ != nullptr) return;
-    sender_ = std::make_unique<KvSender>(hub_.options_.hello.layout, peer_hello_.layout,
-                                         hub_.options_.hello.checksums, hub_.options_.pool);
+    sender_ = std::make_unique<KvSender>(hub_.options_.hello.layout, peer_hello_.layout, hub_.options_.hello.checksums,
+                                         hub_.options_.pool);
     state_.up = true;
     state_.error.clear();
     LogInfo("link up", {{"peer", peer_.worker_id},
@@ -192,8 +190,7 @@ class SenderHub::Link {
     if (sender_ != nullptr) {
       LogWarning("link lost", {{"peer", peer_.worker_id}, {"reason", reason}});
       sender_->LoseAll(reason);
-      for (const HandoverOutcome& outcome : sender_->TakeOutcomes())
-        hub_.events_.OnOutcome(outcome);
+      for (const HandoverOutcome& outcome : sender_->TakeOutcomes()) hub_.events_.OnOutcome(outcome);
       sender_.reset();
     }
     pool_.reset();
@@ -221,20 +218,17 @@ class SenderHub::Link {
   int64_t heartbeats_ = 0;
 };
 
-absl::StatusOr<std::unique_ptr<SenderHub>> SenderHub::Create(
-    Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events) {
+absl::StatusOr<std::unique_ptr<SenderHub>> SenderHub::Create(Options options,
+                                                             std::vector<std::unique_ptr<Transport>> transports,
+                                                             SenderEvents& events) {
   absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Create();
   if (!loop.ok()) return loop.status();
-  return std::unique_ptr<SenderHub>(
-      new SenderHub(std::move(options), std::move(transports), events, *std::move(loop)));
+  return std::unique_ptr<SenderHub>(new SenderHub(std::move(options), std::move(transports), events, *std::move(loop)));
 }
 
-SenderHub::SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports,
-                     SenderEvents& events, std::unique_ptr<EventLoop> loop)
-    : options_(std::move(options)),
-      transports_(std::move(transports)),
-      events_(events),
-      loop_(std::move(loop)) {
+SenderHub::SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events,
+                     std::unique_ptr<EventLoop> loop)
+    : options_(std::move(options)), transports_(std::move(transports)), events_(events), loop_(std::move(loop)) {
   for (const auto& transport : transports_) {
     if (transport->event_fd() >= 0) loop_->Watch(transport->event_fd(), EPOLLIN, [](uint32_t) {});
   }
@@ -284,8 +278,7 @@ void SenderHub::ApplyPeers(const std::vector<LinkPeer>& peers) {
   }
 }
 
-void SenderHub::OnLink(Incarnation peer, HandoverId handover,
-                       absl::AnyInvocable<void(KvSender&)> action) {
+void SenderHub::OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action) {
   loop_->Post([this, peer, handover, action = std::move(action)]() mutable {
     auto link = links_.find(peer);
     if (link == links_.end() || link->second->sender() == nullptr) {
@@ -302,23 +295,19 @@ void SenderHub::OnLink(Incarnation peer, HandoverId handover,
 
 void SenderHub::Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
                       std::vector<PageIndex> pages) {
-  OnLink(
-      peer, handover,
-      [handover, tokens = std::move(tokens), pages = std::move(pages)](KvSender& sender) mutable {
-        sender.Start(handover, std::move(tokens), std::move(pages));
-      });
+  OnLink(peer, handover, [handover, tokens = std::move(tokens), pages = std::move(pages)](KvSender& sender) mutable {
+    sender.Start(handover, std::move(tokens), std::move(pages));
+  });
 }
 
-void SenderHub::LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens,
-                            IndexRange layers) {
+void SenderHub::LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) {
   OnLink(peer, handover, [handover, tokens, layers](KvSender& sender) {
     sender.LayersReady(handover, tokens, layers, Clock::Real().Now());
   });
 }
 
 void SenderHub::Finish(Incarnation peer, HandoverId handover, TokenId first_token) {
-  OnLink(peer, handover,
-         [handover, first_token](KvSender& sender) { sender.Finish(handover, first_token); });
+  OnLink(peer, handover, [handover, first_token](KvSender& sender) { sender.Finish(handover, first_token); });
 }
 
 void SenderHub::Cancel(Incarnation peer, HandoverId handover, const std::string& reason) {

@@ -64,8 +64,9 @@ class SenderHub {
     TransferFaults faults;  // For fault drills.
   };
   // `transports` in order of preference.
-  static absl::StatusOr<std::unique_ptr<SenderHub>> Create(
-      Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events);
+  static absl::StatusOr<std::unique_ptr<SenderHub>> Create(Options options,
+                                                           std::vector<std::unique_ptr<Transport>> transports,
+                                                           SenderEvents& events);
   ~SenderHub();
   // Ends the thread and all links; no callback runs after it. Calls are then ignored. Idempotent.
   void Stop();
@@ -73,16 +74,15 @@ class SenderHub {
   // The decode workers there are now: links to others are dropped.
   void SetPeers(std::vector<LinkPeer> peers);
   // As KvSender's methods, on the link to that incarnation; kLost at once when it is not up.
-  void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
-             std::vector<PageIndex> pages);
+  void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages);
   void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers);
   void Finish(Incarnation peer, HandoverId handover, TokenId first_token);
   void Cancel(Incarnation peer, HandoverId handover, const std::string& reason);
 
  private:
   class Link;
-  SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports,
-            SenderEvents& events, std::unique_ptr<EventLoop> loop);
+  SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events,
+            std::unique_ptr<EventLoop> loop);
   // Runs `action` on the link's sender and carries out what it wants.
   void OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action);
   void ApplyPeers(const std::vector<LinkPeer>& peers);

@@ -37,8 +37,7 @@ struct SequencePages {
 // Over all source ranks each byte of the destination is written exactly once: of source ranks that
 // hold the same head, one sends to a given destination rank. Empty when this pair exchanges
 // nothing. The ranges must lie in the pages and the layouts must be compatible.
-std::vector<CopyRun> PlanTransfer(const KvLayout& source, SequencePages source_pages,
-                                  const KvLayout& destination, SequencePages destination_pages,
-                                  IndexRange tokens, IndexRange layers);
+std::vector<CopyRun> PlanTransfer(const KvLayout& source, SequencePages source_pages, const KvLayout& destination,
+                                  SequencePages destination_pages, IndexRange tokens, IndexRange layers);
 
 }  // namespace tandem

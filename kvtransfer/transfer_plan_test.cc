@@ -18,8 +18,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
-KvLayout Layout(int layers, int heads, int page_tokens, int num_pages, int tp_rank = 0,
-                int tp_size = 1) {
+KvLayout Layout(int layers, int heads, int page_tokens, int num_pages, int tp_rank = 0, int tp_size = 1) {
   return {.num_layers = layers,
           .num_kv_heads = heads,
           .head_dim = 4,
@@ -36,14 +35,12 @@ uint8_t Content(int layer, int plane, int head, int token, int byte) {
   return static_cast<uint8_t>(layer * 131 + plane * 71 + head * 37 + token * 11 + byte * 3 + 1);
 }
 
-void FillToken(const KvLayout& layout, PageIndex page, int slot, int token,
-               std::vector<uint8_t>& pool) {
+void FillToken(const KvLayout& layout, PageIndex page, int slot, int token, std::vector<uint8_t>& pool) {
   for (int layer = 0; layer < layout.num_layers; ++layer) {
     for (int plane = 0; plane < layout.num_planes; ++plane) {
       for (int head = 0; head < layout.own_heads(); ++head) {
         int64_t at = page * layout.page_bytes() + layer * layout.layer_bytes() +
-                     (plane * layout.own_heads() + head) * layout.head_bytes() +
-                     slot * layout.token_bytes();
+                     (plane * layout.own_heads() + head) * layout.head_bytes() + slot * layout.token_bytes();
         for (int b = 0; b < layout.token_bytes(); ++b) {
           pool[at + b] = Content(layer, plane, layout.first_head() + head, token, b);
         }
@@ -66,8 +63,7 @@ TEST(TransferPlanTest, EqualLayoutsAndAdjacentPagesBecomeOneRun) {
   KvLayout layout = Layout(3, 2, 16, 8);
   std::vector<PageIndex> source = {2, 3}, destination = {5, 6};
   EXPECT_THAT(PlanTransfer(layout, {source}, layout, {destination}, {0, 32}, {0, 3}),
-              ElementsAre(CopyRun{2 * layout.page_bytes(), 5 * layout.page_bytes(),
-                                  2 * layout.page_bytes()}));
+              ElementsAre(CopyRun{2 * layout.page_bytes(), 5 * layout.page_bytes(), 2 * layout.page_bytes()}));
 }
 
 TEST(TransferPlanTest, OneLayerGroupOfAPageIsOneRun) {
@@ -75,8 +71,7 @@ TEST(TransferPlanTest, OneLayerGroupOfAPageIsOneRun) {
   std::vector<PageIndex> source = {1}, destination = {7};
   EXPECT_THAT(PlanTransfer(layout, {source}, layout, {destination}, {0, 16}, {1, 3}),
               ElementsAre(CopyRun{layout.page_bytes() + layout.layer_bytes(),
-                                  7 * layout.page_bytes() + layout.layer_bytes(),
-                                  2 * layout.layer_bytes()}));
+                                  7 * layout.page_bytes() + layout.layer_bytes(), 2 * layout.layer_bytes()}));
 }
 
 TEST(TransferPlanTest, NothingToDoGivesNoRuns) {
@@ -90,19 +85,16 @@ TEST(TransferPlanTest, NothingToDoGivesNoRuns) {
 // byte of every destination rank exactly once, with the right content, and nothing else.
 TEST(TransferPlanTest, EveryByteLandsExactlyOnceForRandomLayouts) {
   std::mt19937 random(20261125);
-  auto pick = [&](std::initializer_list<int> values) {
-    return *(values.begin() + random() % values.size());
-  };
+  auto pick = [&](std::initializer_list<int> values) { return *(values.begin() + random() % values.size()); };
   for (int round = 0; round < 300; ++round) {
     const int heads = pick({1, 2, 4, 8}), layers = pick({1, 2, 3, 5}), tokens = 1 + random() % 70;
     const int source_tp = pick({1, 2, 4, 8}), destination_tp = pick({1, 2, 4, 8});
     const int source_page = pick({1, 4, 8, 16, 24}), destination_page = pick({1, 4, 8, 16, 20});
     const int held_pages = random() % (tokens / destination_page + 1);
     const int chunk = 1 + random() % tokens, group = 1 + random() % layers;
-    SCOPED_TRACE(testing::Message()
-                 << "round " << round << ": " << heads << " heads, " << layers << " layers, "
-                 << tokens << " tokens, tp " << source_tp << " -> " << destination_tp << ", pages "
-                 << source_page << " -> " << destination_page);
+    SCOPED_TRACE(testing::Message() << "round " << round << ": " << heads << " heads, " << layers << " layers, "
+                                    << tokens << " tokens, tp " << source_tp << " -> " << destination_tp << ", pages "
+                                    << source_page << " -> " << destination_page);
     for (int to_rank = 0; to_rank < destination_tp; ++to_rank) {
       const int to_count = PagesFor(tokens, destination_page);
       KvLayout to = Layout(layers, heads, destination_page, to_count + 3, to_rank, destination_tp);
@@ -110,24 +102,21 @@ TEST(TransferPlanTest, EveryByteLandsExactlyOnceForRandomLayouts) {
       std::vector<uint8_t> to_pool(to.pool_bytes()), wanted(to.pool_bytes());
       std::vector<int> writes(to.pool_bytes());
       for (int token = held_pages * destination_page; token < tokens; ++token) {
-        FillToken(to, to_pages[token / destination_page - held_pages], token % destination_page,
-                  token, wanted);
+        FillToken(to, to_pages[token / destination_page - held_pages], token % destination_page, token, wanted);
       }
       for (int from_rank = 0; from_rank < source_tp; ++from_rank) {
-        KvLayout from = Layout(layers, heads, source_page, PagesFor(tokens, source_page) + 2,
-                               from_rank, source_tp);
+        KvLayout from = Layout(layers, heads, source_page, PagesFor(tokens, source_page) + 2, from_rank, source_tp);
         ASSERT_THAT(CheckCompatible(from, to), IsOk());
-        std::vector<PageIndex> from_pages =
-            RandomPages(PagesFor(tokens, source_page), from.num_pages, random);
+        std::vector<PageIndex> from_pages = RandomPages(PagesFor(tokens, source_page), from.num_pages, random);
         std::vector<uint8_t> from_pool(from.pool_bytes());
         for (int token = 0; token < tokens; ++token) {
           FillToken(from, from_pages[token / source_page], token % source_page, token, from_pool);
         }
         for (int begin = held_pages * destination_page; begin < tokens; begin += chunk) {
           for (int layer = 0; layer < layers; layer += group) {
-            for (const CopyRun& run : PlanTransfer(from, {from_pages}, to, {to_pages, held_pages},
-                                                   {begin, std::min(tokens, begin + chunk)},
-                                                   {layer, std::min(layers, layer + group)})) {
+            for (const CopyRun& run :
+                 PlanTransfer(from, {from_pages}, to, {to_pages, held_pages}, {begin, std::min(tokens, begin + chunk)},
+                              {layer, std::min(layers, layer + group)})) {
               ASSERT_GE(run.source, 0);
               ASSERT_LE(run.source + run.bytes, from.pool_bytes());
               ASSERT_LE(run.destination + run.bytes, to.pool_bytes());
@@ -149,17 +138,14 @@ TEST(TransferPlanTest, ChecksumsOfBothSidesAgreeAndSeeEveryByte) {
   KvLayout from = Layout(2, 2, 8, 8), to = Layout(2, 2, 16, 4);
   std::vector<PageIndex> from_pages = {3, 1, 6, 0}, to_pages = {2, 1};
   std::vector<uint8_t> from_pool(from.pool_bytes()), to_pool(to.pool_bytes());
-  for (int token = 0; token < 27; ++token)
-    FillToken(from, from_pages[token / 8], token % 8, token, from_pool);
+  for (int token = 0; token < 27; ++token) FillToken(from, from_pages[token / 8], token % 8, token, from_pool);
   for (const CopyRun& run : PlanTransfer(from, {from_pages}, to, {to_pages}, {0, 27}, {0, 2})) {
     std::copy_n(from_pool.begin() + run.source, run.bytes, to_pool.begin() + run.destination);
   }
-  auto sent = PageChecksums(from_pool.data(), PoolSide::kSource, from, {from_pages}, to, {to_pages},
-                            {0, 27});
+  auto sent = PageChecksums(from_pool.data(), PoolSide::kSource, from, {from_pages}, to, {to_pages}, {0, 27});
   auto found = [&] {
     std::vector<PageIndex> placeholders(4, 0);
-    return PageChecksums(to_pool.data(), PoolSide::kDestination, from, {placeholders}, to,
-                         {to_pages}, {0, 27});
+    return PageChecksums(to_pool.data(), PoolSide::kDestination, from, {placeholders}, to, {to_pages}, {0, 27});
   };
   EXPECT_THAT(sent, SizeIs(2));
   EXPECT_EQ(found(), sent);
@@ -173,10 +159,8 @@ TEST(TransferPlanTest, ChecksumsOfBothSidesAgreeAndSeeEveryByte) {
 
 TEST(KvLayoutTest, RefusesPairsOfUnlikeModelsWithBothShapes) {
   KvLayout a = Layout(2, 4, 16, 8), b = Layout(3, 4, 16, 8);
-  EXPECT_THAT(CheckCompatible(a, b),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("prefill has 2 layers")));
-  EXPECT_THAT(CheckCompatible(a, b),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("decode has 3 layers")));
+  EXPECT_THAT(CheckCompatible(a, b), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("prefill has 2 layers")));
+  EXPECT_THAT(CheckCompatible(a, b), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("decode has 3 layers")));
 }
 
 TEST(KvLayoutTest, RefusesImpossibleLayouts) {
@@ -186,8 +170,7 @@ TEST(KvLayoutTest, RefusesImpossibleLayouts) {
   layout = Layout(2, 4, 16, 8, /*tp_rank=*/2, /*tp_size=*/2);
   EXPECT_THAT(layout.Validate(), StatusIs(absl::StatusCode::kInvalidArgument));
   layout = Layout(2, 4, 16, 8, 0, 3);
-  EXPECT_THAT(layout.Validate(),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("do not divide")));
+  EXPECT_THAT(layout.Validate(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("do not divide")));
 }
 
 }  // namespace

@@ -12,8 +12,8 @@
 
 namespace tandem {
 
-absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(
-    const std::vector<std::string>& names, const ShmPool* pool) {
+absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(const std::vector<std::string>& names,
+                                                                       const ShmPool* pool) {
   std::vector<std::unique_ptr<Transport>> transports;
   for (const std::string& name : names) {
     if (name == "shm") {
@@ -27,8 +27,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(
       continue;
     }
 #endif
-    return absl::UnimplementedError(
-        absl::StrCat("links.transports: this build has no transport \"", name, "\""));
+    return absl::UnimplementedError(absl::StrCat("links.transports: this build has no transport \"", name, "\""));
   }
   return transports;
 }
@@ -36,16 +35,14 @@ absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(
 absl::StatusOr<TransferFaults> ParseTransferFaults(absl::string_view text) {
   TransferFaults faults;
   for (absl::string_view part : absl::StrSplit(text, ',', absl::SkipEmpty())) {
-    std::pair<absl::string_view, absl::string_view> setting =
-        absl::StrSplit(part, absl::MaxSplits('=', 1));
+    std::pair<absl::string_view, absl::string_view> setting = absl::StrSplit(part, absl::MaxSplits('=', 1));
     if (setting.first == "peer") {
       faults.peer = std::string(setting.second);
       continue;
     }
     int value = 0;
     if (!absl::SimpleAtoi(setting.second, &value) || value < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("transfer fault \"", part, "\": expected NAME=COUNT"));
+      return absl::InvalidArgumentError(absl::StrCat("transfer fault \"", part, "\": expected NAME=COUNT"));
     }
     if (setting.first == "flip_byte_every") {
       faults.flip_byte_every = value;
@@ -56,8 +53,7 @@ absl::StatusOr<TransferFaults> ParseTransferFaults(absl::string_view text) {
     } else if (setting.first == "delay_polls") {
       faults.delay_polls = value;
     } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("transfer fault \"", setting.first, "\" is unknown"));
+      return absl::InvalidArgumentError(absl::StrCat("transfer fault \"", setting.first, "\" is unknown"));
     }
   }
   return faults;

@@ -14,8 +14,8 @@ namespace tandem {
 
 // The transports of a topology's `links.transports`, in that order. `pool`: this process's own, or
 // null where it only writes to others. UNIMPLEMENTED for one that this build lacks.
-absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(
-    const std::vector<std::string>& names, const ShmPool* pool);
+absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(const std::vector<std::string>& names,
+                                                                       const ShmPool* pool);
 
 // Faults for drills: "flip_byte_every=3,peer=decode-0", with the names of TransferFaults' fields.
 // INVALID_ARGUMENT names an unknown one.

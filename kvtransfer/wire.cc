@@ -70,9 +70,7 @@ struct Encoder {
     done->set_gigabytes_per_second(message.gigabytes_per_second);
     done->set_latency_us(message.latency_us);
   }
-  void operator()(const LinkReadyMessage& message) {
-    out.mutable_ready()->set_transport(message.transport);
-  }
+  void operator()(const LinkReadyMessage& message) { out.mutable_ready()->set_transport(message.transport); }
   void operator()(const LinkRefusedMessage& message) {
     out.mutable_refused()->set_reason(message.reason);
     out.mutable_refused()->set_retryable(message.retryable);
@@ -101,8 +99,7 @@ struct Encoder {
     commit->set_handover(message.handover.value());
     commit->set_epoch(message.epoch.value());
     commit->set_pages_written(message.pages_written);
-    commit->mutable_page_checksums()->Add(message.page_checksums.begin(),
-                                          message.page_checksums.end());
+    commit->mutable_page_checksums()->Add(message.page_checksums.begin(), message.page_checksums.end());
     commit->set_first_token(message.first_token);
   }
   void operator()(const AckMessage& message) {
@@ -136,8 +133,8 @@ HelloMessage ToNative(const v1::Hello& hello) {
   message.model_fingerprint = hello.model_fingerprint();
   message.layout = ToNative(hello.layout());
   for (const v1::PoolExport& pool : hello.exports()) {
-    message.exports.push_back({pool.transport(), pool.address(), pool.remote_key(),
-                               pool.base_address(), pool.size_bytes()});
+    message.exports.push_back(
+        {pool.transport(), pool.address(), pool.remote_key(), pool.base_address(), pool.size_bytes()});
   }
   message.checksums = hello.checksums();
   return message;
@@ -145,8 +142,8 @@ HelloMessage ToNative(const v1::Hello& hello) {
 
 }  // namespace
 
-HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation,
-                       const KvLayout& layout, uint64_t model_fingerprint, bool checksums) {
+HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, const KvLayout& layout,
+                       uint64_t model_fingerprint, bool checksums) {
   HelloMessage hello;
   hello.worker_id = worker_id;
   hello.incarnation = incarnation;
@@ -170,55 +167,49 @@ std::string EncodeLinkMessage(const LinkMessage& message) {
 absl::StatusOr<LinkMessage> DecodeLinkMessage(absl::string_view payload) {
   v1::LinkMessage proto;
   if (!proto.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("link frame of ", payload.size(), " bytes is no message"));
+    return absl::InvalidArgumentError(absl::StrCat("link frame of ", payload.size(), " bytes is no message"));
   }
   switch (proto.message_case()) {
     case v1::LinkMessage::kHello:
       return LinkMessage(ToNative(proto.hello()));
     case v1::LinkMessage::kSelfTestDone: {
       const v1::SelfTestDone& done = proto.self_test_done();
-      return LinkMessage(SelfTestDoneMessage{
-          done.transport(), done.large_seed(), done.large_bytes(), done.small_seed(),
-          done.small_bytes(), done.gigabytes_per_second(), done.latency_us()});
+      return LinkMessage(SelfTestDoneMessage{done.transport(), done.large_seed(), done.large_bytes(), done.small_seed(),
+                                             done.small_bytes(), done.gigabytes_per_second(), done.latency_us()});
     }
     case v1::LinkMessage::kReady:
       return LinkMessage(LinkReadyMessage{proto.ready().transport()});
     case v1::LinkMessage::kRefused:
-      return LinkMessage(LinkRefusedMessage{proto.refused().reason(), proto.refused().retryable(),
-                                            proto.refused().must_restart()});
-    case v1::LinkMessage::kOffer:
       return LinkMessage(
-          OfferMessage{HandoverId(proto.offer().handover()),
-                       {proto.offer().tokens().begin(), proto.offer().tokens().end()}});
+          LinkRefusedMessage{proto.refused().reason(), proto.refused().retryable(), proto.refused().must_restart()});
+    case v1::LinkMessage::kOffer:
+      return LinkMessage(OfferMessage{HandoverId(proto.offer().handover()),
+                                      {proto.offer().tokens().begin(), proto.offer().tokens().end()}});
     case v1::LinkMessage::kGrant:
       return LinkMessage(GrantMessage{HandoverId(proto.grant().handover()),
                                       TransferEpoch(proto.grant().epoch()),
                                       {proto.grant().pages().begin(), proto.grant().pages().end()},
                                       proto.grant().first_missing_page()});
     case v1::LinkMessage::kRefuse:
-      return LinkMessage(RefuseMessage{HandoverId(proto.refuse().handover()),
-                                       proto.refuse().reason(), proto.refuse().retryable()});
-    case v1::LinkMessage::kCommit:
-      return LinkMessage(CommitMessage{
-          HandoverId(proto.commit().handover()),
-          TransferEpoch(proto.commit().epoch()),
-          proto.commit().pages_written(),
-          {proto.commit().page_checksums().begin(), proto.commit().page_checksums().end()},
-          proto.commit().first_token()});
-    case v1::LinkMessage::kAck:
       return LinkMessage(
-          AckMessage{HandoverId(proto.ack().handover()), TransferEpoch(proto.ack().epoch())});
+          RefuseMessage{HandoverId(proto.refuse().handover()), proto.refuse().reason(), proto.refuse().retryable()});
+    case v1::LinkMessage::kCommit:
+      return LinkMessage(CommitMessage{HandoverId(proto.commit().handover()),
+                                       TransferEpoch(proto.commit().epoch()),
+                                       proto.commit().pages_written(),
+                                       {proto.commit().page_checksums().begin(), proto.commit().page_checksums().end()},
+                                       proto.commit().first_token()});
+    case v1::LinkMessage::kAck:
+      return LinkMessage(AckMessage{HandoverId(proto.ack().handover()), TransferEpoch(proto.ack().epoch())});
     case v1::LinkMessage::kAbort:
-      return LinkMessage(AbortMessage{HandoverId(proto.abort().handover()),
-                                      TransferEpoch(proto.abort().epoch()),
+      return LinkMessage(AbortMessage{HandoverId(proto.abort().handover()), TransferEpoch(proto.abort().epoch()),
                                       proto.abort().reason()});
     case v1::LinkMessage::kAbortDone:
-      return LinkMessage(AbortDoneMessage{HandoverId(proto.abort_done().handover()),
-                                          TransferEpoch(proto.abort_done().epoch())});
+      return LinkMessage(
+          AbortDoneMessage{HandoverId(proto.abort_done().handover()), TransferEpoch(proto.abort_done().epoch())});
     case v1::LinkMessage::kHeartbeat:
-      return LinkMessage(LinkHeartbeatMessage{Incarnation(proto.heartbeat().incarnation()),
-                                              proto.heartbeat().sequence()});
+      return LinkMessage(
+          LinkHeartbeatMessage{Incarnation(proto.heartbeat().incarnation()), proto.heartbeat().sequence()});
     case v1::LinkMessage::MESSAGE_NOT_SET:
       break;
   }

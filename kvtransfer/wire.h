@@ -85,13 +85,12 @@ struct LinkHeartbeatMessage {
 };
 
 // This process's greeting: host, pid and UCX version filled in.
-HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation,
-                       const KvLayout& layout, uint64_t model_fingerprint, bool checksums);
+HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, const KvLayout& layout,
+                       uint64_t model_fingerprint, bool checksums);
 
 using LinkMessage =
-    std::variant<HelloMessage, SelfTestDoneMessage, LinkReadyMessage, LinkRefusedMessage,
-                 OfferMessage, GrantMessage, RefuseMessage, CommitMessage, AckMessage, AbortMessage,
-                 AbortDoneMessage, LinkHeartbeatMessage>;
+    std::variant<HelloMessage, SelfTestDoneMessage, LinkReadyMessage, LinkRefusedMessage, OfferMessage, GrantMessage,
+                 RefuseMessage, CommitMessage, AckMessage, AbortMessage, AbortDoneMessage, LinkHeartbeatMessage>;
 
 // Frames larger than this are refused: a peer that claims more is no peer of ours.
 inline constexpr uint32_t kMaxLinkFrameBytes = 64u << 20;

@@ -55,8 +55,7 @@ TEST(WireTest, HandoverMessagesKeepEveryField) {
   EXPECT_EQ(grant.epoch, TransferEpoch(9));
   EXPECT_EQ(grant.pages, (std::vector<PageIndex>{7, 0}));
   EXPECT_EQ(grant.first_missing_page, 2);
-  CommitMessage commit =
-      RoundTrip(CommitMessage{HandoverId(5), TransferEpoch(9), 2, {0xFFFFFFFF, 1}, 42});
+  CommitMessage commit = RoundTrip(CommitMessage{HandoverId(5), TransferEpoch(9), 2, {0xFFFFFFFF, 1}, 42});
   EXPECT_EQ(commit.pages_written, 2);
   EXPECT_EQ(commit.page_checksums, (std::vector<uint32_t>{0xFFFFFFFF, 1}));
   EXPECT_EQ(commit.first_token, 42);

@@ -39,8 +39,8 @@ class ByteReader {
 
  private:
   absl::Status EndedIn(absl::string_view what, uint64_t wanted) const {
-    return absl::OutOfRangeError(absl::StrCat("at byte ", offset_, ": ", what, " needs ", wanted,
-                                              " bytes, ", remaining(), " are left"));
+    return absl::OutOfRangeError(
+        absl::StrCat("at byte ", offset_, ": ", what, " needs ", wanted, " bytes, ", remaining(), " are left"));
   }
   absl::Span<const uint8_t> bytes_;
   size_t offset_ = 0;

@@ -9,18 +9,14 @@
 
 namespace tandem {
 
-absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Create(absl::string_view source,
-                                                                   std::string bos,
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Create(absl::string_view source, std::string bos,
                                                                    std::string eos) {
   absl::StatusOr<std::unique_ptr<jinja::Template>> parsed = jinja::Template::Parse(source);
-  if (!parsed.ok())
-    return absl::InvalidArgumentError(absl::StrCat("chat template: ", parsed.status().message()));
-  return std::unique_ptr<ChatTemplate>(
-      new ChatTemplate(*std::move(parsed), std::move(bos), std::move(eos)));
+  if (!parsed.ok()) return absl::InvalidArgumentError(absl::StrCat("chat template: ", parsed.status().message()));
+  return std::unique_ptr<ChatTemplate>(new ChatTemplate(*std::move(parsed), std::move(bos), std::move(eos)));
 }
 
-ChatTemplate::ChatTemplate(std::unique_ptr<jinja::Template> parsed, std::string bos,
-                           std::string eos)
+ChatTemplate::ChatTemplate(std::unique_ptr<jinja::Template> parsed, std::string bos, std::string eos)
     : template_(std::move(parsed)), bos_(std::move(bos)), eos_(std::move(eos)) {}
 ChatTemplate::~ChatTemplate() = default;
 

@@ -25,14 +25,13 @@ class ChatTemplate {
  public:
   // INVALID_ARGUMENT names the line of a template that is not the Jinja subset of
   // docs/chat_templates.md. `bos` and `eos` are what the template knows as bos_token and eos_token.
-  static absl::StatusOr<std::unique_ptr<ChatTemplate>> Create(absl::string_view source,
-                                                              std::string bos, std::string eos);
+  static absl::StatusOr<std::unique_ptr<ChatTemplate>> Create(absl::string_view source, std::string bos,
+                                                              std::string eos);
   ~ChatTemplate();
 
   // INVALID_ARGUMENT: the template refused the messages (raise_exception) or failed on them; names
   // the line.
-  absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
-                                     bool add_generation_prompt) const;
+  absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const;
 
  private:
   ChatTemplate(std::unique_ptr<jinja::Template> parsed, std::string bos, std::string eos);

@@ -25,8 +25,7 @@ struct NamePair {
   absl::string_view theirs, ours;
 };
 
-constexpr NamePair kGgufTop[] = {
-    {"token_embd", "embedding"}, {"output_norm", "final_norm"}, {"output", "lm_head"}};
+constexpr NamePair kGgufTop[] = {{"token_embd", "embedding"}, {"output_norm", "final_norm"}, {"output", "lm_head"}};
 constexpr NamePair kGgufLayer[] = {{"attn_norm", "attention_norm"},
                                    {"attn_q", "q"},
                                    {"attn_k", "k"},
@@ -39,8 +38,7 @@ constexpr NamePair kGgufLayer[] = {{"attn_norm", "attention_norm"},
                                    {"ffn_up", "up"},
                                    {"ffn_down", "down"},
                                    {"ffn_gate_inp", "router"}};
-constexpr NamePair kGgufExperts[] = {
-    {"ffn_gate_exps", "gate"}, {"ffn_up_exps", "up"}, {"ffn_down_exps", "down"}};
+constexpr NamePair kGgufExperts[] = {{"ffn_gate_exps", "gate"}, {"ffn_up_exps", "up"}, {"ffn_down_exps", "down"}};
 constexpr NamePair kFolderTop[] = {
     {"model.embed_tokens", "embedding"}, {"model.norm", "final_norm"}, {"lm_head", "lm_head"}};
 constexpr NamePair kFolderLayer[] = {{"input_layernorm", "attention_norm"},
@@ -65,9 +63,7 @@ absl::string_view Translate(const NamePair (&pairs)[kSize], absl::string_view na
 }
 
 // "q.weight" -> "q", "q.bias" -> "q.bias".
-std::string WithSuffix(absl::string_view name, bool is_bias) {
-  return absl::StrCat(name, is_bias ? ".bias" : "");
-}
+std::string WithSuffix(absl::string_view name, bool is_bias) { return absl::StrCat(name, is_bias ? ".bias" : ""); }
 
 // Splits off ".weight" or ".bias"; false for other tensors.
 bool SplitSuffix(absl::string_view& name, bool& is_bias) {
@@ -79,8 +75,7 @@ bool SplitSuffix(absl::string_view& name, bool& is_bias) {
 bool SplitLayer(absl::string_view prefix, absl::string_view& name, int& layer) {
   if (!absl::ConsumePrefix(&name, prefix)) return false;
   size_t dot = name.find('.');
-  if (dot == absl::string_view::npos || !absl::SimpleAtoi(name.substr(0, dot), &layer) || layer < 0)
-    return false;
+  if (dot == absl::string_view::npos || !absl::SimpleAtoi(name.substr(0, dot), &layer) || layer < 0) return false;
   name.remove_prefix(dot + 1);
   return true;
 }
@@ -88,8 +83,7 @@ bool SplitLayer(absl::string_view prefix, absl::string_view& name, int& layer) {
 std::string OurNameOfFolder(absl::string_view name) {
   bool is_bias;
   if (!SplitSuffix(name, is_bias)) return "";
-  if (absl::string_view top = Translate(kFolderTop, name); !top.empty())
-    return WithSuffix(top, is_bias);
+  if (absl::string_view top = Translate(kFolderTop, name); !top.empty()) return WithSuffix(top, is_bias);
   int layer;
   if (!SplitLayer("model.layers.", name, layer)) return "";
   if (absl::string_view part = Translate(kFolderLayer, name); !part.empty()) {
@@ -140,22 +134,19 @@ absl::StatusOr<std::set<std::string>> WeightFiles(const std::filesystem::path& f
   std::set<std::string> files;
   absl::StatusOr<std::string> index = ReadText(folder / "model.safetensors.index.json");
   if (!index.ok()) return std::set<std::string>{"model.safetensors"};
-  ASSIGN_OR_RETURN(boost::json::object object,
-                   ParseJsonObject(*index, "model.safetensors.index.json"));
+  ASSIGN_OR_RETURN(boost::json::object object, ParseJsonObject(*index, "model.safetensors.index.json"));
   const boost::json::value* map = object.if_contains("weight_map");
   if (map == nullptr || !map->is_object()) {
-    return absl::InvalidArgumentError(
-        "model.safetensors.index.json: weight_map: expected an object");
+    return absl::InvalidArgumentError("model.safetensors.index.json: weight_map: expected an object");
   }
   for (const auto& entry : map->as_object()) {
     if (!entry.value().is_string()) {
-      return absl::InvalidArgumentError(
-          "model.safetensors.index.json: weight_map: expected file names");
+      return absl::InvalidArgumentError("model.safetensors.index.json: weight_map: expected file names");
     }
     std::string file(entry.value().as_string());
     if (absl::StrContains(file, '/') || absl::StartsWith(file, ".")) {
-      return absl::InvalidArgumentError(absl::StrCat("model.safetensors.index.json: weight_map: \"",
-                                                     file, "\" is no plain file name"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.safetensors.index.json: weight_map: \"", file, "\" is no plain file name"));
     }
     files.insert(std::move(file));
   }
@@ -175,8 +166,7 @@ absl::StatusOr<std::string> TemplateOfTokenizerConfig(const std::string& text) {
       if (reader.String("name", "").value_or("") == "default") return reader.String("template");
     }
   }
-  return absl::InvalidArgumentError(
-      "tokenizer_config.json: chat_template: expected a text or a list with a default");
+  return absl::InvalidArgumentError("tokenizer_config.json: chat_template: expected a text or a list with a default");
 }
 
 }  // namespace
@@ -199,9 +189,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
 absl::Status Checkpoint::OpenGguf(const std::string& path) {
   ASSIGN_OR_RETURN(gguf_, GgufFile::Open(path));
   absl::StatusOr<ModelConfig> config = ModelConfig::FromGguf(*gguf_);
-  if (!config.ok())
-    return absl::Status(config.status().code(),
-                        absl::StrCat(path, ": ", config.status().message()));
+  if (!config.ok()) return absl::Status(config.status().code(), absl::StrCat(path, ": ", config.status().message()));
   config_ = *std::move(config);
   for (const TensorView& tensor : gguf_->tensors()) AddGgufTensor(tensor, tensors_);
   chat_template_ = gguf_->GetString("tokenizer.chat_template").value_or("");
@@ -213,13 +201,11 @@ absl::Status Checkpoint::OpenFolder(const std::string& path) {
   ASSIGN_OR_RETURN(std::string config, ReadText(folder / "config.json"));
   std::string generation = ReadText(folder / "generation_config.json").value_or("");
   absl::StatusOr<ModelConfig> parsed = ModelConfig::FromJson(config, generation);
-  if (!parsed.ok())
-    return absl::Status(parsed.status().code(), absl::StrCat(path, "/", parsed.status().message()));
+  if (!parsed.ok()) return absl::Status(parsed.status().code(), absl::StrCat(path, "/", parsed.status().message()));
   config_ = *std::move(parsed);
   ASSIGN_OR_RETURN(std::set<std::string> files, WeightFiles(folder));
   for (const std::string& file : files) {
-    ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> weights,
-                     SafetensorsFile::Open(folder / file));
+    ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> weights, SafetensorsFile::Open(folder / file));
     for (const TensorView& tensor : weights->tensors()) {
       if (std::string name = OurNameOfFolder(tensor.name); !name.empty()) tensors_[name] = tensor;
     }
@@ -239,9 +225,8 @@ absl::Status Checkpoint::CheckWeights() const {
   auto check = [&](const std::string& name, std::vector<int64_t> shape) -> absl::Status {
     ASSIGN_OR_RETURN(TensorView tensor, FindTensor(name));
     if (tensor.shape != shape) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("weight ", name, " has shape [", absl::StrJoin(tensor.shape, ", "),
-                       "], the config wants [", absl::StrJoin(shape, ", "), "]"));
+      return absl::InvalidArgumentError(absl::StrCat("weight ", name, " has shape [", absl::StrJoin(tensor.shape, ", "),
+                                                     "], the config wants [", absl::StrJoin(shape, ", "), "]"));
     }
     switch (tensor.dtype) {
       case DType::kU8:
@@ -249,8 +234,7 @@ absl::Status Checkpoint::CheckWeights() const {
       case DType::kI32:
       case DType::kI64:
       case DType::kF8E4M3:
-        return absl::UnimplementedError(
-            absl::StrCat("weight ", name, " is ", DTypeName(tensor.dtype)));
+        return absl::UnimplementedError(absl::StrCat("weight ", name, " is ", DTypeName(tensor.dtype)));
       default:
         return absl::OkStatus();
     }
@@ -288,8 +272,7 @@ absl::Status Checkpoint::CheckWeights() const {
     }
     RETURN_IF_ERROR(check(prefix + "router", {config_.moe.num_experts, hidden}));
     for (int expert = 0; expert < config_.moe.num_experts; ++expert) {
-      RETURN_IF_ERROR(
-          check_mlp(absl::StrCat(prefix, "experts.", expert, "."), config_.moe.intermediate_size));
+      RETURN_IF_ERROR(check_mlp(absl::StrCat(prefix, "experts.", expert, "."), config_.moe.intermediate_size));
     }
   }
   return absl::OkStatus();
@@ -297,8 +280,7 @@ absl::Status Checkpoint::CheckWeights() const {
 
 absl::StatusOr<TensorView> Checkpoint::FindTensor(absl::string_view name) const {
   auto entry = tensors_.find(name);
-  if (entry == tensors_.end())
-    return absl::NotFoundError(absl::StrCat("weight ", name, " is missing"));
+  if (entry == tensors_.end()) return absl::NotFoundError(absl::StrCat("weight ", name, " is missing"));
   return entry->second;
 }
 
@@ -317,8 +299,7 @@ uint64_t Checkpoint::Fingerprint(Precision precision) const {
   uint64_t hash = XXH3_64bits(traits, sizeof(traits));
   for (absl::string_view name : names) {
     const TensorView& tensor = tensors_.at(name);
-    std::string label =
-        absl::StrCat(name, DTypeName(tensor.dtype), absl::StrJoin(tensor.shape, ","));
+    std::string label = absl::StrCat(name, DTypeName(tensor.dtype), absl::StrJoin(tensor.shape, ","));
     hash = XXH3_64bits_withSeed(label.data(), label.size(), hash);
     size_t size = tensor.data.size();
     hash = XXH3_64bits_withSeed(tensor.data.data(), std::min(size, kSampleBytes), hash);
@@ -329,12 +310,11 @@ uint64_t Checkpoint::Fingerprint(Precision precision) const {
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Checkpoint::LoadTokenizer() const {
-  absl::StatusOr<TokenizerSpec> spec =
-      gguf_ != nullptr          ? TokenizerSpec::FromGguf(*gguf_)
-      : tokenizer_json_.empty() ? absl::NotFoundError("the model folder has no tokenizer.json")
-                                : TokenizerSpec::FromJson(tokenizer_json_);
-  if (!spec.ok())
-    return absl::Status(spec.status().code(), absl::StrCat(path_, ": ", spec.status().message()));
+  absl::StatusOr<TokenizerSpec> spec = gguf_ != nullptr ? TokenizerSpec::FromGguf(*gguf_)
+                                       : tokenizer_json_.empty()
+                                           ? absl::NotFoundError("the model folder has no tokenizer.json")
+                                           : TokenizerSpec::FromJson(tokenizer_json_);
+  if (!spec.ok()) return absl::Status(spec.status().code(), absl::StrCat(path_, ": ", spec.status().message()));
   return Tokenizer::Create(*std::move(spec));
 }
 

@@ -77,16 +77,14 @@ absl::StatusOr<int64_t> ReadAsInt(ByteReader& reader, absl::string_view what) {
   ASSIGN_OR_RETURN(T value, reader.Read<T>(what));
   if constexpr (std::is_same_v<T, uint64_t>) {
     if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("at byte ", reader.offset(), ": ", what, " is over 2^63"));
+      return absl::InvalidArgumentError(absl::StrCat("at byte ", reader.offset(), ": ", what, " is over 2^63"));
     }
   }
   return static_cast<int64_t>(value);
 }
 
 // Any integer type; nullopt for other types.
-std::optional<absl::StatusOr<int64_t>> ReadInteger(ByteReader& reader, uint32_t type,
-                                                   absl::string_view what) {
+std::optional<absl::StatusOr<int64_t>> ReadInteger(ByteReader& reader, uint32_t type, absl::string_view what) {
   switch (type) {
     case kUint8:
       return ReadAsInt<uint8_t>(reader, what);
@@ -113,9 +111,8 @@ absl::StatusOr<GgufValue> ReadArray(ByteReader& reader, absl::string_view what) 
   ASSIGN_OR_RETURN(uint32_t type, reader.Read<uint32_t>(what));
   ASSIGN_OR_RETURN(uint64_t count, reader.Read<uint64_t>(what));
   if (count > reader.remaining()) {  // Each element takes a byte at least.
-    return absl::OutOfRangeError(absl::StrCat("at byte ", reader.offset(), ": ", what, " claims ",
-                                              count, " elements, ", reader.remaining(),
-                                              " bytes are left"));
+    return absl::OutOfRangeError(absl::StrCat("at byte ", reader.offset(), ": ", what, " claims ", count, " elements, ",
+                                              reader.remaining(), " bytes are left"));
   }
   if (type == kString) {
     std::vector<absl::string_view> values;
@@ -142,8 +139,8 @@ absl::StatusOr<GgufValue> ReadArray(ByteReader& reader, absl::string_view what) 
   for (uint64_t i = 0; i < count; ++i) {
     auto value = ReadInteger(reader, type == kBool ? static_cast<uint32_t>(kUint8) : type, what);
     if (!value.has_value()) {
-      return absl::InvalidArgumentError(absl::StrCat("at byte ", reader.offset(), ": ", what,
-                                                     ": arrays of type ", type, " are unknown"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("at byte ", reader.offset(), ": ", what, ": arrays of type ", type, " are unknown"));
     }
     RETURN_IF_ERROR(value->status());
     values.push_back(**value);
@@ -195,13 +192,11 @@ absl::StatusOr<TensorEntry> ReadTensorEntry(ByteReader& reader) {
   entry.tensor.name = std::string(name);
   ASSIGN_OR_RETURN(uint32_t dimensions, reader.Read<uint32_t>("tensor dimensions"));
   if (dimensions == 0 || dimensions > kMaxDimensions) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tensor ", name, " has ", dimensions, " dimensions"));
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " has ", dimensions, " dimensions"));
   }
   entry.tensor.shape.resize(dimensions);
   for (uint32_t i = 0; i < dimensions; ++i) {  // The file says the innermost dimension first.
-    ASSIGN_OR_RETURN(entry.tensor.shape[dimensions - 1 - i],
-                     ReadAsInt<uint64_t>(reader, "tensor dimension"));
+    ASSIGN_OR_RETURN(entry.tensor.shape[dimensions - 1 - i], ReadAsInt<uint64_t>(reader, "tensor dimension"));
   }
   ASSIGN_OR_RETURN(uint32_t type, reader.Read<uint32_t>("tensor type"));
   std::optional<DType> dtype = DTypeOfGgml(type);
@@ -214,8 +209,7 @@ absl::StatusOr<TensorEntry> ReadTensorEntry(ByteReader& reader) {
   ASSIGN_OR_RETURN(entry.offset, reader.Read<uint64_t>("tensor offset"));
   absl::StatusOr<int64_t> bytes = TensorBytes(entry.tensor.dtype, entry.tensor.shape);
   if (!bytes.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tensor ", name, ": ", bytes.status().message()));
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", name, ": ", bytes.status().message()));
   }
   entry.bytes = *bytes;
   return entry;
@@ -242,8 +236,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Parse(absl::Span<const uint8
 absl::Status GgufFile::ParseBytes(absl::Span<const uint8_t> bytes) {
   ByteReader reader(bytes);
   ASSIGN_OR_RETURN(uint32_t magic, reader.Read<uint32_t>("magic"));
-  if (magic != kMagic)
-    return absl::InvalidArgumentError("not a GGUF file: it does not begin with \"GGUF\"");
+  if (magic != kMagic) return absl::InvalidArgumentError("not a GGUF file: it does not begin with \"GGUF\"");
   ASSIGN_OR_RETURN(uint32_t version, reader.Read<uint32_t>("version"));
   if (version != 2 && version != 3) {
     return absl::InvalidArgumentError(absl::StrCat("GGUF version ", version, "; read are 2 and 3"));
@@ -251,8 +244,8 @@ absl::Status GgufFile::ParseBytes(absl::Span<const uint8_t> bytes) {
   ASSIGN_OR_RETURN(uint64_t num_tensors, reader.Read<uint64_t>("tensor count"));
   ASSIGN_OR_RETURN(uint64_t num_keys, reader.Read<uint64_t>("metadata count"));
   if (num_tensors > reader.remaining() || num_keys > reader.remaining()) {
-    return absl::InvalidArgumentError(absl::StrCat("claims ", num_tensors, " tensors and ",
-                                                   num_keys, " keys in ", bytes.size(), " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("claims ", num_tensors, " tensors and ", num_keys, " keys in ", bytes.size(), " bytes"));
   }
   for (uint64_t i = 0; i < num_keys; ++i) {
     ASSIGN_OR_RETURN(absl::string_view key, ReadString(reader, "metadata key"));
@@ -271,8 +264,7 @@ absl::Status GgufFile::ParseBytes(absl::Span<const uint8_t> bytes) {
   if (HasKey("general.alignment")) {
     ASSIGN_OR_RETURN(int64_t value, GetInt("general.alignment"));
     if (value <= 0 || value > (1 << 20) || (value & (value - 1)) != 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("general.alignment is ", value, ", no power of two"));
+      return absl::InvalidArgumentError(absl::StrCat("general.alignment is ", value, ", no power of two"));
     }
     alignment = value;
   }
@@ -283,13 +275,12 @@ absl::Status GgufFile::ParseBytes(absl::Span<const uint8_t> bytes) {
     bool overflow = __builtin_add_overflow(data_begin, entry.offset, &begin);
     if (overflow || entry.offset % alignment != 0 || begin > bytes.size() ||
         bytes.size() - begin < static_cast<uint64_t>(entry.bytes)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "tensor ", entry.tensor.name, " claims ", entry.bytes, " bytes at ", entry.offset,
-          " of a data section of ", bytes.size() - std::min<uint64_t>(data_begin, bytes.size())));
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.tensor.name, " claims ", entry.bytes,
+                                                     " bytes at ", entry.offset, " of a data section of ",
+                                                     bytes.size() - std::min<uint64_t>(data_begin, bytes.size())));
     }
     if (!names.insert(entry.tensor.name).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor ", entry.tensor.name, " stands twice"));
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.tensor.name, " stands twice"));
     }
     entry.tensor.data = bytes.subspan(begin, entry.bytes);
     tensors_.push_back(std::move(entry.tensor));
@@ -300,11 +291,9 @@ absl::Status GgufFile::ParseBytes(absl::Span<const uint8_t> bytes) {
 template <typename T>
 absl::StatusOr<const T*> GgufFile::Find(absl::string_view key, absl::string_view type) const {
   auto entry = metadata_.find(key);
-  if (entry == metadata_.end())
-    return absl::NotFoundError(absl::StrCat("metadata key ", key, " is missing"));
+  if (entry == metadata_.end()) return absl::NotFoundError(absl::StrCat("metadata key ", key, " is missing"));
   const T* value = std::get_if<T>(&entry->second);
-  if (value == nullptr)
-    return absl::InvalidArgumentError(absl::StrCat("metadata key ", key, " is no ", type));
+  if (value == nullptr) return absl::InvalidArgumentError(absl::StrCat("metadata key ", key, " is no ", type));
   return value;
 }
 
@@ -323,8 +312,7 @@ absl::StatusOr<std::string> GgufFile::GetString(absl::string_view key) const {
   return std::string(*value);
 }
 
-absl::StatusOr<absl::Span<const absl::string_view>> GgufFile::GetStrings(
-    absl::string_view key) const {
+absl::StatusOr<absl::Span<const absl::string_view>> GgufFile::GetStrings(absl::string_view key) const {
   ASSIGN_OR_RETURN(const auto* value, Find<std::vector<absl::string_view>>(key, "list of texts"));
   return absl::MakeConstSpan(*value);
 }

@@ -16,8 +16,8 @@
 namespace tandem {
 
 // One metadata value. Integers of all widths become int64 (a uint64 over its range is refused).
-using GgufValue = std::variant<int64_t, double, bool, absl::string_view, std::vector<int64_t>,
-                               std::vector<double>, std::vector<absl::string_view>>;
+using GgufValue = std::variant<int64_t, double, bool, absl::string_view, std::vector<int64_t>, std::vector<double>,
+                               std::vector<absl::string_view>>;
 
 // A GGUF file (versions 2 and 3, little-endian): metadata and tensors, all checked when opened.
 //

@@ -11,8 +11,8 @@ namespace {
 // The value of a half by its definition.
 float Definition(uint16_t half) {
   const int sign = half >> 15, exponent = (half >> 10) & 31, mantissa = half & 1023;
-  float value = exponent == 31  ? (mantissa != 0 ? std::numeric_limits<float>::quiet_NaN()
-                                                 : std::numeric_limits<float>::infinity())
+  float value = exponent == 31
+                    ? (mantissa != 0 ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity())
                 : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
                                 : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
   return sign != 0 ? -value : value;
@@ -34,8 +34,7 @@ TEST(HalfTest, AllValuesConvertAndComeBack) {
 
 TEST(HalfTest, RoundsToTheNearestAndTiesToEven) {
   for (uint32_t bits = 0; bits < 0x7BFF; ++bits) {
-    const float low = Definition(static_cast<uint16_t>(bits)),
-                high = Definition(static_cast<uint16_t>(bits + 1));
+    const float low = Definition(static_cast<uint16_t>(bits)), high = Definition(static_cast<uint16_t>(bits + 1));
     const float middle = low + (high - low) / 2;
     ASSERT_EQ(FloatToHalf(std::nextafter(middle, low)), bits);
     ASSERT_EQ(FloatToHalf(std::nextafter(middle, high)), bits + 1);

@@ -17,8 +17,7 @@ namespace tandem {
 class JsonReader {
  public:
   // `path` goes before keys in errors: "rope_scaling.".
-  JsonReader(const boost::json::object& object, std::string path)
-      : object_(object), path_(std::move(path)) {}
+  JsonReader(const boost::json::object& object, std::string path) : object_(object), path_(std::move(path)) {}
 
   // Null where the key is missing or null.
   const boost::json::value* Find(absl::string_view key) const {
@@ -28,16 +27,14 @@ class JsonReader {
   absl::Status Error(absl::string_view key, absl::string_view message) const {
     return absl::InvalidArgumentError(absl::StrCat(path_, key, ": ", message));
   }
-  absl::StatusOr<int64_t> Int(absl::string_view key,
-                              std::optional<int64_t> default_value = std::nullopt) const {
+  absl::StatusOr<int64_t> Int(absl::string_view key, std::optional<int64_t> default_value = std::nullopt) const {
     const boost::json::value* value = Find(key);
     if (value == nullptr && default_value.has_value()) return *default_value;
     if (value == nullptr) return Error(key, "is missing");
     if (!value->is_int64()) return Error(key, "expected a whole number");
     return value->as_int64();
   }
-  absl::StatusOr<double> Number(absl::string_view key,
-                                std::optional<double> default_value = std::nullopt) const {
+  absl::StatusOr<double> Number(absl::string_view key, std::optional<double> default_value = std::nullopt) const {
     const boost::json::value* value = Find(key);
     if (value == nullptr && default_value.has_value()) return *default_value;
     if (value == nullptr) return Error(key, "is missing");
@@ -50,8 +47,8 @@ class JsonReader {
     if (!value->is_bool()) return Error(key, "expected true or false");
     return value->as_bool();
   }
-  absl::StatusOr<std::string> String(
-      absl::string_view key, std::optional<std::string> default_value = std::nullopt) const {
+  absl::StatusOr<std::string> String(absl::string_view key,
+                                     std::optional<std::string> default_value = std::nullopt) const {
     const boost::json::value* value = Find(key);
     if (value == nullptr && default_value.has_value()) return *default_value;
     if (value == nullptr) return Error(key, "is missing");
@@ -66,15 +63,14 @@ class JsonReader {
 };
 
 // INVALID_ARGUMENT, naming `what` and the byte, unless the text is one JSON object.
-inline absl::StatusOr<boost::json::object> ParseJsonObject(absl::string_view text,
-                                                           absl::string_view what) {
+inline absl::StatusOr<boost::json::object> ParseJsonObject(absl::string_view text, absl::string_view what) {
   boost::json::error_code error;
   boost::json::stream_parser parser;
   size_t used = parser.write_some(text.data(), text.size(), error);
   if (!error && used == text.size()) parser.finish(error);
   if (error || used != text.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(what, ": not JSON at byte ", used, ": ",
-                                                   error ? error.message() : "text after the end"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": not JSON at byte ", used, ": ", error ? error.message() : "text after the end"));
   }
   boost::json::value value = parser.release();
   if (!value.is_object()) return absl::InvalidArgumentError(absl::StrCat(what, ": no JSON object"));

@@ -23,13 +23,12 @@ constexpr FamilyName kFamilies[] = {
     {ModelFamily::kQwen3Moe, "qwen3_moe", "qwen3moe"},
 };
 
-absl::StatusOr<ModelFamily> FindFamily(absl::string_view name,
-                                       absl::string_view FamilyName::*field) {
+absl::StatusOr<ModelFamily> FindFamily(absl::string_view name, absl::string_view FamilyName::*field) {
   for (const FamilyName& family : kFamilies) {
     if (family.*field == name) return family.family;
   }
-  return absl::UnimplementedError(absl::StrCat(
-      "model architecture \"", name, "\" is unknown; run are llama, qwen2, qwen3, qwen3_moe"));
+  return absl::UnimplementedError(
+      absl::StrCat("model architecture \"", name, "\" is unknown; run are llama, qwen2, qwen3, qwen3_moe"));
 }
 
 void ApplyFamilyDefaults(ModelConfig& config) {
@@ -62,8 +61,7 @@ absl::Status ReadRope(const JsonReader& json, RopeConfig& rope) {
         return scaling.Error("high_freq_factor", "must be over low_freq_factor");
       }
     } else {
-      return absl::UnimplementedError(
-          absl::StrCat(key, ".rope_type \"", type, "\"; run are default, linear, llama3"));
+      return absl::UnimplementedError(absl::StrCat(key, ".rope_type \"", type, "\"; run are default, linear, llama3"));
     }
   }
   return absl::OkStatus();
@@ -113,8 +111,7 @@ absl::string_view ModelFamilyName(ModelFamily family) {
 }
 
 bool MoeConfig::IsSparse(int layer) const {
-  return num_experts > 0 &&
-         std::find(dense_layers.begin(), dense_layers.end(), layer) == dense_layers.end();
+  return num_experts > 0 && std::find(dense_layers.begin(), dense_layers.end(), layer) == dense_layers.end();
 }
 
 std::vector<double> RopeConfig::InverseFrequencies(int head_dim) const {
@@ -129,8 +126,8 @@ std::vector<double> RopeConfig::InverseFrequencies(int head_dim) const {
         break;
       case Scaling::kLlama3: {
         double wavelength = 2 * M_PI / frequency;
-        double smooth = (original_context / wavelength - low_frequency_factor) /
-                        (high_frequency_factor - low_frequency_factor);
+        double smooth =
+            (original_context / wavelength - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
         smooth = std::clamp(smooth, 0.0, 1.0);
         frequency = (1 - smooth) * frequency / factor + smooth * frequency;
         break;
@@ -141,8 +138,7 @@ std::vector<double> RopeConfig::InverseFrequencies(int head_dim) const {
   return frequencies;
 }
 
-absl::StatusOr<ModelConfig> ModelConfig::FromJson(absl::string_view config_text,
-                                                  absl::string_view generation_text) {
+absl::StatusOr<ModelConfig> ModelConfig::FromJson(absl::string_view config_text, absl::string_view generation_text) {
   ASSIGN_OR_RETURN(boost::json::object object, ParseJsonObject(config_text, "config.json"));
   JsonReader json(object, "config.json: ");
   ModelConfig config;
@@ -165,14 +161,11 @@ absl::StatusOr<ModelConfig> ModelConfig::FromJson(absl::string_view config_text,
   ASSIGN_OR_RETURN(std::string activation, json.String("hidden_act", "silu"));
   if (mlp_bias) return absl::UnimplementedError("config.json: mlp_bias is not run");
   if (sliding_window) return absl::UnimplementedError("config.json: use_sliding_window is not run");
-  if (activation != "silu")
-    return absl::UnimplementedError("config.json: hidden_act other than silu is not run");
+  if (activation != "silu") return absl::UnimplementedError("config.json: hidden_act other than silu is not run");
   RETURN_IF_ERROR(ReadRope(json, config.rope));
-  if (config.family == ModelFamily::kQwen3Moe)
-    RETURN_IF_ERROR(ReadMoe(json, config.num_layers, config.moe));
+  if (config.family == ModelFamily::kQwen3Moe) RETURN_IF_ERROR(ReadMoe(json, config.num_layers, config.moe));
   if (!generation_text.empty()) {
-    ASSIGN_OR_RETURN(boost::json::object generation,
-                     ParseJsonObject(generation_text, "generation_config.json"));
+    ASSIGN_OR_RETURN(boost::json::object generation, ParseJsonObject(generation_text, "generation_config.json"));
     RETURN_IF_ERROR(ReadEos(JsonReader(generation, "generation_config.json: "), config.eos_tokens));
   }
   if (config.eos_tokens.empty()) RETURN_IF_ERROR(ReadEos(json, config.eos_tokens));
@@ -190,14 +183,12 @@ absl::StatusOr<ModelConfig> ModelConfig::FromGguf(const GgufFile& gguf) {
   ASSIGN_OR_RETURN(config.hidden_size, gguf.GetInt(key("embedding_length")));
   ASSIGN_OR_RETURN(config.intermediate_size, gguf.GetInt(key("feed_forward_length")));
   ASSIGN_OR_RETURN(config.num_heads, gguf.GetInt(key("attention.head_count")));
-  if (config.num_heads <= 0)
-    return absl::InvalidArgumentError(key("attention.head_count must be over 0"));
+  if (config.num_heads <= 0) return absl::InvalidArgumentError(key("attention.head_count must be over 0"));
   ASSIGN_OR_RETURN(config.max_context_tokens, gguf.GetInt(key("context_length")));
   ASSIGN_OR_RETURN(config.rms_epsilon, gguf.GetFloat(key("attention.layer_norm_rms_epsilon")));
-  config.num_kv_heads =
-      static_cast<int>(gguf.GetInt(key("attention.head_count_kv")).value_or(config.num_heads));
-  config.head_dim = static_cast<int>(
-      gguf.GetInt(key("attention.key_length")).value_or(config.hidden_size / config.num_heads));
+  config.num_kv_heads = static_cast<int>(gguf.GetInt(key("attention.head_count_kv")).value_or(config.num_heads));
+  config.head_dim =
+      static_cast<int>(gguf.GetInt(key("attention.key_length")).value_or(config.hidden_size / config.num_heads));
   config.rope.theta = gguf.GetFloat(key("rope.freq_base")).value_or(10000.0);
   if (config.family == ModelFamily::kLlama) config.rope.pairing = RopeConfig::Pairing::kAdjacent;
   if (gguf.GetString(key("rope.scaling.type")).value_or("none") == "linear") {
@@ -245,11 +236,10 @@ absl::Status ModelConfig::Validate() const {
   RETURN_IF_ERROR(check(vocab_size, 1 << 24, "vocabulary size"));
   RETURN_IF_ERROR(check(max_context_tokens, 1 << 28, "context length"));
   if (num_heads % num_kv_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "model has ", num_heads, " heads, no multiple of its ", num_kv_heads, " KV heads"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("model has ", num_heads, " heads, no multiple of its ", num_kv_heads, " KV heads"));
   }
-  if (head_dim % 2 != 0)
-    return absl::InvalidArgumentError(absl::StrCat("model has an odd head size: ", head_dim));
+  if (head_dim % 2 != 0) return absl::InvalidArgumentError(absl::StrCat("model has an odd head size: ", head_dim));
   if (!(rms_epsilon > 0) || !(rope.theta > 0)) {
     return absl::InvalidArgumentError("model has a norm epsilon or rope theta that is not over 0");
   }

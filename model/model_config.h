@@ -64,8 +64,7 @@ struct ModelConfig {
 
   // From config.json (and generation_config.json, or ""). INVALID_ARGUMENT names the key;
   // UNIMPLEMENTED for architectures and features that Tandem does not run.
-  static absl::StatusOr<ModelConfig> FromJson(absl::string_view config,
-                                              absl::string_view generation_config);
+  static absl::StatusOr<ModelConfig> FromJson(absl::string_view config, absl::string_view generation_config);
   static absl::StatusOr<ModelConfig> FromGguf(const GgufFile& gguf);
 
   // INVALID_ARGUMENT for sizes that cannot be (zero, indivisible, absurd).

@@ -35,13 +35,11 @@ TEST(ModelConfigTest, GenerationConfigsEndTokensGoFirst) {
 }
 
 TEST(ModelConfigTest, FamiliesBringTheirTraits) {
-  ASSERT_OK_AND_ASSIGN(
-      ModelConfig qwen2,
-      ModelConfig::FromJson(absl::StrReplaceAll(kLlama, {{"\"llama\"", "\"qwen2\""}}), ""));
+  ASSERT_OK_AND_ASSIGN(ModelConfig qwen2,
+                       ModelConfig::FromJson(absl::StrReplaceAll(kLlama, {{"\"llama\"", "\"qwen2\""}}), ""));
   EXPECT_TRUE(qwen2.qkv_bias);
-  ASSERT_OK_AND_ASSIGN(
-      ModelConfig qwen3,
-      ModelConfig::FromJson(absl::StrReplaceAll(kLlama, {{"\"llama\"", "\"qwen3\""}}), ""));
+  ASSERT_OK_AND_ASSIGN(ModelConfig qwen3,
+                       ModelConfig::FromJson(absl::StrReplaceAll(kLlama, {{"\"llama\"", "\"qwen3\""}}), ""));
   EXPECT_TRUE(qwen3.qk_norm);
   EXPECT_FALSE(qwen3.qkv_bias);
 }
@@ -57,42 +55,34 @@ class ModelConfigRefuses : public testing::TestWithParam<BadConfig> {};
 
 TEST_P(ModelConfigRefuses, AndNamesTheKey) {
   const BadConfig& bad = GetParam();
-  absl::Status status =
-      ModelConfig::FromJson(absl::StrReplaceAll(kLlama, {{bad.from, bad.to}}), "").status();
+  absl::Status status = ModelConfig::FromJson(absl::StrReplaceAll(kLlama, {{bad.from, bad.to}}), "").status();
   EXPECT_FALSE(status.ok());
   EXPECT_THAT(std::string(status.message()), HasSubstr(bad.message));
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Keys, ModelConfigRefuses,
-    testing::Values(BadConfig{"UnknownFamily", "\"llama\"", "\"mamba\"", "\"mamba\" is unknown"},
-                    BadConfig{"MissingKey", "\"hidden_size\":64,", "", "hidden_size: is missing"},
-                    BadConfig{"TextForNumber", "\"hidden_size\":64", "\"hidden_size\":\"64\"",
-                              "hidden_size: expected a whole number"},
-                    BadConfig{"ZeroLayers", "\"num_hidden_layers\":2", "\"num_hidden_layers\":0",
-                              "number of layers: 0"},
-                    BadConfig{"ZeroHeads", "\"num_attention_heads\":4", "\"num_attention_heads\":0",
-                              "num_attention_heads"},
-                    BadConfig{"IndivisibleHeads", "\"num_key_value_heads\":2",
-                              "\"num_key_value_heads\":3", "no multiple"},
-                    BadConfig{"HugeVocabulary", "\"vocab_size\":100", "\"vocab_size\":2000000000",
-                              "vocabulary size"},
-                    BadConfig{"UnknownRope", "\"rope_theta\":10000.0",
-                              "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}",
-                              "rope_type \"yarn\""},
-                    BadConfig{"RopeFactor", "\"rope_theta\":10000.0",
-                              "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0.5}",
-                              "at least 1"},
-                    BadConfig{"Activation", "\"vocab_size\"",
-                              "\"hidden_act\":\"gelu\",\"vocab_size\"", "hidden_act"},
-                    BadConfig{"SlidingWindow", "\"vocab_size\"",
-                              "\"use_sliding_window\":true,\"vocab_size\"", "use_sliding_window"},
-                    BadConfig{"TextAfterTheEnd", "[1,2]}", "[1,2]} x", "not JSON"}),
+    testing::Values(
+        BadConfig{"UnknownFamily", "\"llama\"", "\"mamba\"", "\"mamba\" is unknown"},
+        BadConfig{"MissingKey", "\"hidden_size\":64,", "", "hidden_size: is missing"},
+        BadConfig{"TextForNumber", "\"hidden_size\":64", "\"hidden_size\":\"64\"",
+                  "hidden_size: expected a whole number"},
+        BadConfig{"ZeroLayers", "\"num_hidden_layers\":2", "\"num_hidden_layers\":0", "number of layers: 0"},
+        BadConfig{"ZeroHeads", "\"num_attention_heads\":4", "\"num_attention_heads\":0", "num_attention_heads"},
+        BadConfig{"IndivisibleHeads", "\"num_key_value_heads\":2", "\"num_key_value_heads\":3", "no multiple"},
+        BadConfig{"HugeVocabulary", "\"vocab_size\":100", "\"vocab_size\":2000000000", "vocabulary size"},
+        BadConfig{"UnknownRope", "\"rope_theta\":10000.0", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}",
+                  "rope_type \"yarn\""},
+        BadConfig{"RopeFactor", "\"rope_theta\":10000.0", "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0.5}",
+                  "at least 1"},
+        BadConfig{"Activation", "\"vocab_size\"", "\"hidden_act\":\"gelu\",\"vocab_size\"", "hidden_act"},
+        BadConfig{"SlidingWindow", "\"vocab_size\"", "\"use_sliding_window\":true,\"vocab_size\"",
+                  "use_sliding_window"},
+        BadConfig{"TextAfterTheEnd", "[1,2]}", "[1,2]} x", "not JSON"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(RopeConfigTest, Llama3ScalingLeavesFastPairsAndSlowsSlowOnes) {
-  RopeConfig rope{
-      .theta = 10000, .scaling = RopeConfig::Scaling::kLlama3, .factor = 8, .original_context = 64};
+  RopeConfig rope{.theta = 10000, .scaling = RopeConfig::Scaling::kLlama3, .factor = 8, .original_context = 64};
   RopeConfig plain{.theta = 10000};
   std::vector<double> scaled = rope.InverseFrequencies(32), unscaled = plain.InverseFrequencies(32);
   EXPECT_DOUBLE_EQ(scaled.front(), unscaled.front());
@@ -116,15 +106,12 @@ TEST(CheckpointTest, FingerprintsTellModelsAndPrecisionsApart) {
 }
 
 TEST(CheckpointTest, NamesWhatIsMissing) {
-  EXPECT_THAT(Checkpoint::Open("/no/such/model"),
-              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/model")));
+  EXPECT_THAT(Checkpoint::Open("/no/such/model"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/model")));
   EXPECT_THAT(Checkpoint::Open(SourcePath("tests/golden/tiny")),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("config.json")));
   ASSERT_OK_AND_ASSIGN(auto llama, Checkpoint::Open(SourcePath("tests/golden/tiny/llama3_f32")));
-  EXPECT_THAT(llama->FindTensor("layers.99.q"),
-              StatusIs(absl::StatusCode::kNotFound, HasSubstr("layers.99.q")));
-  EXPECT_THAT(llama->LoadTokenizer(),
-              StatusIs(absl::StatusCode::kNotFound, HasSubstr("tokenizer.json")));
+  EXPECT_THAT(llama->FindTensor("layers.99.q"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("layers.99.q")));
+  EXPECT_THAT(llama->LoadTokenizer(), StatusIs(absl::StatusCode::kNotFound, HasSubstr("tokenizer.json")));
 }
 
 }  // namespace

@@ -17,8 +17,8 @@ namespace json = boost::json;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // The format's own limit.
 
 std::optional<DType> DTypeOfName(absl::string_view name) {
-  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kU8,
-                      DType::kI8, DType::kI32, DType::kI64}) {
+  for (DType dtype :
+       {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kU8, DType::kI8, DType::kI32, DType::kI64}) {
     if (DTypeName(dtype) == name) return dtype;
   }
   return std::nullopt;
@@ -50,12 +50,10 @@ absl::StatusOr<TensorView> ParseEntry(absl::string_view name, const json::value&
   std::optional<std::vector<int64_t>> shape = AsSizes(object->if_contains("shape"));
   if (!shape.has_value()) return error("shape must be a list of numbers from 0");
   std::optional<std::vector<int64_t>> offsets = AsSizes(object->if_contains("data_offsets"));
-  if (!offsets.has_value() || offsets->size() != 2)
-    return error("data_offsets must be two numbers");
+  if (!offsets.has_value() || offsets->size() != 2) return error("data_offsets must be two numbers");
   int64_t begin = (*offsets)[0], end = (*offsets)[1];
   if (begin > end || static_cast<uint64_t>(end) > data.size()) {
-    return error(absl::StrCat("data_offsets [", begin, ", ", end, ") leave the ", data.size(),
-                              " data bytes"));
+    return error(absl::StrCat("data_offsets [", begin, ", ", end, ") leave the ", data.size(), " data bytes"));
   }
   absl::StatusOr<int64_t> bytes = TensorBytes(*dtype, *shape);
   if (!bytes.ok()) return error(bytes.status().message());
@@ -73,16 +71,14 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   if (!tensors.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", tensors.status().message()));
   }
-  return std::unique_ptr<SafetensorsFile>(
-      new SafetensorsFile(std::move(file), *std::move(tensors)));
+  return std::unique_ptr<SafetensorsFile>(new SafetensorsFile(std::move(file), *std::move(tensors)));
 }
 
 absl::StatusOr<std::vector<TensorView>> SafetensorsFile::Parse(absl::Span<const uint8_t> bytes) {
   ByteReader reader(bytes);
   ASSIGN_OR_RETURN(uint64_t header_bytes, reader.Read<uint64_t>("header size"));
   if (header_bytes > kMaxHeaderBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("header of ", header_bytes, " bytes is over ", kMaxHeaderBytes));
+    return absl::InvalidArgumentError(absl::StrCat("header of ", header_bytes, " bytes is over ", kMaxHeaderBytes));
   }
   ASSIGN_OR_RETURN(absl::string_view header, reader.ReadText(header_bytes, "header"));
   json::error_code error;

@@ -51,22 +51,17 @@ TEST_P(SafetensorsRefuses, AndSaysWhy) {
 INSTANTIATE_TEST_SUITE_P(
     Headers, SafetensorsRefuses,
     testing::Values(
-        BadHeader{"NotJson", "{", "no JSON object"},
-        BadHeader{"NotAnObject", "[1]", "no JSON object"},
+        BadHeader{"NotJson", "{", "no JSON object"}, BadHeader{"NotAnObject", "[1]", "no JSON object"},
         BadHeader{"EntryNotAnObject", R"({"a":1})", "tensor a: its entry is no JSON object"},
         BadHeader{"NoDtype", R"({"a":{"shape":[4],"data_offsets":[0,16]}})", "has no dtype"},
-        BadHeader{"UnknownDtype", R"({"a":{"dtype":"F7","shape":[4],"data_offsets":[0,16]}})",
-                  "unknown dtype F7"},
-        BadHeader{"NegativeShape", R"({"a":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}})",
-                  "numbers from 0"},
+        BadHeader{"UnknownDtype", R"({"a":{"dtype":"F7","shape":[4],"data_offsets":[0,16]}})", "unknown dtype F7"},
+        BadHeader{"NegativeShape", R"({"a":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}})", "numbers from 0"},
         BadHeader{"OffsetsPastTheEnd", R"({"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}})",
                   "leave the 16 data bytes"},
-        BadHeader{"OffsetsReversed", R"({"a":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}})",
-                  "leave"},
-        BadHeader{"ShapeAndOffsetsDiffer",
-                  R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,16]}})", "needs 12 bytes"},
-        BadHeader{"HugeShape",
-                  R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,16]}})",
+        BadHeader{"OffsetsReversed", R"({"a":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}})", "leave"},
+        BadHeader{"ShapeAndOffsetsDiffer", R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,16]}})",
+                  "needs 12 bytes"},
+        BadHeader{"HugeShape", R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,16]}})",
                   "impossible shape"},
         BadHeader{
             "Overlap",
@@ -91,9 +86,7 @@ TEST(SafetensorsTest, RandomDamageNeverCrashes) {
 }
 
 TEST(SafetensorsTest, OpensACheckpoint) {
-  ASSERT_OK_AND_ASSIGN(
-      auto file,
-      SafetensorsFile::Open(SourcePath("tests/golden/tiny/llama3_f32/model.safetensors")));
+  ASSERT_OK_AND_ASSIGN(auto file, SafetensorsFile::Open(SourcePath("tests/golden/tiny/llama3_f32/model.safetensors")));
   EXPECT_GT(file->tensors().size(), 10);
 }
 

@@ -253,32 +253,26 @@ absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape
   int64_t elements = 1;
   for (int64_t dimension : shape) {
     if (dimension <= 0 || __builtin_mul_overflow(elements, dimension, &elements)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("impossible shape [", absl::StrJoin(shape, ", "), "]"));
+      return absl::InvalidArgumentError(absl::StrCat("impossible shape [", absl::StrJoin(shape, ", "), "]"));
     }
   }
   int64_t columns = shape.empty() ? 1 : shape.back();
   if (columns % block.elements != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rows of ", columns, " elements are no multiple of the ", block.elements,
-                     " of a ", DTypeName(dtype), " block"));
+    return absl::InvalidArgumentError(absl::StrCat("rows of ", columns, " elements are no multiple of the ",
+                                                   block.elements, " of a ", DTypeName(dtype), " block"));
   }
   int64_t bytes = 0;
-  if (__builtin_mul_overflow(elements / block.elements, static_cast<int64_t>(block.bytes),
-                             &bytes)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("impossible shape [", absl::StrJoin(shape, ", "), "]"));
+  if (__builtin_mul_overflow(elements / block.elements, static_cast<int64_t>(block.bytes), &bytes)) {
+    return absl::InvalidArgumentError(absl::StrCat("impossible shape [", absl::StrJoin(shape, ", "), "]"));
   }
   return bytes;
 }
 
 void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* out) {
   BlockShape block = DTypeBlock(tensor.dtype);
-  const uint8_t* source =
-      tensor.data.data() + row * (tensor.columns() / block.elements) * block.bytes;
+  const uint8_t* source = tensor.data.data() + row * (tensor.columns() / block.elements) * block.bytes;
   if (BlockDecoder decode = DecoderOf(tensor.dtype); decode != nullptr) {
-    for (int64_t i = 0; i < count; i += block.elements, source += block.bytes)
-      decode(source, out + i);
+    for (int64_t i = 0; i < count; i += block.elements, source += block.bytes) decode(source, out + i);
     return;
   }
   switch (tensor.dtype) {

@@ -83,15 +83,15 @@ absl::Status Tokenizer::BuildBytes(const TokenizerSpec& spec) {
   for (size_t i = 0; i < spec.tokens.size(); ++i) {
     const TokenizerSpec::Token& token = spec.tokens[i];
     TokenId id = static_cast<TokenId>(i);
-    bool parsed = token.type == TokenizerSpec::TokenType::kControl ||
-                  token.type == TokenizerSpec::TokenType::kUserDefined;
-    is_special_[i] = token.type == TokenizerSpec::TokenType::kControl ||
-                     token.type == TokenizerSpec::TokenType::kUnknown;
+    bool parsed =
+        token.type == TokenizerSpec::TokenType::kControl || token.type == TokenizerSpec::TokenType::kUserDefined;
+    is_special_[i] =
+        token.type == TokenizerSpec::TokenType::kControl || token.type == TokenizerSpec::TokenType::kUnknown;
     if (parsed || token.type == TokenizerSpec::TokenType::kUnknown) {
       bytes_[i] = token.text;
     } else {
-      bytes_[i] = kind_ == TokenizerSpec::Kind::kByteLevelBpe ? BytesOfByteLevel(token.text)
-                                                              : BytesOfSentencePiece(token);
+      bytes_[i] =
+          kind_ == TokenizerSpec::Kind::kByteLevelBpe ? BytesOfByteLevel(token.text) : BytesOfSentencePiece(token);
     }
     if (token.text.empty()) continue;
     if (parsed) {
@@ -106,9 +106,8 @@ absl::Status Tokenizer::BuildBytes(const TokenizerSpec& spec) {
     }
   }
   for (auto& group : specials_) {
-    std::stable_sort(group.begin(), group.end(), [](const Special& a, const Special& b) {
-      return a.text.size() > b.text.size();
-    });
+    std::stable_sort(group.begin(), group.end(),
+                     [](const Special& a, const Special& b) { return a.text.size() > b.text.size(); });
   }
   return absl::OkStatus();
 }
@@ -125,32 +124,26 @@ absl::Status Tokenizer::Build(TokenizerSpec spec) {
   unknown_ = spec.unknown;
   RETURN_IF_ERROR(BuildBytes(spec));
   absl::flat_hash_map<std::string, TokenId> ids_by_text;
-  for (size_t i = 0; i < spec.tokens.size(); ++i)
-    ids_by_text.emplace(spec.tokens[i].text, static_cast<TokenId>(i));
+  for (size_t i = 0; i < spec.tokens.size(); ++i) ids_by_text.emplace(spec.tokens[i].text, static_cast<TokenId>(i));
   int32_t rank = 0;
   for (const auto& [left, right] : spec.merges) {
     auto left_id = ids_by_text.find(left), right_id = ids_by_text.find(right);
     auto result = ids_by_text.find(absl::StrCat(left, right));
-    if (left_id == ids_by_text.end() || right_id == ids_by_text.end() ||
-        result == ids_by_text.end())
-      continue;
+    if (left_id == ids_by_text.end() || right_id == ids_by_text.end() || result == ids_by_text.end()) continue;
     merges_.emplace(PairKey(left_id->second, right_id->second), Merge{rank++, result->second});
   }
   if (spec.merges.empty() && kind_ == TokenizerSpec::Kind::kSentencePiece) {
     // SentencePiece merges any two neighbours that make a token, by score: write that as merges.
     std::vector<TokenId> by_score;
     for (size_t i = 0; i < spec.tokens.size(); ++i) {
-      if (spec.tokens[i].type == TokenizerSpec::TokenType::kNormal)
-        by_score.push_back(static_cast<TokenId>(i));
+      if (spec.tokens[i].type == TokenizerSpec::TokenType::kNormal) by_score.push_back(static_cast<TokenId>(i));
     }
-    std::stable_sort(by_score.begin(), by_score.end(), [&](TokenId a, TokenId b) {
-      return spec.tokens[a].score > spec.tokens[b].score;
-    });
+    std::stable_sort(by_score.begin(), by_score.end(),
+                     [&](TokenId a, TokenId b) { return spec.tokens[a].score > spec.tokens[b].score; });
     for (TokenId id : by_score) {
       absl::string_view bytes = bytes_[id];
       for (size_t cut = 1; cut < bytes.size(); ++cut) {
-        auto left = ids_by_bytes_.find(bytes.substr(0, cut)),
-             right = ids_by_bytes_.find(bytes.substr(cut));
+        auto left = ids_by_bytes_.find(bytes.substr(0, cut)), right = ids_by_bytes_.find(bytes.substr(cut));
         if (left == ids_by_bytes_.end() || right == ids_by_bytes_.end()) continue;
         merges_.emplace(PairKey(left->second, right->second), Merge{rank, id});
       }
@@ -177,8 +170,7 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(absl::string_view text, b
       ++i;
       continue;
     }
-    RETURN_IF_ERROR(
-        EncodeOrdinary(text.substr(ordinary_begin, i - ordinary_begin), ordinary_begin == 0, out));
+    RETURN_IF_ERROR(EncodeOrdinary(text.substr(ordinary_begin, i - ordinary_begin), ordinary_begin == 0, out));
     out.push_back(found->id);
     i += found->text.size();
     ordinary_begin = i;
@@ -187,17 +179,14 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(absl::string_view text, b
   return out;
 }
 
-absl::Status Tokenizer::EncodeOrdinary(absl::string_view text, bool at_start,
-                                       std::vector<TokenId>& out) const {
+absl::Status Tokenizer::EncodeOrdinary(absl::string_view text, bool at_start, std::vector<TokenId>& out) const {
   if (text.empty()) return absl::OkStatus();
   std::string normalised;
   if (normalise_nfc_) {
     utf8proc_uint8_t* composed = nullptr;
-    utf8proc_ssize_t size =
-        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), text.size(), &composed,
-                     static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
-    if (size < 0)
-      return absl::InvalidArgumentError(absl::StrCat("text is no UTF-8: ", utf8proc_errmsg(size)));
+    utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), text.size(), &composed,
+                                         static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+    if (size < 0) return absl::InvalidArgumentError(absl::StrCat("text is no UTF-8: ", utf8proc_errmsg(size)));
     normalised.assign(reinterpret_cast<char*>(composed), size);
     free(composed);
     text = normalised;
@@ -274,9 +263,7 @@ void Tokenizer::MergeSymbols(std::vector<TokenId>& symbols) const {
     int32_t rank;
     int at;
     TokenId left, right;
-    bool operator<(const Candidate& other) const {
-      return rank != other.rank ? rank > other.rank : at > other.at;
-    }
+    bool operator<(const Candidate& other) const { return rank != other.rank ? rank > other.rank : at > other.at; }
   };
   int count = static_cast<int>(symbols.size());
   std::vector<int> previous(count), next(count);
@@ -296,8 +283,7 @@ void Tokenizer::MergeSymbols(std::vector<TokenId>& symbols) const {
     Candidate candidate = queue.top();
     queue.pop();
     int at = candidate.at;
-    if (symbols[at] != candidate.left || next[at] >= count || symbols[next[at]] != candidate.right)
-      continue;
+    if (symbols[at] != candidate.left || next[at] >= count || symbols[next[at]] != candidate.right) continue;
     symbols[at] = FindMerge(candidate.left, candidate.right)->result;
     symbols[next[at]] = -1;
     next[at] = next[next[at]];

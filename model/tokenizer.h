@@ -59,8 +59,7 @@ class Tokenizer {
   absl::Status Build(TokenizerSpec spec);
   absl::Status BuildBytes(const TokenizerSpec& spec);
   // Ids of text that holds no special token.
-  absl::Status EncodeOrdinary(absl::string_view text, bool at_start,
-                              std::vector<TokenId>& out) const;
+  absl::Status EncodeOrdinary(absl::string_view text, bool at_start, std::vector<TokenId>& out) const;
   void EncodeWord(absl::string_view word, std::vector<TokenId>& out) const;
   void MergeSymbols(std::vector<TokenId>& symbols) const;
   // The best merge of two neighbours; null when there is none.
@@ -72,7 +71,7 @@ class Tokenizer {
   TokenId bos_ = -1, unknown_ = -1;
   std::vector<std::string> bytes_;  // What each token stands for, special ones included.
   std::vector<bool> is_special_;
-  std::array<TokenId, 256> byte_tokens_;  // Token of each single byte; -1 where there is none.
+  std::array<TokenId, 256> byte_tokens_;                    // Token of each single byte; -1 where there is none.
   absl::flat_hash_map<std::string, TokenId> ids_by_bytes_;  // Without special tokens.
   absl::flat_hash_map<uint64_t, Merge> merges_;             // Key: left id << 32 | right id.
   std::array<std::vector<Special>, 256> specials_;          // By first byte, longest first.
@@ -86,9 +85,7 @@ class Tokenizer {
 class Detokenizer {
  public:
   explicit Detokenizer(const Tokenizer& tokenizer, bool with_special = false)
-      : tokenizer_(tokenizer),
-        with_special_(with_special),
-        strip_space_(tokenizer.strips_first_space()) {}
+      : tokenizer_(tokenizer), with_special_(with_special), strip_space_(tokenizer.strips_first_space()) {}
   // Appends to `out` the characters that this token completes. Bytes that can be no character any
   // more become U+FFFD.
   void Append(TokenId token, std::string& out);

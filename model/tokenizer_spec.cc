@@ -14,8 +14,7 @@ namespace {
 namespace json = boost::json;
 
 // The published pre-tokeniser patterns, in PCRE2 syntax.
-constexpr absl::string_view kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr absl::string_view kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr absl::string_view kOneDigit = R"(\p{N})";
 constexpr absl::string_view kLlama3 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
@@ -54,12 +53,10 @@ absl::StatusOr<std::pair<std::string, std::string>> SplitMerge(absl::string_view
 
 std::string Text(const json::string& text) { return std::string(text.data(), text.size()); }
 
-absl::Status AddToken(TokenizerSpec& spec, int64_t id, std::string text,
-                      TokenizerSpec::TokenType type) {
+absl::Status AddToken(TokenizerSpec& spec, int64_t id, std::string text, TokenizerSpec::TokenType type) {
   constexpr int64_t kMaxTokens = 1 << 24;
   if (id < 0 || id >= kMaxTokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokenizer.json: token id ", id, " is out of range"));
+    return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: token id ", id, " is out of range"));
   }
   if (spec.tokens.size() <= id) spec.tokens.resize(id + 1);
   spec.tokens[id] = {std::move(text), type, 0};
@@ -69,8 +66,7 @@ absl::Status AddToken(TokenizerSpec& spec, int64_t id, std::string text,
 // A Split's pattern is {"Regex": "..."} or {"String": "..."}.
 absl::StatusOr<std::string> ReadPattern(const JsonReader& split) {
   const json::value* pattern = split.Find("pattern");
-  if (pattern == nullptr || !pattern->is_object())
-    return split.Error("pattern", "expected an object");
+  if (pattern == nullptr || !pattern->is_object()) return split.Error("pattern", "expected an object");
   JsonReader reader(pattern->as_object(), "tokenizer.json: pre_tokenizer.pattern.");
   if (reader.Find("Regex") != nullptr) return reader.String("Regex");
   ASSIGN_OR_RETURN(std::string text, reader.String("String"));
@@ -82,8 +78,7 @@ absl::Status ReadPreTokenizer(const json::object& object, TokenizerSpec& spec) {
   ASSIGN_OR_RETURN(std::string type, reader.String("type"));
   if (type == "Sequence") {
     const json::value* parts = reader.Find("pretokenizers");
-    if (parts == nullptr || !parts->is_array())
-      return reader.Error("pretokenizers", "expected a list");
+    if (parts == nullptr || !parts->is_array()) return reader.Error("pretokenizers", "expected a list");
     for (const json::value& part : parts->as_array()) {
       if (!part.is_object()) return reader.Error("pretokenizers", "expected objects");
       RETURN_IF_ERROR(ReadPreTokenizer(part.as_object(), spec));
@@ -123,8 +118,7 @@ absl::Status ReadNormalizer(const json::object& object, TokenizerSpec& spec) {
     spec.add_space_prefix = true;
   } else if (type == "Sequence") {
     const json::value* parts = reader.Find("normalizers");
-    if (parts == nullptr || !parts->is_array())
-      return reader.Error("normalizers", "expected a list");
+    if (parts == nullptr || !parts->is_array()) return reader.Error("normalizers", "expected a list");
     for (const json::value& part : parts->as_array()) {
       if (!part.is_object()) return reader.Error("normalizers", "expected objects");
       RETURN_IF_ERROR(ReadNormalizer(part.as_object(), spec));
@@ -145,9 +139,8 @@ absl::Status ReadAddedTokens(const JsonReader& root, TokenizerSpec& spec) {
     ASSIGN_OR_RETURN(int64_t id, token.Int("id"));
     ASSIGN_OR_RETURN(std::string content, token.String("content"));
     ASSIGN_OR_RETURN(bool special, token.Bool("special", false));
-    RETURN_IF_ERROR(AddToken(
-        spec, id, std::move(content),
-        special ? TokenizerSpec::TokenType::kControl : TokenizerSpec::TokenType::kUserDefined));
+    RETURN_IF_ERROR(AddToken(spec, id, std::move(content),
+                             special ? TokenizerSpec::TokenType::kControl : TokenizerSpec::TokenType::kUserDefined));
   }
   return absl::OkStatus();
 }
@@ -159,10 +152,9 @@ absl::Status ReadMerges(const JsonReader& model, TokenizerSpec& spec) {
     if (merge.is_string()) {
       ASSIGN_OR_RETURN(auto pair, SplitMerge(Text(merge.as_string())));
       spec.merges.push_back(std::move(pair));
-    } else if (merge.is_array() && merge.as_array().size() == 2 &&
-               merge.as_array()[0].is_string() && merge.as_array()[1].is_string()) {
-      spec.merges.emplace_back(Text(merge.as_array()[0].as_string()),
-                               Text(merge.as_array()[1].as_string()));
+    } else if (merge.is_array() && merge.as_array().size() == 2 && merge.as_array()[0].is_string() &&
+               merge.as_array()[1].is_string()) {
+      spec.merges.emplace_back(Text(merge.as_array()[0].as_string()), Text(merge.as_array()[1].as_string()));
     } else {
       return model.Error("merges", "expected pairs");
     }
@@ -182,10 +174,8 @@ void ReadPostProcessor(const json::object& object, TokenizerSpec& spec) {
   const json::value* single = object.if_contains("single");
   if (single == nullptr || !single->is_array() || single->as_array().empty()) return;
   const json::value& first = single->as_array()[0];
-  const json::value* special =
-      first.is_object() ? first.as_object().if_contains("SpecialToken") : nullptr;
-  const json::value* id =
-      special != nullptr && special->is_object() ? special->as_object().if_contains("id") : nullptr;
+  const json::value* special = first.is_object() ? first.as_object().if_contains("SpecialToken") : nullptr;
+  const json::value* id = special != nullptr && special->is_object() ? special->as_object().if_contains("id") : nullptr;
   if (id == nullptr || !id->is_string()) return;
   for (size_t i = 0; i < spec.tokens.size(); ++i) {
     if (spec.tokens[i].text == Text(id->as_string())) {
@@ -205,17 +195,14 @@ absl::StatusOr<TokenizerSpec> TokenizerSpec::FromGguf(const GgufFile& gguf) {
   TokenizerSpec spec;
   ASSIGN_OR_RETURN(std::string model, gguf.GetString("tokenizer.ggml.model"));
   if (model != "gpt2" && model != "llama") {
-    return absl::UnimplementedError(
-        absl::StrCat("tokenizer.ggml.model \"", model, "\"; read are gpt2 and llama"));
+    return absl::UnimplementedError(absl::StrCat("tokenizer.ggml.model \"", model, "\"; read are gpt2 and llama"));
   }
   spec.kind = model == "gpt2" ? Kind::kByteLevelBpe : Kind::kSentencePiece;
   ASSIGN_OR_RETURN(auto tokens, gguf.GetStrings("tokenizer.ggml.tokens"));
   auto types = gguf.GetInts("tokenizer.ggml.token_type");
   auto scores = gguf.GetFloats("tokenizer.ggml.scores");
-  if ((types.ok() && types->size() != tokens.size()) ||
-      (scores.ok() && scores->size() != tokens.size())) {
-    return absl::InvalidArgumentError(
-        "tokenizer.ggml.token_type or .scores is not as long as .tokens");
+  if ((types.ok() && types->size() != tokens.size()) || (scores.ok() && scores->size() != tokens.size())) {
+    return absl::InvalidArgumentError("tokenizer.ggml.token_type or .scores is not as long as .tokens");
   }
   spec.tokens.resize(tokens.size());
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -258,8 +245,7 @@ absl::StatusOr<TokenizerSpec> TokenizerSpec::FromGguf(const GgufFile& gguf) {
   spec.bos = static_cast<int32_t>(gguf.GetInt("tokenizer.ggml.bos_token_id").value_or(-1));
   spec.unknown = static_cast<int32_t>(gguf.GetInt("tokenizer.ggml.unknown_token_id").value_or(-1));
   if (spec.add_bos && (spec.bos < 0 || spec.bos >= spec.tokens.size())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokenizer.ggml.bos_token_id ", spec.bos, " is no token"));
+    return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.bos_token_id ", spec.bos, " is no token"));
   }
   return spec;
 }
@@ -269,13 +255,11 @@ absl::StatusOr<TokenizerSpec> TokenizerSpec::FromJson(absl::string_view text) {
   ASSIGN_OR_RETURN(json::object object, ParseJsonObject(text, "tokenizer.json"));
   JsonReader root(object, "tokenizer.json: ");
   const json::value* model_value = root.Find("model");
-  if (model_value == nullptr || !model_value->is_object())
-    return root.Error("model", "expected an object");
+  if (model_value == nullptr || !model_value->is_object()) return root.Error("model", "expected an object");
   JsonReader model(model_value->as_object(), "tokenizer.json: model.");
   ASSIGN_OR_RETURN(std::string type, model.String("type", "BPE"));
   if (type != "BPE")
-    return absl::UnimplementedError(
-        absl::StrCat("tokenizer.json: model type ", type, "; read is BPE"));
+    return absl::UnimplementedError(absl::StrCat("tokenizer.json: model type ", type, "; read is BPE"));
   ASSIGN_OR_RETURN(bool byte_fallback, model.Bool("byte_fallback", false));
   ASSIGN_OR_RETURN(spec.ignore_merges, model.Bool("ignore_merges", false));
   spec.kind = byte_fallback ? Kind::kSentencePiece : Kind::kByteLevelBpe;
@@ -283,10 +267,8 @@ absl::StatusOr<TokenizerSpec> TokenizerSpec::FromJson(absl::string_view text) {
   if (vocab == nullptr || !vocab->is_object()) return model.Error("vocab", "expected an object");
   for (const auto& entry : vocab->as_object()) {
     std::string token(entry.key().data(), entry.key().size());
-    if (!entry.value().is_int64())
-      return model.Error("vocab", absl::StrCat("\"", token, "\" has no whole number"));
-    TokenType token_type =
-        byte_fallback && IsByteTokenText(token) ? TokenType::kByte : TokenType::kNormal;
+    if (!entry.value().is_int64()) return model.Error("vocab", absl::StrCat("\"", token, "\" has no whole number"));
+    TokenType token_type = byte_fallback && IsByteTokenText(token) ? TokenType::kByte : TokenType::kNormal;
     RETURN_IF_ERROR(AddToken(spec, entry.value().as_int64(), std::move(token), token_type));
   }
   RETURN_IF_ERROR(ReadMerges(model, spec));

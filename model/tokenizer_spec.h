@@ -26,7 +26,7 @@ struct TokenizerSpec {
   };
 
   Kind kind = Kind::kByteLevelBpe;
-  std::vector<Token> tokens;  // Index is the token id; holes have an empty text.
+  std::vector<Token> tokens;                                // Index is the token id; holes have an empty text.
   std::vector<std::pair<std::string, std::string>> merges;  // Best first.
   // Regular expressions that cut text into words, applied one after the other to what the last
   // left.

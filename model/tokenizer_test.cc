@@ -25,9 +25,9 @@ const Tokenizer& SmolLm2() {
 }
 
 TEST(TokenizerTest, RoundTripsAnyText) {
-  for (const char* text : {"", "Hello, world!", "  two  spaces\n\n\ttab",
-                           "naïve café 日本語 🙂", "def f(x):\n    return x**2", "a1b22c333",
-                           "don't WON'T we'll", "\xC2\xA0non-breaking", "مرحبا بالعالم"}) {
+  for (const char* text :
+       {"", "Hello, world!", "  two  spaces\n\n\ttab", "naïve café 日本語 🙂", "def f(x):\n    return x**2",
+        "a1b22c333", "don't WON'T we'll", "\xC2\xA0non-breaking", "مرحبا بالعالم"}) {
     ASSERT_OK_AND_ASSIGN(auto ids, SmolLm2().Encode(text));
     EXPECT_EQ(SmolLm2().Decode(ids), text);
   }
@@ -44,8 +44,7 @@ TEST(TokenizerTest, ParsesSpecialTokensAndHidesThemInOutput) {
 }
 
 TEST(TokenizerTest, RefusesTextThatIsNoUtf8) {
-  EXPECT_THAT(SmolLm2().Encode("a\xFF\xFE"),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("UTF-8")));
+  EXPECT_THAT(SmolLm2().Encode("a\xFF\xFE"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("UTF-8")));
 }
 
 TEST(TokenizerTest, LongWordsMergeAsShortOnesDo) {
@@ -111,8 +110,7 @@ TokenizerSpec TinySentencePiece() {
   TokenizerSpec spec;
   spec.kind = TokenizerSpec::Kind::kSentencePiece;
   spec.add_space_prefix = true;
-  spec.tokens = {{"<unk>", TokenizerSpec::TokenType::kUnknown, 0},
-                 {"<s>", TokenizerSpec::TokenType::kControl, 0}};
+  spec.tokens = {{"<unk>", TokenizerSpec::TokenType::kUnknown, 0}, {"<s>", TokenizerSpec::TokenType::kControl, 0}};
   for (int byte = 0; byte < 256; ++byte) {
     char text[8];
     snprintf(text, sizeof(text), "<0x%02X>", byte);
@@ -165,24 +163,21 @@ TEST_P(TokenizerJsonRefuses, AndNamesThePlace) {
 
 INSTANTIATE_TEST_SUITE_P(
     Files, TokenizerJsonRefuses,
-    testing::Values(
-        BadTokenizer{"NotJson", "{]", "tokenizer.json: not JSON at byte"},
-        BadTokenizer{"NoModel", "{}", "model: expected an object"},
-        BadTokenizer{"OtherModel", R"({"model":{"type":"Unigram"}})", "model type Unigram"},
-        BadTokenizer{"NoVocab", R"({"model":{"type":"BPE","merges":[]}})",
-                     "vocab: expected an object"},
-        BadTokenizer{"VocabWithoutNumbers", R"({"model":{"vocab":{"a":"b"},"merges":[]}})",
-                     "\"a\" has no whole number"},
-        BadTokenizer{"HugeId", R"({"model":{"vocab":{"a":999999999999},"merges":[]}})",
-                     "out of range"},
-        BadTokenizer{"NegativeId", R"({"model":{"vocab":{"a":-1},"merges":[]}})", "out of range"},
-        BadTokenizer{"BadMerge", R"({"model":{"vocab":{"a":0},"merges":["ab"]}})", "is no pair"},
-        BadTokenizer{"UnknownPreTokenizer",
-                     R"({"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Magic"}})",
-                     "pre_tokenizer type Magic"},
-        BadTokenizer{"UnknownNormalizer",
-                     R"({"model":{"vocab":{"a":0},"merges":[]},"normalizer":{"type":"Lowercase"}})",
-                     "normalizer type Lowercase"}),
+    testing::Values(BadTokenizer{"NotJson", "{]", "tokenizer.json: not JSON at byte"},
+                    BadTokenizer{"NoModel", "{}", "model: expected an object"},
+                    BadTokenizer{"OtherModel", R"({"model":{"type":"Unigram"}})", "model type Unigram"},
+                    BadTokenizer{"NoVocab", R"({"model":{"type":"BPE","merges":[]}})", "vocab: expected an object"},
+                    BadTokenizer{"VocabWithoutNumbers", R"({"model":{"vocab":{"a":"b"},"merges":[]}})",
+                                 "\"a\" has no whole number"},
+                    BadTokenizer{"HugeId", R"({"model":{"vocab":{"a":999999999999},"merges":[]}})", "out of range"},
+                    BadTokenizer{"NegativeId", R"({"model":{"vocab":{"a":-1},"merges":[]}})", "out of range"},
+                    BadTokenizer{"BadMerge", R"({"model":{"vocab":{"a":0},"merges":["ab"]}})", "is no pair"},
+                    BadTokenizer{"UnknownPreTokenizer",
+                                 R"({"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Magic"}})",
+                                 "pre_tokenizer type Magic"},
+                    BadTokenizer{"UnknownNormalizer",
+                                 R"({"model":{"vocab":{"a":0},"merges":[]},"normalizer":{"type":"Lowercase"}})",
+                                 "normalizer type Lowercase"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(TokenizerJsonTest, RefusesABadPattern) {

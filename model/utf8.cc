@@ -34,8 +34,7 @@ uint32_t DecodeUtf8(absl::string_view text, int length) {
     case 3:
       return ((byte(0) & 15) << 12) | ((byte(1) & 63) << 6) | (byte(2) & 63);
     default:
-      return ((byte(0) & 7) << 18) | ((byte(1) & 63) << 12) | ((byte(2) & 63) << 6) |
-             (byte(3) & 63);
+      return ((byte(0) & 7) << 18) | ((byte(1) & 63) << 12) | ((byte(2) & 63) << 6) | (byte(3) & 63);
   }
 }
 

@@ -16,8 +16,7 @@ struct WordSplitter::Pattern {
   pcre2_code* const code;
 };
 
-absl::StatusOr<std::unique_ptr<WordSplitter>> WordSplitter::Create(
-    absl::Span<const std::string> patterns) {
+absl::StatusOr<std::unique_ptr<WordSplitter>> WordSplitter::Create(absl::Span<const std::string> patterns) {
   std::vector<std::unique_ptr<Pattern>> compiled;
   for (const std::string& pattern : patterns) {
     int error = 0;
@@ -27,9 +26,8 @@ absl::StatusOr<std::unique_ptr<WordSplitter>> WordSplitter::Create(
     if (code == nullptr) {
       PCRE2_UCHAR message[256];
       pcre2_get_error_message(error, message, sizeof(message));
-      return absl::InvalidArgumentError(absl::StrCat("pre-tokenizer pattern, character ", offset,
-                                                     ": ", reinterpret_cast<const char*>(message),
-                                                     ": ", pattern));
+      return absl::InvalidArgumentError(absl::StrCat("pre-tokenizer pattern, character ", offset, ": ",
+                                                     reinterpret_cast<const char*>(message), ": ", pattern));
     }
     compiled.push_back(std::make_unique<Pattern>(code));
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // Without JIT it is slower, not wrong.
@@ -37,8 +35,7 @@ absl::StatusOr<std::unique_ptr<WordSplitter>> WordSplitter::Create(
   return std::unique_ptr<WordSplitter>(new WordSplitter(std::move(compiled)));
 }
 
-WordSplitter::WordSplitter(std::vector<std::unique_ptr<Pattern>> patterns)
-    : patterns_(std::move(patterns)) {}
+WordSplitter::WordSplitter(std::vector<std::unique_ptr<Pattern>> patterns) : patterns_(std::move(patterns)) {}
 WordSplitter::~WordSplitter() = default;
 
 absl::StatusOr<std::vector<absl::string_view>> WordSplitter::Split(absl::string_view text) const {
@@ -53,8 +50,8 @@ absl::StatusOr<std::vector<absl::string_view>> WordSplitter::Split(absl::string_
     for (absl::string_view word : words) {
       size_t done = 0;
       while (done < word.size()) {
-        int result = pcre2_match(pattern->code, reinterpret_cast<PCRE2_SPTR>(word.data()),
-                                 word.size(), done, options, match, nullptr);
+        int result = pcre2_match(pattern->code, reinterpret_cast<PCRE2_SPTR>(word.data()), word.size(), done, options,
+                                 match, nullptr);
         if (result == PCRE2_ERROR_NOMATCH) break;
         if (result < 0) {
           PCRE2_UCHAR message[256];

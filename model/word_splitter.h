@@ -18,8 +18,7 @@ namespace tandem {
 class WordSplitter {
  public:
   // INVALID_ARGUMENT for a pattern that PCRE2 does not take.
-  static absl::StatusOr<std::unique_ptr<WordSplitter>> Create(
-      absl::Span<const std::string> patterns);
+  static absl::StatusOr<std::unique_ptr<WordSplitter>> Create(absl::Span<const std::string> patterns);
   ~WordSplitter();
 
   // INVALID_ARGUMENT when the text is no UTF-8 or a pattern runs into PCRE2's limits on it.

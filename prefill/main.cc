@@ -9,13 +9,11 @@
 
 ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
 ABSL_FLAG(std::string, worker, "", "Which process of the topology this is, such as prefill-0.");
-ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
-          "How long to wait for running requests when stopped.");
+ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30), "How long to wait for running requests when stopped.");
 
 int main(int argc, char** argv) {
   tandem::StartProcess();
-  absl::SetProgramUsageMessage(
-      "Runs one prefill worker: tandem-prefill --topology FILE --worker NAME");
+  absl::SetProgramUsageMessage("Runs one prefill worker: tandem-prefill --topology FILE --worker NAME");
   absl::ParseCommandLine(argc, argv);
   tandem::ProcessConfig config =
       tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), absl::GetFlag(FLAGS_worker));

@@ -21,33 +21,24 @@ std::string OutcomeName(HandoverOutcome::Kind kind) {
 
 PrefillMetrics::PrefillMetrics(MetricsServer& server)
     : server_(server),
-      queue_seconds_(
-          server.Seconds("tandem_prefill_queue_seconds", "Start of a leg until its first step.")),
-      prefill_seconds_(
-          server.Seconds("tandem_prefill_compute_seconds", "First step until the first token.")),
-      transfer_seconds_(
-          server.Seconds("tandem_kv_transfer_seconds", "First push until decode's Ack.")),
-      cached_tokens_(server.Counter("tandem_prefix_cached_tokens_total",
-                                    "Prompt tokens found in the prefix cache.")),
-      link_bytes_(
-          server.Counter("tandem_kv_link_bytes_total", "KV bytes pushed to decode workers.")) {}
+      queue_seconds_(server.Seconds("tandem_prefill_queue_seconds", "Start of a leg until its first step.")),
+      prefill_seconds_(server.Seconds("tandem_prefill_compute_seconds", "First step until the first token.")),
+      transfer_seconds_(server.Seconds("tandem_kv_transfer_seconds", "First push until decode's Ack.")),
+      cached_tokens_(server.Counter("tandem_prefix_cached_tokens_total", "Prompt tokens found in the prefix cache.")),
+      link_bytes_(server.Counter("tandem_kv_link_bytes_total", "KV bytes pushed to decode workers.")) {}
 
 void PrefillMetrics::CountLeg(const std::string& outcome) {
-  server_.Counter("tandem_legs_total", "Legs by how they ended.", {{"outcome", outcome}})
-      .Increment();
+  server_.Counter("tandem_legs_total", "Legs by how they ended.", {{"outcome", outcome}}).Increment();
 }
 
-void PrefillMetrics::ObserveFirstToken(absl::Duration queue, absl::Duration prefill,
-                                       int cached_tokens) {
+void PrefillMetrics::ObserveFirstToken(absl::Duration queue, absl::Duration prefill, int cached_tokens) {
   queue_seconds_.Observe(absl::ToDoubleSeconds(queue));
   prefill_seconds_.Observe(absl::ToDoubleSeconds(prefill));
   cached_tokens_.Increment(cached_tokens);
 }
 
 void PrefillMetrics::CountHandover(const HandoverOutcome& outcome) {
-  server_
-      .Counter("tandem_kv_handovers_total", "Hand-overs by outcome.",
-               {{"outcome", OutcomeName(outcome.kind)}})
+  server_.Counter("tandem_kv_handovers_total", "Hand-overs by outcome.", {{"outcome", OutcomeName(outcome.kind)}})
       .Increment();
   link_bytes_.Increment(static_cast<double>(outcome.bytes));
   if (outcome.kind == HandoverOutcome::Kind::kAcked) {
@@ -57,21 +48,17 @@ void PrefillMetrics::CountHandover(const HandoverOutcome& outcome) {
 
 void PrefillMetrics::SetEngine(const WorkerHeartbeat& heartbeat) {
   server_.Gauge("tandem_requests_running", "Sequences with pages.").Set(heartbeat.running_requests);
-  server_.Gauge("tandem_requests_waiting", "Sequences that wait for pages or budget.")
-      .Set(heartbeat.waiting_requests);
+  server_.Gauge("tandem_requests_waiting", "Sequences that wait for pages or budget.").Set(heartbeat.waiting_requests);
   for (const auto& [state, count] : heartbeat.pages) {
-    server_.Gauge("tandem_kv_pages", "KV pages by state; they sum to the pool.", {{"state", state}})
-        .Set(count);
+    server_.Gauge("tandem_kv_pages", "KV pages by state; they sum to the pool.", {{"state", state}}).Set(count);
   }
 }
 
 void PrefillMetrics::SetLink(const LinkState& state) {
   const std::map<std::string, std::string> labels = {{"peer", state.worker_id}};
-  server_.Gauge("tandem_link_up", "1 while the link to this decode worker is up.", labels)
-      .Set(state.up ? 1 : 0);
+  server_.Gauge("tandem_link_up", "1 while the link to this decode worker is up.", labels).Set(state.up ? 1 : 0);
   if (!state.up)
-    server_.Counter("tandem_link_failures_total", "Losses and failed attempts of links.", labels)
-        .Increment();
+    server_.Counter("tandem_link_failures_total", "Losses and failed attempts of links.", labels).Increment();
   server_.Gauge("tandem_link_gigabytes_per_second", "Measured by the link's self-test.", labels)
       .Set(state.gigabytes_per_second);
 }

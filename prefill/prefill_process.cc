@@ -30,13 +30,9 @@ namespace {
 constexpr int kMustRestartExitCode = 75;
 
 // Posts to the engine thread what arrives on others, and the other way round.
-class PrefillParts final : public PrefillProcess,
-                           private SessionHandler,
-                           private SenderEvents,
-                           private KvDestination {
+class PrefillParts final : public PrefillProcess, private SessionHandler, private SenderEvents, private KvDestination {
  public:
-  static absl::StatusOr<std::unique_ptr<PrefillProcess>> Start(const Topology& topology,
-                                                               const ProcessPlan& plan) {
+  static absl::StatusOr<std::unique_ptr<PrefillProcess>> Start(const Topology& topology, const ProcessPlan& plan) {
     auto parts = std::make_unique<PrefillParts>();
     RETURN_IF_ERROR(parts->Build(topology, plan));
     return std::unique_ptr<PrefillProcess>(std::move(parts));
@@ -69,9 +65,8 @@ class PrefillParts final : public PrefillProcess,
   // SessionHandler, on gRPC threads.
   void OnCommands(SessionId session, CommandFrame frame) override {
     if (draining_) RefuseStarts(session, frame);
-    engine_->Post([this, session, frame = std::move(frame)](Engine& engine) {
-      worker_->OnCommands(engine, session, frame);
-    });
+    engine_->Post(
+        [this, session, frame = std::move(frame)](Engine& engine) { worker_->OnCommands(engine, session, frame); });
   }
   void OnSessionClosed(SessionId session) override {
     engine_->Post([this, session](Engine& engine) { worker_->OnSessionClosed(engine, session); });
@@ -82,8 +77,7 @@ class PrefillParts final : public PrefillProcess,
     for (const StartLeg& start : frame.starts) {
       refusals.events.push_back(
           {.id = start.id,
-           .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining,
-                              "the worker is draining")});
+           .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining, "the worker is draining")});
     }
     frame.starts.clear();
     if (!refusals.events.empty()) sessions_.Send(session, std::move(refusals));
@@ -95,8 +89,8 @@ class PrefillParts final : public PrefillProcess,
   }
   void OnLinkState(const LinkState& state) override {
     metrics_->SetLink(state);
-    reporter_->SetLink({state.worker_id, state.incarnation, state.up, state.transport,
-                        state.gigabytes_per_second, state.latency_us, state.error});
+    reporter_->SetLink({state.worker_id, state.incarnation, state.up, state.transport, state.gigabytes_per_second,
+                        state.latency_us, state.error});
   }
   void OnMustRestart(const std::string& reason) override {
     LogError("this process must restart: a decode worker waits for its end", {{"reason", reason}});
@@ -108,8 +102,7 @@ class PrefillParts final : public PrefillProcess,
              std::vector<PageIndex> pages) override {
     hub_->Start(peer, handover, std::move(tokens), std::move(pages));
   }
-  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens,
-                   IndexRange layers) override {
+  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) override {
     hub_->LayersReady(peer, handover, tokens, layers);
   }
   void Finish(Incarnation peer, HandoverId handover, TokenId first_token) override {
@@ -137,9 +130,8 @@ class PrefillParts final : public PrefillProcess,
 absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& plan) {
   const PoolSettings& settings = topology.pools[plan.pool];
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
-  ASSIGN_OR_RETURN(
-      std::unique_ptr<Engine> engine,
-      Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                   Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
   ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes()));
   engine->SetKvMemory(pool_->base());
   metrics_ = std::make_unique<PrefillMetrics>(metrics_server_);
@@ -168,13 +160,11 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   return absl::OkStatus();
 }
 
-absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan& plan,
-                                    const Engine& engine) {
+absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan& plan, const Engine& engine) {
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports,
                    MakeTransports(topology.links.transports, nullptr));
   SenderHub::Options options;
-  options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(),
-                            topology.links.checksums);
+  options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(), topology.links.checksums);
   options.pool = pool_->base();
   options.heartbeat = topology.links.heartbeat;
   options.missed_heartbeats = topology.links.missed_heartbeats;

@@ -8,8 +8,7 @@ namespace {
 class PrefillService final : public v1::Prefill::CallbackService {
  public:
   explicit PrefillService(SessionServer& sessions) : sessions_(sessions) {}
-  grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* Session(
-      grpc::CallbackServerContext*) override {
+  grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* Session(grpc::CallbackServerContext*) override {
     return sessions_.NewSession();
   }
 

@@ -39,12 +39,10 @@ void PrefillWorker::OnProgress(const Engine& engine, const KvProgress& progress)
     leg.offered = true;
     handovers_[leg.start.handover] = progress.id;
     absl::Span<const PageIndex> pages = engine.PagesOf(progress.id);
-    destination_.Start(leg.start.peer, leg.start.handover, leg.start.tokens,
-                       {pages.begin(), pages.end()});
+    destination_.Start(leg.start.peer, leg.start.handover, leg.start.tokens, {pages.begin(), pages.end()});
   }
   if (!leg.offered) return;
-  destination_.LayersReady(leg.start.peer, leg.start.handover,
-                           {progress.begin_token, progress.end_token},
+  destination_.LayersReady(leg.start.peer, leg.start.handover, {progress.begin_token, progress.end_token},
                            {progress.begin_layer, progress.end_layer});
 }
 
@@ -59,8 +57,7 @@ void PrefillWorker::OnEngineEvents(Engine& engine, std::vector<SequenceEvent> ev
     Leg& leg = entry->second;
     const FinishReason finish = event.finish;
     const bool failed = !event.error.ok();
-    if (event.first_token)
-      metrics_.ObserveFirstToken(event.queue_time, event.prefill_time, event.cached_tokens);
+    if (event.first_token) metrics_.ObserveFirstToken(event.queue_time, event.prefill_time, event.cached_tokens);
     if (event.token.has_value()) leg.first_token = event.token->token;
     leg.held_since = clock_.Now();
     if (!leg.cancelled) send_(leg.session, ToLegEvent(std::move(event)));
@@ -84,8 +81,7 @@ void PrefillWorker::OnOutcome(Engine& engine, const HandoverOutcome& outcome) {
   metrics_.CountHandover(outcome);
   if (outcome.kind == HandoverOutcome::Kind::kAcked) {
     if (!leg.cancelled) {
-      send_(leg.session,
-            {.id = id, .finish = LegFinish::kHandedOver, .transfer = outcome.transfer_time});
+      send_(leg.session, {.id = id, .finish = LegFinish::kHandedOver, .transfer = outcome.transfer_time});
       metrics_.CountLeg("handed_over");
     }
     EraseLeg(engine, id);
@@ -96,20 +92,16 @@ void PrefillWorker::OnOutcome(Engine& engine, const HandoverOutcome& outcome) {
     return;
   }
   // The KV is still here (or still being computed): the router says where to.
-  ErrorReason reason = outcome.kind == HandoverOutcome::Kind::kLost ? ErrorReason::kLinkDown
-                       : outcome.kind == HandoverOutcome::Kind::kRefused
-                           ? ErrorReason::kPoolExhausted
-                       : outcome.reason == "checksum mismatch" ? ErrorReason::kChecksumMismatch
-                                                               : ErrorReason::kWorkerLost;
-  LogInfo(
-      "hand-over failed",
-      {{"request", leg.start.name}, {"peer", leg.start.peer_worker}, {"reason", outcome.reason}});
-  send_(leg.session,
-        {.id = id,
-         .handover_error = MakeError(absl::StatusCode::kUnavailable, reason, outcome.reason),
-         .handover = outcome.handover});
-  if (leg.held_since == absl::InfiniteFuture() && leg.first_token.has_value())
-    leg.held_since = clock_.Now();
+  ErrorReason reason = outcome.kind == HandoverOutcome::Kind::kLost      ? ErrorReason::kLinkDown
+                       : outcome.kind == HandoverOutcome::Kind::kRefused ? ErrorReason::kPoolExhausted
+                       : outcome.reason == "checksum mismatch"           ? ErrorReason::kChecksumMismatch
+                                                                         : ErrorReason::kWorkerLost;
+  LogInfo("hand-over failed",
+          {{"request", leg.start.name}, {"peer", leg.start.peer_worker}, {"reason", outcome.reason}});
+  send_(leg.session, {.id = id,
+                      .handover_error = MakeError(absl::StatusCode::kUnavailable, reason, outcome.reason),
+                      .handover = outcome.handover});
+  if (leg.held_since == absl::InfiniteFuture() && leg.first_token.has_value()) leg.held_since = clock_.Now();
 }
 
 void PrefillWorker::Retarget(Engine& engine, const CancelLeg& command) {
@@ -138,12 +130,10 @@ void PrefillWorker::Offer(const Engine& engine, Leg& leg) {
   leg.offered = true;
   handovers_[leg.start.handover] = id;
   absl::Span<const PageIndex> pages = engine.PagesOf(id);
-  destination_.Start(leg.start.peer, leg.start.handover, leg.start.tokens,
-                     {pages.begin(), pages.end()});
+  destination_.Start(leg.start.peer, leg.start.handover, leg.start.tokens, {pages.begin(), pages.end()});
   destination_.LayersReady(leg.start.peer, leg.start.handover, {0, engine.ComputedTokens(id)},
                            {0, engine.layout().num_layers});
-  if (leg.first_token.has_value())
-    destination_.Finish(leg.start.peer, leg.start.handover, *leg.first_token);
+  if (leg.first_token.has_value()) destination_.Finish(leg.start.peer, leg.start.handover, *leg.first_token);
 }
 
 void PrefillWorker::CancelLegNow(Engine& engine, RequestId id, const std::string& reason) {
@@ -181,10 +171,8 @@ void PrefillWorker::OnTurn(Engine& engine) {
   const absl::Time now = clock_.Now();
   std::vector<RequestId> expired;
   for (const auto& [id, leg] : legs_) {
-    bool past_deadline =
-        leg.start.remaining < absl::InfiniteDuration() && leg.started + leg.start.remaining <= now;
-    if (!leg.cancelled && leg.first_token.has_value() &&
-        (now - leg.held_since > kv_hold_ || past_deadline)) {
+    bool past_deadline = leg.start.remaining < absl::InfiniteDuration() && leg.started + leg.start.remaining <= now;
+    if (!leg.cancelled && leg.first_token.has_value() && (now - leg.held_since > kv_hold_ || past_deadline)) {
       expired.push_back(id);
     }
   }
@@ -193,8 +181,7 @@ void PrefillWorker::OnTurn(Engine& engine) {
     bool held_too_long = now - leg.held_since > kv_hold_;
     absl::Status error =
         held_too_long ? MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvHoldExpired,
-                                  absl::StrCat("no decode worker took the KV within ",
-                                               absl::FormatDuration(kv_hold_)))
+                                  absl::StrCat("no decode worker took the KV within ", absl::FormatDuration(kv_hold_)))
                       : absl::DeadlineExceededError("deadline passed before decode took over");
     send_(leg.session, {.id = id, .error = error});
     metrics_.CountLeg("expired");

@@ -21,8 +21,7 @@ class KvDestination {
   virtual ~KvDestination() = default;
   virtual void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
                      std::vector<PageIndex> pages) = 0;
-  virtual void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens,
-                           IndexRange layers) = 0;
+  virtual void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) = 0;
   virtual void Finish(Incarnation peer, HandoverId handover, TokenId first_token) = 0;
   virtual void Cancel(Incarnation peer, HandoverId handover, const std::string& reason) = 0;
 };
@@ -38,13 +37,9 @@ class PrefillWorker {
  public:
   // Sends an event to the router of this session.
   using Send = std::function<void(int64_t session, LegEvent event)>;
-  PrefillWorker(absl::Duration kv_hold, const Clock& clock, KvDestination& destination,
-                PrefillMetrics& metrics, Send send)
-      : kv_hold_(kv_hold),
-        clock_(clock),
-        destination_(destination),
-        metrics_(metrics),
-        send_(std::move(send)) {}
+  PrefillWorker(absl::Duration kv_hold, const Clock& clock, KvDestination& destination, PrefillMetrics& metrics,
+                Send send)
+      : kv_hold_(kv_hold), clock_(clock), destination_(destination), metrics_(metrics), send_(std::move(send)) {}
 
   void OnCommands(Engine& engine, int64_t session, const CommandFrame& frame);
   // The router is gone: its legs end.

@@ -26,20 +26,15 @@ constexpr RequestId kLeg(1);
 // Remembers what it was asked to move.
 class FakeDestination final : public KvDestination {
  public:
-  void Start(Incarnation peer, HandoverId handover, std::vector<TokenId>,
-             std::vector<PageIndex> pages) override {
+  void Start(Incarnation peer, HandoverId handover, std::vector<TokenId>, std::vector<PageIndex> pages) override {
     starts.emplace_back(peer, handover);
     num_pages = static_cast<int>(pages.size());
   }
-  void LayersReady(Incarnation, HandoverId handover, IndexRange tokens,
-                   IndexRange layers) override {
-    if (handover == starts.back().second)
-      moved += (tokens.end - tokens.begin) * (layers.end - layers.begin);
+  void LayersReady(Incarnation, HandoverId handover, IndexRange tokens, IndexRange layers) override {
+    if (handover == starts.back().second) moved += (tokens.end - tokens.begin) * (layers.end - layers.begin);
   }
   void Finish(Incarnation, HandoverId handover, TokenId) override { finished.push_back(handover); }
-  void Cancel(Incarnation, HandoverId handover, const std::string&) override {
-    cancelled.push_back(handover);
-  }
+  void Cancel(Incarnation, HandoverId handover, const std::string&) override { cancelled.push_back(handover); }
   std::vector<std::pair<Incarnation, HandoverId>> starts;
   std::vector<HandoverId> finished, cancelled;
   int num_pages = 0;
@@ -63,17 +58,13 @@ class PrefillWorkerTest : public testing::Test {
     worker_.OnCommands(engine(), /*session=*/1, {.starts = {start}});
   }
   void Step() {
-    worker_.OnEngineEvents(engine(), engine().Step([this](const KvProgress& progress) {
-      worker_.OnProgress(engine(), progress);
-    }));
+    worker_.OnEngineEvents(
+        engine(), engine().Step([this](const KvProgress& progress) { worker_.OnProgress(engine(), progress); }));
   }
-  void Outcome(HandoverOutcome::Kind kind, HandoverId handover = kHandover,
-               const std::string& reason = "") {
+  void Outcome(HandoverOutcome::Kind kind, HandoverId handover = kHandover, const std::string& reason = "") {
     worker_.OnOutcome(engine(), {.handover = handover, .kind = kind, .reason = reason});
   }
-  bool AllPagesFree() {
-    return engine().cache().pool().available() == engine().cache().pool().num_pages();
-  }
+  bool AllPagesFree() { return engine().cache().pool().available() == engine().cache().pool().num_pages(); }
 
   FakeClock clock_;
   EngineFixture fixture_;
@@ -138,8 +129,7 @@ TEST_F(PrefillWorkerTest, KeepsTheKvOfAFailedHandoverForAnotherDecode) {
   EXPECT_EQ(GetErrorReason(events_.back().handover_error), ErrorReason::kLinkDown);
   EXPECT_EQ(events_.back().handover, kHandover);
   destination_.moved = 0;
-  worker_.OnCommands(engine(), 1,
-                     {.cancels = {{.id = kLeg, .retarget = kDecode2, .handover = kHandover2}}});
+  worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg, .retarget = kDecode2, .handover = kHandover2}}});
   ASSERT_THAT(destination_.starts, SizeIs(2));
   EXPECT_EQ(destination_.starts[1], std::pair(kDecode2, kHandover2));
   EXPECT_EQ(destination_.moved, 10 * 2);
@@ -156,8 +146,7 @@ TEST_F(PrefillWorkerTest, RetargetInTheMiddleOfThePromptMovesAllOfIt) {
   Outcome(HandoverOutcome::Kind::kRefused);
   Step();  // Goes on computing meanwhile.
   destination_.moved = 0;
-  worker_.OnCommands(engine(), 1,
-                     {.cancels = {{.id = kLeg, .retarget = kDecode2, .handover = kHandover2}}});
+  worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg, .retarget = kDecode2, .handover = kHandover2}}});
   Step();
   EXPECT_EQ(destination_.moved, 40 * 2);
   EXPECT_THAT(destination_.finished, SizeIs(1));
@@ -176,18 +165,14 @@ TEST_F(PrefillWorkerTest, GivesUpWhenNobodyTakesTheKv) {
   Outcome(HandoverOutcome::Kind::kRefused);
   clock_.Advance(absl::Seconds(31));
   worker_.OnTurn(engine());
-  EXPECT_THAT(events_.back().error,
-              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("no decode worker")));
+  EXPECT_THAT(events_.back().error, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("no decode worker")));
   EXPECT_TRUE(AllPagesFree());
 }
 
 TEST_F(PrefillWorkerTest, APassedDeadlineEndsALegBeforeAndAfterItsFirstToken) {
   for (int steps : {0, 1}) {
-    StartLeg start{.id = kLeg,
-                   .tokens = {5, 6, 7},
-                   .remaining = absl::Seconds(1),
-                   .peer = kDecode,
-                   .handover = kHandover};
+    StartLeg start{
+        .id = kLeg, .tokens = {5, 6, 7}, .remaining = absl::Seconds(1), .peer = kDecode, .handover = kHandover};
     start.sampling.ignore_eos = true;
     worker_.OnCommands(engine(), 1, {.starts = {start}});
     for (int i = 0; i < steps; ++i) Step();

@@ -17,15 +17,13 @@ Incarnation ClusterView::Register(const WorkerRegistration& registration, absl::
   return replaced;
 }
 
-void ClusterView::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat,
-                              absl::Time now) {
+void ClusterView::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now) {
   WorkerView* view = Find(worker);
   if (view == nullptr) return;
   if (heartbeat.sequence != view->heartbeat.sequence + 1) view->prefix_hashes.clear();
   for (uint64_t hash : heartbeat.dropped_hashes) view->prefix_hashes.erase(hash);
   view->prefix_hashes.insert(heartbeat.stored_hashes.begin(), heartbeat.stored_hashes.end());
-  if (heartbeat.steps != view->heartbeat.steps || heartbeat.running_requests == 0)
-    view->last_progress = now;
+  if (heartbeat.steps != view->heartbeat.steps || heartbeat.running_requests == 0) view->last_progress = now;
   view->heartbeat = heartbeat;
   view->heartbeat.stored_hashes.clear();
   view->heartbeat.dropped_hashes.clear();
@@ -38,14 +36,12 @@ void ClusterView::SetSessionUp(Incarnation worker, bool up) {
 
 void ClusterView::Remove(Incarnation worker) { workers_.erase(worker); }
 
-std::vector<Incarnation> ClusterView::Lost(absl::Time now, absl::Duration timeout,
-                                           absl::Duration stuck_timeout) const {
+std::vector<Incarnation> ClusterView::Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const {
   std::vector<Incarnation> lost;
   for (const auto& [incarnation, view] : workers_) {
     bool silent = now - view.last_heard > timeout;
     // Only work that is not waiting for somebody else counts: decode always has a step to make.
-    bool stuck =
-        view.registration.role == Role::kDecode && now - view.last_progress > stuck_timeout;
+    bool stuck = view.registration.role == Role::kDecode && now - view.last_progress > stuck_timeout;
     if (silent || stuck) lost.push_back(incarnation);
   }
   return lost;
@@ -70,9 +66,8 @@ const WorkerView* ClusterView::FindByName(const std::string& worker_id) const {
 
 bool ClusterView::LinkUp(Incarnation prefill, Incarnation decode) const {
   const WorkerView* view = Find(prefill);
-  return view != nullptr &&
-         std::any_of(view->heartbeat.links.begin(), view->heartbeat.links.end(),
-                     [&](const LinkReport& link) { return link.peer == decode && link.up; });
+  return view != nullptr && std::any_of(view->heartbeat.links.begin(), view->heartbeat.links.end(),
+                                        [&](const LinkReport& link) { return link.peer == decode && link.up; });
 }
 
 bool ClusterView::HasRole(Role role) const {
@@ -95,9 +90,7 @@ bool ClusterView::Ready() const {
     if (view.registration.role != Role::kDecode || !view.AcceptsWork()) continue;
     if (!split) return true;
     for (const auto& [prefill, other] : workers_) {
-      if (other.registration.role == Role::kPrefill && other.AcceptsWork() &&
-          LinkUp(prefill, decode))
-        return true;
+      if (other.registration.role == Role::kPrefill && other.AcceptsWork() && LinkUp(prefill, decode)) return true;
     }
   }
   return false;

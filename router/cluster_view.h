@@ -42,8 +42,7 @@ class ClusterView {
   void Remove(Incarnation worker);
   // Workers that were silent for `timeout`, or have running requests but finished no step for
   // `stuck_timeout`.
-  std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout,
-                                absl::Duration stuck_timeout) const;
+  std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const;
 
   WorkerView* Find(Incarnation worker);
   const WorkerView* Find(Incarnation worker) const;

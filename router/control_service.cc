@@ -11,8 +11,7 @@
 namespace tandem {
 
 // One worker's stream. Locks: its mu_ is taken inside the service's, never the other way.
-class ControlService::Registration final
-    : public grpc::ServerBidiReactor<v1::WorkerReport, v1::RouterDirective> {
+class ControlService::Registration final : public grpc::ServerBidiReactor<v1::WorkerReport, v1::RouterDirective> {
  public:
   explicit Registration(ControlService& service) : service_(service) {}
   void Begin() { StartRead(&incoming_); }
@@ -40,8 +39,7 @@ class ControlService::Registration final
     if (incoming_.has_heartbeat() && worker_.is_set()) {
       service_.core_->OnHeartbeat(worker_, DecodeHeartbeat(incoming_.heartbeat()));
     } else if (incoming_.has_registration() && !worker_.is_set()) {
-      absl::StatusOr<WorkerRegistration> registration =
-          DecodeRegistration(incoming_.registration());
+      absl::StatusOr<WorkerRegistration> registration = DecodeRegistration(incoming_.registration());
       if (!registration.ok()) {
         FinishWith(ToGrpc(registration.status()));
         return;
@@ -52,11 +50,9 @@ class ControlService::Registration final
         service_.streams_[worker_] = this;
       }
       ControlService& service = service_;
-      service_.core_->OnRegister(*registration,
-                                 [&service, worker = worker_](const absl::Status& status) {
-                                   if (!status.ok())
-                                     service.Expel(worker, std::string(status.message()));
-                                 });
+      service_.core_->OnRegister(*registration, [&service, worker = worker_](const absl::Status& status) {
+        if (!status.ok()) service.Expel(worker, std::string(status.message()));
+      });
     }
     incoming_.Clear();
     StartRead(&incoming_);
@@ -102,14 +98,13 @@ class ControlService::Registration final
 class ControlService::Service final : public v1::Control::CallbackService {
  public:
   explicit Service(ControlService& owner) : owner_(owner) {}
-  grpc::ServerBidiReactor<v1::WorkerReport, v1::RouterDirective>* Register(
-      grpc::CallbackServerContext*) override {
+  grpc::ServerBidiReactor<v1::WorkerReport, v1::RouterDirective>* Register(grpc::CallbackServerContext*) override {
     auto* registration = new Registration(owner_);
     registration->Begin();
     return registration;
   }
-  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
-                                  const v1::DrainRequest* request, v1::DrainResponse*) override {
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const v1::DrainRequest* request,
+                                  v1::DrainResponse*) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     owner_.core_->Drain(request->worker_id(),
                         [reactor](const absl::Status& status) { reactor->Finish(ToGrpc(status)); });

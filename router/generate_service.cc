@@ -59,8 +59,7 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
       raw.prompt = proto.text();
       break;
     case v1::GenerateRequest::kTokenIds:
-      raw.prompt =
-          std::vector<TokenId>(proto.token_ids().ids().begin(), proto.token_ids().ids().end());
+      raw.prompt = std::vector<TokenId>(proto.token_ids().ids().begin(), proto.token_ids().ids().end());
       break;
     case v1::GenerateRequest::kChat: {
       std::vector<ChatMessage> messages;
@@ -83,9 +82,8 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
 // A text longer than this is tokenised off the owner thread.
 constexpr size_t kLongTextBytes = 8 << 10;
 
-using RouterService = v1::Router::WithAsyncMethod_Generate<
-    v1::Router::WithCallbackMethod_Cancel<v1::Router::WithCallbackMethod_ListModels<
-        v1::Router::WithCallbackMethod_ClusterStatus<v1::Router::Service>>>>;
+using RouterService = v1::Router::WithAsyncMethod_Generate<v1::Router::WithCallbackMethod_Cancel<
+    v1::Router::WithCallbackMethod_ListModels<v1::Router::WithCallbackMethod_ClusterStatus<v1::Router::Service>>>>;
 
 // What all Generate calls share.
 struct GenerateShared {
@@ -113,8 +111,8 @@ class GenerateCall final : public ResponseSink {
     auto call = std::make_shared<GenerateCall>(shared);
     call->self_ = call;
     call->context_.AsyncNotifyWhenDone(&call->done_);
-    shared.service.RequestGenerate(&call->context_, &call->proto_, &call->writer_,
-                                   shared.loop->queue(), shared.loop->queue(), &call->requested_);
+    shared.service.RequestGenerate(&call->context_, &call->proto_, &call->writer_, shared.loop->queue(),
+                                   shared.loop->queue(), &call->requested_);
   }
   explicit GenerateCall(GenerateShared& shared) : shared_(shared), writer_(&context_) {}
 
@@ -151,8 +149,7 @@ class GenerateCall final : public ResponseSink {
   // One kind of completion of this call.
   class Event final : public CompletionEvent {
    public:
-    Event(GenerateCall& call, void (GenerateCall::*handler)(bool ok))
-        : call_(call), handler_(handler) {}
+    Event(GenerateCall& call, void (GenerateCall::*handler)(bool ok)) : call_(call), handler_(handler) {}
     void OnCompletion(bool ok) override { (call_.*handler_)(ok); }
 
    private:
@@ -229,8 +226,7 @@ class GenerateCall final : public ResponseSink {
   }
 
   void LeaveCore() {
-    if (const Request* request = std::exchange(request_, nullptr); request != nullptr)
-      shared_.core.CancelCall(request);
+    if (const Request* request = std::exchange(request_, nullptr); request != nullptr) shared_.core.CancelCall(request);
   }
 
   void WriteNext() {
@@ -294,8 +290,7 @@ void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusRespon
     status->set_waiting_requests(worker.heartbeat.waiting_requests);
     status->set_free_pages(worker.heartbeat.free_pages);
     status->set_total_pages(worker.registration.total_pages);
-    for (const auto& [state, count] : worker.heartbeat.pages)
-      (*status->mutable_pages())[state] = count;
+    for (const auto& [state, count] : worker.heartbeat.pages) (*status->mutable_pages())[state] = count;
     for (const LinkReport& link : worker.heartbeat.links) {
       v1::LinkStatus* out = response->add_links();
       out->set_prefill_worker(worker.registration.worker_id);
@@ -311,19 +306,17 @@ void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusRespon
 // The calls that are rare: gRPC callbacks that post to the core.
 class GrpcRouterService final : public RouterService {
  public:
-  GrpcRouterService(const GenerateServiceOptions& options, RouterCore& core)
-      : options_(options), core_(core) {}
+  GrpcRouterService(const GenerateServiceOptions& options, RouterCore& core) : options_(options), core_(core) {}
 
-  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context,
-                                   const v1::CancelRequest* request, v1::CancelResponse*) override {
+  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context, const v1::CancelRequest* request,
+                                   v1::CancelResponse*) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     core_.CancelByName(request->request_id(),
                        [reactor](const absl::Status& status) { reactor->Finish(ToGrpc(status)); });
     return reactor;
   }
 
-  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
-                                       const v1::ListModelsRequest*,
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
     v1::ModelCard* card = response->add_models();
     card->set_name(options_.served_name);
@@ -334,8 +327,7 @@ class GrpcRouterService final : public RouterService {
     return reactor;
   }
 
-  grpc::ServerUnaryReactor* ClusterStatus(grpc::CallbackServerContext* context,
-                                          const v1::ClusterStatusRequest*,
+  grpc::ServerUnaryReactor* ClusterStatus(grpc::CallbackServerContext* context, const v1::ClusterStatusRequest*,
                                           v1::ClusterStatusResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     core_.ReadState([reactor, response](const ClusterView& view, int64_t active) {
@@ -352,10 +344,9 @@ class GrpcRouterService final : public RouterService {
 
 class GenerateServiceParts final : public GenerateService {
  public:
-  GenerateServiceParts(const GenerateServiceOptions& options, const RequestBuilder& builder,
-                       RouterCore& core, Gate& gate, const Clock& clock)
-      : service_(options, core), shared_{service_, builder, core,       gate,
-                                         clock,    nullptr, long_texts_} {
+  GenerateServiceParts(const GenerateServiceOptions& options, const RequestBuilder& builder, RouterCore& core,
+                       Gate& gate, const Clock& clock)
+      : service_(options, core), shared_{service_, builder, core, gate, clock, nullptr, long_texts_} {
     tokenising_thread_ = std::thread([this] {
       while (!long_texts_.closed()) {
         for (auto& work : long_texts_.TakeAll(absl::InfiniteDuration())) work();
@@ -384,8 +375,7 @@ class GenerateServiceParts final : public GenerateService {
 }  // namespace
 
 std::unique_ptr<GenerateService> GenerateService::Create(const GenerateServiceOptions& options,
-                                                         const RequestBuilder& builder,
-                                                         RouterCore& core, Gate& gate,
+                                                         const RequestBuilder& builder, RouterCore& core, Gate& gate,
                                                          const Clock& clock) {
   return std::make_unique<GenerateServiceParts>(options, builder, core, gate, clock);
 }

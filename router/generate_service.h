@@ -30,9 +30,8 @@ struct GenerateServiceOptions {
 class GenerateService {
  public:
   // `gate` counts the calls inside.
-  static std::unique_ptr<GenerateService> Create(const GenerateServiceOptions& options,
-                                                 const RequestBuilder& builder, RouterCore& core,
-                                                 Gate& gate, const Clock& clock);
+  static std::unique_ptr<GenerateService> Create(const GenerateServiceOptions& options, const RequestBuilder& builder,
+                                                 RouterCore& core, Gate& gate, const Clock& clock);
   virtual ~GenerateService() = default;
   // To register with the server.
   virtual grpc::Service* service() = 0;

@@ -56,11 +56,9 @@ PrefillChoice ScorePrefill(const WorkerView& worker, int64_t prompt_tokens, Prom
 // Running requests, plus a whole pool's worth of them for each page that is missing.
 DecodeChoice ScoreDecode(const WorkerView& worker, int64_t prompt_tokens, PromptHashes& hashes) {
   int hit = hashes.HitTokens(worker);
-  double pages_needed =
-      static_cast<double>(prompt_tokens - hit) / worker.registration.page_tokens + 1;
+  double pages_needed = static_cast<double>(prompt_tokens - hit) / worker.registration.page_tokens + 1;
   double missing = std::max(0.0, pages_needed - worker.heartbeat.free_pages);
-  double running =
-      std::max(worker.heartbeat.running_requests + worker.heartbeat.waiting_requests, worker.legs);
+  double running = std::max(worker.heartbeat.running_requests + worker.heartbeat.waiting_requests, worker.legs);
   return {&worker, hit, running + missing - 1e-6 * hit};
 }
 
@@ -75,20 +73,15 @@ absl::Status Unavailable(ErrorReason reason, absl::string_view what) {
 }
 
 // The best decode worker that `prefill` (null: none) can hand over to.
-std::optional<DecodeChoice> BestDecode(const ClusterView& view, const WorkerView* prefill,
-                                       int64_t prompt_tokens, const std::vector<Incarnation>& avoid,
-                                       PromptHashes& hashes) {
+std::optional<DecodeChoice> BestDecode(const ClusterView& view, const WorkerView* prefill, int64_t prompt_tokens,
+                                       const std::vector<Incarnation>& avoid, PromptHashes& hashes) {
   std::optional<DecodeChoice> best;
   for (const auto& [incarnation, worker] : view.workers()) {
-    if (worker.registration.role != Role::kDecode || !worker.AcceptsWork() ||
-        Contains(avoid, incarnation))
-      continue;
+    if (worker.registration.role != Role::kDecode || !worker.AcceptsWork() || Contains(avoid, incarnation)) continue;
     if (prompt_tokens >= worker.registration.max_context_tokens) continue;
-    if (prefill != nullptr && !view.LinkUp(prefill->registration.incarnation, incarnation))
-      continue;
+    if (prefill != nullptr && !view.LinkUp(prefill->registration.incarnation, incarnation)) continue;
     DecodeChoice choice = ScoreDecode(worker, prompt_tokens, hashes);
-    if (!best.has_value() ||
-        std::tie(choice.load, Name(choice.worker)) < std::tie(best->load, Name(best->worker))) {
+    if (!best.has_value() || std::tie(choice.load, Name(choice.worker)) < std::tie(best->load, Name(best->worker))) {
       best = choice;
     }
   }
@@ -105,8 +98,7 @@ std::optional<Placement> PlaceAvoiding(const ClusterView& view, const PlacementR
     if (!decode.has_value()) return std::nullopt;
     placement.decode = decode->worker->registration.incarnation;
     placement.decode_hit_tokens = decode->hit_tokens;
-    placement.reason =
-        absl::StrCat("decode load ", decode->load, ", ", decode->hit_tokens, " tokens cached");
+    placement.reason = absl::StrCat("decode load ", decode->load, ", ", decode->hit_tokens, " tokens cached");
     return placement;
   }
   std::vector<PrefillChoice> choices;
@@ -124,16 +116,14 @@ std::optional<Placement> PlaceAvoiding(const ClusterView& view, const PlacementR
            std::tie(b.tokens_before_first, b.worker->legs, Name(b.worker));
   });
   for (const PrefillChoice& prefill : choices) {
-    std::optional<DecodeChoice> decode =
-        BestDecode(view, prefill.worker, prompt_tokens, avoid, hashes);
+    std::optional<DecodeChoice> decode = BestDecode(view, prefill.worker, prompt_tokens, avoid, hashes);
     if (!decode.has_value()) continue;
     placement.prefill = prefill.worker->registration.incarnation;
     placement.decode = decode->worker->registration.incarnation;
     placement.prefill_hit_tokens = prefill.hit_tokens;
     placement.decode_hit_tokens = decode->hit_tokens;
-    placement.reason =
-        absl::StrCat("prefill computes ", prefill.tokens_before_first, " tokens first, ",
-                     prefill.hit_tokens, " cached; decode load ", decode->load);
+    placement.reason = absl::StrCat("prefill computes ", prefill.tokens_before_first, " tokens first, ",
+                                    prefill.hit_tokens, " cached; decode load ", decode->load);
     return placement;
   }
   return std::nullopt;
@@ -143,11 +133,9 @@ std::optional<Placement> PlaceAvoiding(const ClusterView& view, const PlacementR
 
 absl::StatusOr<Placement> Place(const ClusterView& view, const PlacementRequest& request) {
   std::optional<Placement> placement = PlaceAvoiding(view, request, request.avoid);
-  if (!placement.has_value() && !request.avoid.empty())
-    placement = PlaceAvoiding(view, request, {});
+  if (!placement.has_value() && !request.avoid.empty()) placement = PlaceAvoiding(view, request, {});
   if (placement.has_value()) return *std::move(placement);
-  if (!view.HasRole(Role::kDecode))
-    return Unavailable(ErrorReason::kWorkerLost, "no decode worker is registered");
+  if (!view.HasRole(Role::kDecode)) return Unavailable(ErrorReason::kWorkerLost, "no decode worker is registered");
   if (request.split && !view.HasRole(Role::kPrefill)) {
     return Unavailable(ErrorReason::kWorkerLost, "no prefill worker is registered");
   }
@@ -156,9 +144,9 @@ absl::StatusOr<Placement> Place(const ClusterView& view, const PlacementRequest&
     longest = std::max(longest, worker.registration.max_context_tokens);
   }
   if (static_cast<int>(request.tokens.size()) >= longest) {
-    return MakeError(absl::StatusCode::kInvalidArgument, ErrorReason::kRequestTooLong,
-                     absl::StrCat("prompt: ", request.tokens.size(),
-                                  " tokens leave no room in the context of ", longest));
+    return MakeError(
+        absl::StatusCode::kInvalidArgument, ErrorReason::kRequestTooLong,
+        absl::StrCat("prompt: ", request.tokens.size(), " tokens leave no room in the context of ", longest));
   }
   return Unavailable(ErrorReason::kLinkDown, "no pair of workers is ready and linked");
 }

@@ -76,8 +76,7 @@ TEST_F(PlacementTest, CountsItsOwnRequestsBeforeTheHeartbeatDoes) {
 
 TEST_F(PlacementTest, GoesWhereThePrefixIs) {
   TwoPlusTwo();
-  for (uint64_t hash : ChainedPageHashes(tokens_, 4))
-    view_.Find(Incarnation(2))->prefix_hashes.insert(hash);
+  for (uint64_t hash : ChainedPageHashes(tokens_, 4)) view_.Find(Incarnation(2))->prefix_hashes.insert(hash);
   ASSERT_OK_AND_ASSIGN(Placement placement, Run());
   EXPECT_EQ(placement.prefill, Incarnation(2));
   EXPECT_EQ(placement.prefill_hit_tokens, 39);  // The last token is always computed.
@@ -129,8 +128,7 @@ TEST_F(PlacementTest, WithoutPrefillPoolsDecodeDoesBoth) {
 }
 
 TEST_F(PlacementTest, SaysWhatIsMissing) {
-  EXPECT_THAT(Run(),
-              StatusIs(absl::StatusCode::kUnavailable, testing::HasSubstr("no decode worker")));
+  EXPECT_THAT(Run(), StatusIs(absl::StatusCode::kUnavailable, testing::HasSubstr("no decode worker")));
   TwoPlusTwo();
   tokens_.resize(1000);
   EXPECT_EQ(GetErrorReason(Run().status()), ErrorReason::kRequestTooLong);
@@ -165,11 +163,9 @@ TEST_F(PlacementTest, SilentAndStuckWorkersAreLost) {
       view_.OnHeartbeat(Incarnation(id), heartbeat, kNow + absl::Seconds(second));
     }
   }
-  EXPECT_THAT(view_.Lost(kNow + absl::Seconds(7), absl::Seconds(1), absl::Seconds(5)),
-              ElementsAre(Incarnation(11)));
-  EXPECT_THAT(
-      view_.Lost(kNow + absl::Seconds(9), absl::Seconds(1), absl::Seconds(50)),
-      UnorderedElementsAre(Incarnation(1), Incarnation(2), Incarnation(11), Incarnation(12)));
+  EXPECT_THAT(view_.Lost(kNow + absl::Seconds(7), absl::Seconds(1), absl::Seconds(5)), ElementsAre(Incarnation(11)));
+  EXPECT_THAT(view_.Lost(kNow + absl::Seconds(9), absl::Seconds(1), absl::Seconds(50)),
+              UnorderedElementsAre(Incarnation(1), Incarnation(2), Incarnation(11), Incarnation(12)));
 }
 
 TEST_F(PlacementTest, AGapInHeartbeatsForgetsThePrefixes) {

@@ -14,8 +14,7 @@ constexpr size_t kMaxStopBytes = 1024, kMaxNameBytes = 256;
 
 absl::Status CheckRange(absl::string_view field, double value, double low, double high) {
   if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, ": must be from ", low, " to ", high, ", got ", value));
+  return absl::InvalidArgumentError(absl::StrCat(field, ": must be from ", low, " to ", high, ", got ", value));
 }
 
 absl::Status CheckSampling(const SamplingParams& sampling, int vocabulary) {
@@ -26,34 +25,33 @@ absl::Status CheckSampling(const SamplingParams& sampling, int vocabulary) {
         absl::StrCat("sampling.top_p: must be over 0 and at most 1, got ", sampling.top_p));
   }
   if (!(sampling.min_p >= 0 && sampling.min_p < 1)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("sampling.min_p: must be from 0 and under 1, got ", sampling.min_p));
+    return absl::InvalidArgumentError(absl::StrCat("sampling.min_p: must be from 0 and under 1, got ", sampling.min_p));
   }
   if (!(sampling.repetition_penalty > 0) || !std::isfinite(sampling.repetition_penalty)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "sampling.repetition_penalty: must be over 0, got ", sampling.repetition_penalty));
+    return absl::InvalidArgumentError(
+        absl::StrCat("sampling.repetition_penalty: must be over 0, got ", sampling.repetition_penalty));
   }
   RETURN_IF_ERROR(CheckRange("sampling.presence_penalty", sampling.presence_penalty, -2, 2));
   RETURN_IF_ERROR(CheckRange("sampling.frequency_penalty", sampling.frequency_penalty, -2, 2));
   for (const auto& [token, bias] : sampling.logit_bias) {
     if (token < 0 || token >= vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat("sampling.logit_bias: token id ", token,
-                                                     " is not in the vocabulary of ", vocabulary));
+      return absl::InvalidArgumentError(
+          absl::StrCat("sampling.logit_bias: token id ", token, " is not in the vocabulary of ", vocabulary));
     }
     RETURN_IF_ERROR(CheckRange("sampling.logit_bias", bias, -100, 100));
   }
   RETURN_IF_ERROR(CheckRange("sampling.max_tokens", sampling.max_tokens, 0, 1e9));
   RETURN_IF_ERROR(CheckRange("sampling.min_tokens", sampling.min_tokens, 0, 1e9));
   if (sampling.max_tokens > 0 && sampling.min_tokens > sampling.max_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat("sampling.min_tokens: ", sampling.min_tokens,
-                                                   " is over max_tokens, ", sampling.max_tokens));
+    return absl::InvalidArgumentError(
+        absl::StrCat("sampling.min_tokens: ", sampling.min_tokens, " is over max_tokens, ", sampling.max_tokens));
   }
   if (sampling.logprobs.has_value())
     RETURN_IF_ERROR(CheckRange("sampling.logprobs", *sampling.logprobs, 0, kMaxLogprobs));
   for (TokenId token : sampling.stop_token_ids) {
     if (token < 0 || token >= vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat("sampling.stop_token_ids: ", token,
-                                                     " is not in the vocabulary of ", vocabulary));
+      return absl::InvalidArgumentError(
+          absl::StrCat("sampling.stop_token_ids: ", token, " is not in the vocabulary of ", vocabulary));
     }
   }
   return absl::OkStatus();
@@ -65,27 +63,20 @@ absl::StatusOr<std::vector<TokenId>> RequestBuilder::BuildPrompt(const RawReques
   std::vector<TokenId> tokens;
   if (const auto* text = std::get_if<std::string>(&raw.prompt)) {
     absl::StatusOr<std::vector<TokenId>> encoded = tokenizer_.Encode(*text);
-    if (!encoded.ok())
-      return absl::InvalidArgumentError(absl::StrCat("text: ", encoded.status().message()));
+    if (!encoded.ok()) return absl::InvalidArgumentError(absl::StrCat("text: ", encoded.status().message()));
     tokens = *std::move(encoded);
   } else if (const auto* ids = std::get_if<std::vector<TokenId>>(&raw.prompt)) {
     tokens = *ids;
   } else if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&raw.prompt)) {
     if (messages->empty()) return absl::InvalidArgumentError("chat.messages: must not be empty");
     if (chat_template_ == nullptr) {
-      return absl::InvalidArgumentError(
-          "chat: this model has no chat template; send text or token_ids");
+      return absl::InvalidArgumentError("chat: this model has no chat template; send text or token_ids");
     }
-    absl::StatusOr<std::string> rendered =
-        chat_template_->Render(*messages, /*add_generation_prompt=*/true);
-    if (!rendered.ok())
-      return absl::InvalidArgumentError(
-          absl::StrCat("chat.messages: ", rendered.status().message()));
+    absl::StatusOr<std::string> rendered = chat_template_->Render(*messages, /*add_generation_prompt=*/true);
+    if (!rendered.ok()) return absl::InvalidArgumentError(absl::StrCat("chat.messages: ", rendered.status().message()));
     // Templates write the beginning-of-sequence token themselves where the model wants one.
     absl::StatusOr<std::vector<TokenId>> encoded = tokenizer_.Encode(*rendered, /*add_bos=*/false);
-    if (!encoded.ok())
-      return absl::InvalidArgumentError(
-          absl::StrCat("chat.messages: ", encoded.status().message()));
+    if (!encoded.ok()) return absl::InvalidArgumentError(absl::StrCat("chat.messages: ", encoded.status().message()));
     tokens = *std::move(encoded);
   } else {
     return absl::InvalidArgumentError("prompt: set one of text, token_ids and chat");
@@ -93,8 +84,8 @@ absl::StatusOr<std::vector<TokenId>> RequestBuilder::BuildPrompt(const RawReques
   if (tokens.empty()) return absl::InvalidArgumentError("prompt: must have at least one token");
   for (TokenId token : tokens) {
     if (token < 0 || token >= tokenizer_.vocabulary_size()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "token_ids: ", token, " is not in the vocabulary of ", tokenizer_.vocabulary_size()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("token_ids: ", token, " is not in the vocabulary of ", tokenizer_.vocabulary_size()));
     }
   }
   return tokens;
@@ -102,11 +93,10 @@ absl::StatusOr<std::vector<TokenId>> RequestBuilder::BuildPrompt(const RawReques
 
 absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
   if (!raw.model.empty() && raw.model != served_name_) {
-    return absl::NotFoundError(absl::StrCat(
-        "model: \"", raw.model, "\" is not served; this router serves \"", served_name_, "\""));
+    return absl::NotFoundError(
+        absl::StrCat("model: \"", raw.model, "\" is not served; this router serves \"", served_name_, "\""));
   }
-  if (raw.name.size() > kMaxNameBytes)
-    return absl::InvalidArgumentError("request_id: must be at most 256 bytes");
+  if (raw.name.size() > kMaxNameBytes) return absl::InvalidArgumentError("request_id: must be at most 256 bytes");
   RETURN_IF_ERROR(CheckRange("priority", raw.priority, -100, 100));
   RETURN_IF_ERROR(CheckRange("n", raw.num_samples, 0, kMaxSamples));
   RETURN_IF_ERROR(CheckSampling(raw.sampling, tokenizer_.vocabulary_size()));
@@ -122,9 +112,8 @@ absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
   }
   Request request;
   ASSIGN_OR_RETURN(request.prompt, BuildPrompt(raw));
-  request.name = raw.name.empty()
-                     ? absl::StrCat("req-", absl::Hex(DrawRandomId(), absl::kZeroPad16))
-                     : std::move(raw.name);
+  request.name =
+      raw.name.empty() ? absl::StrCat("req-", absl::Hex(DrawRandomId(), absl::kZeroPad16)) : std::move(raw.name);
   request.sampling = std::move(raw.sampling);
   if (!raw.has_seed) request.sampling.seed = DrawRandomId();
   request.stops = std::move(raw.stops);

@@ -33,11 +33,8 @@ struct RawRequest {
 class RequestBuilder {
  public:
   // `chat_template` is null for models without one.
-  RequestBuilder(std::string served_name, const Tokenizer& tokenizer,
-                 const ChatTemplate* chat_template)
-      : served_name_(std::move(served_name)),
-        tokenizer_(tokenizer),
-        chat_template_(chat_template) {}
+  RequestBuilder(std::string served_name, const Tokenizer& tokenizer, const ChatTemplate* chat_template)
+      : served_name_(std::move(served_name)), tokenizer_(tokenizer), chat_template_(chat_template) {}
 
   // INVALID_ARGUMENT "field: what is wrong"; NOT_FOUND for another model's name. Arrival, deadline
   // and sink are the caller's to set.

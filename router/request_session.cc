@@ -8,8 +8,8 @@
 
 namespace tandem {
 
-RequestSession::RequestSession(const Options& options, const Request& request, int sample,
-                               const Tokenizer& tokenizer, absl::Time now)
+RequestSession::RequestSession(const Options& options, const Request& request, int sample, const Tokenizer& tokenizer,
+                               absl::Time now)
     : options_(options),
       request_(request),
       sample_(sample),
@@ -34,8 +34,8 @@ PlacementRequest RequestSession::placement_request() const {
   return request;
 }
 
-SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placement,
-                                        const ClusterView& view, absl::Time now) {
+SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placement, const ClusterView& view,
+                                        absl::Time now) {
   SessionActions actions;
   if (!placement.ok()) {
     if (!IsRetryable(placement.status())) Fail(placement.status(), actions);
@@ -63,12 +63,11 @@ StartLeg RequestSession::MakeStart(absl::Time now) const {
   return start;
 }
 
-void RequestSession::OpenBothLegs(const Placement& placement, const ClusterView& view,
-                                  absl::Time now, SessionActions& actions) {
+void RequestSession::OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now,
+                                  SessionActions& actions) {
   StartLeg start = MakeStart(now);
   first_token_seen_ = false;
-  decode_ = {RequestId(DrawRandomId()), placement.decode,
-             view.Find(placement.decode)->registration.worker_id};
+  decode_ = {RequestId(DrawRandomId()), placement.decode, view.Find(placement.decode)->registration.worker_id};
   start.id = decode_.id;
   if (!placement.prefill.is_set()) {
     first_token_seen_ = true;  // There is one leg: nothing can overtake.
@@ -76,8 +75,7 @@ void RequestSession::OpenBothLegs(const Placement& placement, const ClusterView&
     actions.starts.emplace_back(decode_.worker, std::move(start));
     return;
   }
-  prefill_ = {RequestId(DrawRandomId()), placement.prefill,
-              view.Find(placement.prefill)->registration.worker_id};
+  prefill_ = {RequestId(DrawRandomId()), placement.prefill, view.Find(placement.prefill)->registration.worker_id};
   handover_ = HandoverId(DrawRandomId());
   start.handover = handover_;
   start.peer = prefill_.worker;
@@ -91,8 +89,8 @@ void RequestSession::OpenBothLegs(const Placement& placement, const ClusterView&
   actions.starts.emplace_back(prefill_.worker, std::move(prefill_start));
 }
 
-void RequestSession::OpenDecodeLeg(const Placement& placement, const ClusterView& view,
-                                   absl::Time now, SessionActions& actions) {
+void RequestSession::OpenDecodeLeg(const Placement& placement, const ClusterView& view, absl::Time now,
+                                   SessionActions& actions) {
   StartLeg start = MakeStart(now);
   // The KV that prefill has is that of the tokens without the first one, which comes with the
   // Commit.
@@ -100,8 +98,7 @@ void RequestSession::OpenDecodeLeg(const Placement& placement, const ClusterView
     start.tokens.pop_back();
     --start.output_tokens;
   }
-  decode_ = {RequestId(DrawRandomId()), placement.decode,
-             view.Find(placement.decode)->registration.worker_id};
+  decode_ = {RequestId(DrawRandomId()), placement.decode, view.Find(placement.decode)->registration.worker_id};
   handover_ = HandoverId(DrawRandomId());
   start.id = decode_.id;
   start.handover = handover_;
@@ -109,8 +106,7 @@ void RequestSession::OpenDecodeLeg(const Placement& placement, const ClusterView
   start.peer_worker = prefill_.worker_name;
   state_ = first_token_seen_ ? State::kHandingOver : State::kPrefilling;
   actions.starts.emplace_back(decode_.worker, std::move(start));
-  actions.cancels.emplace_back(
-      prefill_.worker, CancelLeg{prefill_.id, decode_.worker, decode_.worker_name, handover_});
+  actions.cancels.emplace_back(prefill_.worker, CancelLeg{prefill_.id, decode_.worker, decode_.worker_name, handover_});
 }
 
 // --- News of the legs ---
@@ -158,13 +154,11 @@ void RequestSession::OnPrefillEvent(LegEvent event, absl::Time now, SessionActio
   Deliver(std::move(event.tokens), now, actions);
   if (finished()) return;
   if (finish != LegFinish::kNone) {
-    FinishWell(finish == LegFinish::kStop ? RequestFinish::kStop : RequestFinish::kLength, now,
-               actions);
+    FinishWell(finish == LegFinish::kStop ? RequestFinish::kStop : RequestFinish::kLength, now, actions);
     return;
   }
   Deliver(std::exchange(early_tokens_, {}), now, actions);
-  if (!finished() && early_end_.has_value())
-    OnDecodeEvent(*std::exchange(early_end_, std::nullopt), now, actions);
+  if (!finished() && early_end_.has_value()) OnDecodeEvent(*std::exchange(early_end_, std::nullopt), now, actions);
 }
 
 void RequestSession::OnDecodeEvent(LegEvent event, absl::Time now, SessionActions& actions) {
@@ -195,17 +189,14 @@ void RequestSession::OnDecodeEvent(LegEvent event, absl::Time now, SessionAction
   }
   Deliver(std::move(event.tokens), now, actions);
   if (!finished() && event.finish != LegFinish::kNone) {
-    FinishWell(event.finish == LegFinish::kStop ? RequestFinish::kStop : RequestFinish::kLength,
-               now, actions);
+    FinishWell(event.finish == LegFinish::kStop ? RequestFinish::kStop : RequestFinish::kLength, now, actions);
   }
 }
 
-void RequestSession::Deliver(std::vector<SampledToken> tokens, absl::Time now,
-                             SessionActions& actions) {
+void RequestSession::Deliver(std::vector<SampledToken> tokens, absl::Time now, SessionActions& actions) {
   for (SampledToken& token : tokens) {
     output_.push_back(token.token);
-    if (!actions.has_update)
-      actions.update.latency = now - (output_.size() == 1 ? arrival_ : last_token_time_);
+    if (!actions.has_update) actions.update.latency = now - (output_.size() == 1 ? arrival_ : last_token_time_);
     if (output_.size() == 1) {
       first_token_time_ = now;
       actions.update.has_first_token = true;
@@ -259,19 +250,16 @@ void RequestSession::CloseLegs(SessionActions& actions) {
 bool RequestSession::CountRetry(const absl::Status& cause, SessionActions& actions) {
   if (++retries_ <= options_.max_retries) return true;
   --retries_;
-  Fail(absl::Status(
-           absl::StatusCode::kUnavailable,
-           absl::StrCat("gave up after ", retries_, " retries; the last cause: ", cause.message())),
+  Fail(absl::Status(absl::StatusCode::kUnavailable,
+                    absl::StrCat("gave up after ", retries_, " retries; the last cause: ", cause.message())),
        actions);
   return false;
 }
 
-void RequestSession::Retry(const absl::Status& cause, Incarnation avoid, absl::Time now,
-                           SessionActions& actions) {
+void RequestSession::Retry(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions) {
   if (!CountRetry(cause, actions)) return;
-  LogInfo(
-      "request starts again",
-      {{"request", request_.name}, {"tokens_kept", output_.size()}, {"cause", cause.message()}});
+  LogInfo("request starts again",
+          {{"request", request_.name}, {"tokens_kept", output_.size()}, {"cause", cause.message()}});
   CloseLegs(actions);
   avoid_ = {avoid};
   early_tokens_.clear();
@@ -285,8 +273,7 @@ void RequestSession::Retry(const absl::Status& cause, Incarnation avoid, absl::T
 void RequestSession::FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now,
                                        SessionActions& actions) {
   if (!CountRetry(cause, actions)) return;
-  LogInfo("KV goes to another decode worker",
-          {{"request", request_.name}, {"cause", cause.message()}});
+  LogInfo("KV goes to another decode worker", {{"request", request_.name}, {"cause", cause.message()}});
   Close(decode_, actions);
   avoid_ = {avoid};
   early_tokens_.clear();
@@ -300,8 +287,7 @@ void RequestSession::FindAnotherDecode(const absl::Status& cause, Incarnation av
 SessionActions RequestSession::OnWorkerLost(Incarnation worker, absl::Time now) {
   SessionActions actions;
   if (finished()) return actions;
-  absl::Status cause =
-      MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerLost, "a worker was lost");
+  absl::Status cause = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerLost, "a worker was lost");
   const bool prefill_lost = prefill_.open() && prefill_.worker == worker;
   const bool decode_lost = decode_.open() && decode_.worker == worker;
   if (prefill_lost) prefill_.id = {};
@@ -351,11 +337,9 @@ RequestUsage RequestSession::usage() const {
   }
   if (second_token_time_ < absl::InfiniteFuture()) {
     usage.stages.decode = last_token_time_ - second_token_time_;
-    absl::Duration step = output_.size() > 2
-                              ? usage.stages.decode / static_cast<int64_t>(output_.size() - 2)
-                              : absl::ZeroDuration();
-    usage.stages.handover =
-        std::max(absl::ZeroDuration(), second_token_time_ - first_token_time_ - step);
+    absl::Duration step =
+        output_.size() > 2 ? usage.stages.decode / static_cast<int64_t>(output_.size() - 2) : absl::ZeroDuration();
+    usage.stages.handover = std::max(absl::ZeroDuration(), second_token_time_ - first_token_time_ - step);
   }
   return usage;
 }

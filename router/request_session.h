@@ -24,7 +24,7 @@ struct SessionActions {
   std::vector<std::pair<Incarnation, CancelLeg>> cancels;
   SampleUpdate update;
   bool has_update = false;
-  bool needs_placement = false;  // Place with placement_request() and call OnPlaced, now or later.
+  bool needs_placement = false;          // Place with placement_request() and call OnPlaced, now or later.
   std::optional<absl::Status> finished;  // The session is over.
 };
 
@@ -48,8 +48,8 @@ class RequestSession {
     absl::Duration placement_timeout = absl::Seconds(10);
     bool split = true;  // The cluster has prefill workers.
   };
-  RequestSession(const Options& options, const Request& request, int sample,
-                 const Tokenizer& tokenizer, absl::Time now);
+  RequestSession(const Options& options, const Request& request, int sample, const Tokenizer& tokenizer,
+                 absl::Time now);
 
   // Asks for a first placement.
   SessionActions Begin();
@@ -57,8 +57,7 @@ class RequestSession {
   PlacementRequest placement_request() const;
   // Opens the legs. An error that is not retryable ends the session; a retryable one keeps it
   // waiting.
-  SessionActions OnPlaced(const absl::StatusOr<Placement>& placement, const ClusterView& view,
-                          absl::Time now);
+  SessionActions OnPlaced(const absl::StatusOr<Placement>& placement, const ClusterView& view, absl::Time now);
   // News of a leg. Events of legs that are not current must not get here.
   SessionActions OnLegEvent(LegKind kind, LegEvent event, absl::Time now);
   SessionActions OnWorkerLost(Incarnation worker, absl::Time now);
@@ -70,9 +69,7 @@ class RequestSession {
   RequestId decode_leg() const { return decode_.id; }
   Incarnation prefill_worker() const { return prefill_.worker; }
   Incarnation decode_worker() const { return decode_.worker; }
-  bool waits_for_placement() const {
-    return state_ == State::kQueued || state_ == State::kAwaitingDecode;
-  }
+  bool waits_for_placement() const { return state_ == State::kQueued || state_ == State::kAwaitingDecode; }
   bool waits_for_first_token() const { return state_ == State::kPrefilling; }
   bool finished() const { return state_ == State::kOver; }
   int prompt_tokens() const { return static_cast<int>(request_.prompt.size()); }
@@ -97,10 +94,8 @@ class RequestSession {
     bool open() const { return id.is_set(); }
   };
   StartLeg MakeStart(absl::Time now) const;
-  void OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now,
-                    SessionActions& actions);
-  void OpenDecodeLeg(const Placement& placement, const ClusterView& view, absl::Time now,
-                     SessionActions& actions);
+  void OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
+  void OpenDecodeLeg(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
   void OnPrefillEvent(LegEvent event, absl::Time now, SessionActions& actions);
   void OnDecodeEvent(LegEvent event, absl::Time now, SessionActions& actions);
   // Gives tokens to the client; ends the session on a stop string.
@@ -110,8 +105,7 @@ class RequestSession {
   // Starts again from the tokens there are, unless that happened too often.
   void Retry(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions);
   // Looks for another decode worker for the KV that prefill has.
-  void FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now,
-                         SessionActions& actions);
+  void FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions);
   bool CountRetry(const absl::Status& cause, SessionActions& actions);
   void CloseLegs(SessionActions& actions);
   void Close(Leg& leg, SessionActions& actions);
@@ -131,8 +125,7 @@ class RequestSession {
   int retries_ = 0;
   absl::Status last_cause_;
   absl::Time waiting_since_;
-  absl::Time arrival_, first_token_time_ = absl::InfiniteFuture(),
-                       second_token_time_ = absl::InfiniteFuture();
+  absl::Time arrival_, first_token_time_ = absl::InfiniteFuture(), second_token_time_ = absl::InfiniteFuture();
   absl::Time last_token_time_ = absl::InfiniteFuture();
   int cached_tokens_ = 0;
   StageDurations stages_;

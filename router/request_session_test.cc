@@ -28,17 +28,13 @@ std::unique_ptr<Tokenizer> Letters() {
   return *Tokenizer::Create(std::move(spec));
 }
 
-absl::Status Retryable(ErrorReason reason) {
-  return MakeError(absl::StatusCode::kUnavailable, reason, "because");
-}
+absl::Status Retryable(ErrorReason reason) { return MakeError(absl::StatusCode::kUnavailable, reason, "because"); }
 
 class RequestSessionTest : public testing::Test {
  protected:
   RequestSessionTest() : tokenizer_(Letters()) {
     for (Incarnation id : {kPrefill, kPrefill2, kDecode, kDecode2}) {
-      view_.Register(
-          {.worker_id = "w" + std::to_string(id.value()), .incarnation = id, .page_tokens = 4},
-          kNow);
+      view_.Register({.worker_id = "w" + std::to_string(id.value()), .incarnation = id, .page_tokens = 4}, kNow);
     }
     request_.name = "r";
     request_.prompt = {0, 1, 2};
@@ -189,8 +185,7 @@ TEST_F(RequestSessionTest, DecodeLostBeforeTakeOverSendsTheKvElsewhereWithoutASe
   Place(kPrefill, kDecode2);
   ASSERT_THAT(last_.starts, SizeIs(1));
   EXPECT_EQ(last_.starts[0].first, kDecode2);
-  EXPECT_THAT(last_.starts[0].second.tokens,
-              ElementsAre(0, 1, 2));  // The first token comes with the Commit.
+  EXPECT_THAT(last_.starts[0].second.tokens, ElementsAre(0, 1, 2));  // The first token comes with the Commit.
   ASSERT_THAT(last_.cancels, SizeIs(1));
   EXPECT_EQ(last_.cancels[0].second.id, prefill_leg);
   EXPECT_EQ(last_.cancels[0].second.retarget, kDecode2);
@@ -232,8 +227,7 @@ TEST_F(RequestSessionTest, GivesUpAfterTooManyRetries) {
     Place(kPrefill, kDecode);
   }
   Do(session_->OnWorkerLost(kPrefill, now_));
-  EXPECT_THAT(last_.finished.value(),
-              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("2 retries")));
+  EXPECT_THAT(last_.finished.value(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("2 retries")));
 }
 
 TEST_F(RequestSessionTest, ErrorsThatNoRetryHelpsEndIt) {

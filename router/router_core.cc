@@ -84,8 +84,7 @@ void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
   for (const auto& [key, call] : calls_) {
     if (admitted.ok() && call->request->name == request->name) {
       for (int i = 0; i < request->num_samples; ++i) admission_.Release(now);
-      admitted = absl::AlreadyExistsError(
-          absl::StrCat("request_id: \"", request->name, "\" is running already"));
+      admitted = absl::AlreadyExistsError(absl::StrCat("request_id: \"", request->name, "\" is running already"));
     }
   }
   if (!admitted.ok()) {
@@ -134,20 +133,18 @@ void RouterCore::CancelByName(const std::string& name, std::function<void(absl::
       done(absl::OkStatus());
       return;
     }
-    done(
-        absl::NotFoundError(absl::StrCat("request_id: no request \"", name, "\" is running here")));
+    done(absl::NotFoundError(absl::StrCat("request_id: no request \"", name, "\" is running here")));
   });
 }
 
 // --- Workers ---
 
-void RouterCore::OnRegister(const WorkerRegistration& registration,
-                            std::function<void(absl::Status)> done) {
+void RouterCore::OnRegister(const WorkerRegistration& registration, std::function<void(absl::Status)> done) {
   Post([this, registration, done = std::move(done)] {
     if (registration.model_fingerprint != options_.model_fingerprint) {
-      done(absl::InvalidArgumentError(absl::StrCat(
-          "model_fingerprint: worker ", registration.worker_id, " runs ",
-          registration.model_fingerprint, ", this router serves ", options_.model_fingerprint)));
+      done(absl::InvalidArgumentError(absl::StrCat("model_fingerprint: worker ", registration.worker_id, " runs ",
+                                                   registration.model_fingerprint, ", this router serves ",
+                                                   options_.model_fingerprint)));
       return;
     }
     Incarnation replaced = view_.Register(registration, clock_.Now());
@@ -201,12 +198,10 @@ void RouterCore::LoseWorker(Incarnation worker, const std::string& reason) {
   if (was_decode) DirectPrefillWorkers();
   std::vector<Session*> hit;
   for (auto& [key, session] : sessions_) {
-    if (session->machine->prefill_worker() == worker || session->machine->decode_worker() == worker)
-      hit.push_back(key);
+    if (session->machine->prefill_worker() == worker || session->machine->decode_worker() == worker) hit.push_back(key);
   }
   for (Session* session : hit) {
-    if (sessions_.contains(session))
-      Apply(session, session->machine->OnWorkerLost(worker, clock_.Now()));
+    if (sessions_.contains(session)) Apply(session, session->machine->OnWorkerLost(worker, clock_.Now()));
   }
 }
 
@@ -240,12 +235,10 @@ void RouterCore::Drain(const std::string& worker_id, std::function<void(absl::St
   Post([this, worker_id, done = std::move(done)] {
     const WorkerView* worker = view_.FindByName(worker_id);
     if (worker == nullptr) {
-      done(absl::NotFoundError(
-          absl::StrCat("worker_id: no worker \"", worker_id, "\" is registered")));
+      done(absl::NotFoundError(absl::StrCat("worker_id: no worker \"", worker_id, "\" is registered")));
       return;
     }
-    outside_.Direct(worker->registration.incarnation,
-                    {.peers = view_.DecodePeers(), .drain = true});
+    outside_.Direct(worker->registration.incarnation, {.peers = view_.DecodePeers(), .drain = true});
     done(absl::OkStatus());
   });
 }
@@ -265,8 +258,7 @@ void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
 }
 
 void RouterCore::CountFirstToken(LegEntry& entry) {
-  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr)
-    worker->prefill_tokens -= entry.prefill_tokens;
+  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) worker->prefill_tokens -= entry.prefill_tokens;
   entry.prefill_tokens = 0;
 }
 

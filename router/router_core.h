@@ -71,8 +71,8 @@ class RouterCore {
     bool split = true;  // The topology has prefill pools.
     uint64_t model_fingerprint = 0;
   };
-  RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics,
-             RouterOutside& outside, const Clock& clock);
+  RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,
+             const Clock& clock);
   ~RouterCore();
   // Starts the owner thread, which waits at `wait` (not owned), or, if that is null, for calls
   // only.

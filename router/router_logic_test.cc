@@ -48,13 +48,11 @@ TEST(AdmissionTest, TheHintFollowsThePaceOfReleases) {
 }
 
 const Tokenizer& SmolLm2() {
-  static const Tokenizer* const tokenizer =
-      (*(*Checkpoint::Open(SmolLm2Path()))->LoadTokenizer()).release();
+  static const Tokenizer* const tokenizer = (*(*Checkpoint::Open(SmolLm2Path()))->LoadTokenizer()).release();
   return *tokenizer;
 }
 
-std::string Collect(const std::string& text, std::vector<std::string> stops,
-                    bool* stopped = nullptr) {
+std::string Collect(const std::string& text, std::vector<std::string> stops, bool* stopped = nullptr) {
   OutputText output(SmolLm2(), std::move(stops));
   std::string all;
   const std::vector<TokenId> tokens = SmolLm2().Encode(text).value();
@@ -69,9 +67,7 @@ std::string Collect(const std::string& text, std::vector<std::string> stops,
   return all + output.Take();
 }
 
-TEST(OutputTextTest, PassesTextThrough) {
-  EXPECT_EQ(Collect("Hello, 日本 🙂!", {}), "Hello, 日本 🙂!");
-}
+TEST(OutputTextTest, PassesTextThrough) { EXPECT_EQ(Collect("Hello, 日本 🙂!", {}), "Hello, 日本 🙂!"); }
 
 TEST(OutputTextTest, EndsBeforeTheEarliestStopString) {
   bool stopped = false;
@@ -107,8 +103,7 @@ TEST_F(RequestBuilderTest, KeepsASeedThatWasGiven) {
 
 TEST_F(RequestBuilderTest, RendersChatWithTheModelsTemplate) {
   auto checkpoint = *Checkpoint::Open(SmolLm2Path());
-  ASSERT_OK_AND_ASSIGN(auto chat_template,
-                       ChatTemplate::Create(checkpoint->chat_template(), "", ""));
+  ASSERT_OK_AND_ASSIGN(auto chat_template, ChatTemplate::Create(checkpoint->chat_template(), "", ""));
   RequestBuilder builder("smollm2", SmolLm2(), chat_template.get());
   raw_.prompt = std::vector<ChatMessage>{{"user", "Hi"}};
   ASSERT_OK_AND_ASSIGN(Request request, builder.Build(raw_));
@@ -130,22 +125,18 @@ TEST_P(RequestBuilderRefuses, AndNamesTheField) {
   RequestBuilder builder("smollm2", SmolLm2(), nullptr);
   RawRequest raw{.prompt = std::string("Hello")};
   GetParam().spoil(raw);
-  EXPECT_THAT(builder.Build(raw),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(GetParam().message)));
+  EXPECT_THAT(builder.Build(raw), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(GetParam().message)));
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Fields, RequestBuilderRefuses,
     testing::Values(
-        BadRequest{"NoPrompt", [](RawRequest& r) { r.prompt = std::monostate(); },
-                   "prompt: set one of"},
+        BadRequest{"NoPrompt", [](RawRequest& r) { r.prompt = std::monostate(); }, "prompt: set one of"},
         BadRequest{"EmptyText", [](RawRequest& r) { r.prompt = std::string(); },
                    "prompt: must have at least one token"},
         BadRequest{"BadUtf8", [](RawRequest& r) { r.prompt = std::string("\xFF"); }, "text: "},
-        BadRequest{"TokenOutside", [](RawRequest& r) { r.prompt = std::vector<TokenId>{49152}; },
-                   "token_ids: 49152"},
-        BadRequest{"NegativeToken", [](RawRequest& r) { r.prompt = std::vector<TokenId>{-1}; },
-                   "token_ids: -1"},
+        BadRequest{"TokenOutside", [](RawRequest& r) { r.prompt = std::vector<TokenId>{49152}; }, "token_ids: 49152"},
+        BadRequest{"NegativeToken", [](RawRequest& r) { r.prompt = std::vector<TokenId>{-1}; }, "token_ids: -1"},
         BadRequest{"NoMessages", [](RawRequest& r) { r.prompt = std::vector<ChatMessage>(); },
                    "chat.messages: must not be empty"},
         BadRequest{"NoTemplate",
@@ -155,8 +146,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "no chat template"},
         BadRequest{"Temperature", [](RawRequest& r) { r.sampling.temperature = -1; },
                    "sampling.temperature: must be from 0"},
-        BadRequest{"TemperatureNan", [](RawRequest& r) { r.sampling.temperature = NAN; },
-                   "sampling.temperature"},
+        BadRequest{"TemperatureNan", [](RawRequest& r) { r.sampling.temperature = NAN; }, "sampling.temperature"},
         BadRequest{"TopP", [](RawRequest& r) { r.sampling.top_p = 0; }, "sampling.top_p"},
         BadRequest{"TopK", [](RawRequest& r) { r.sampling.top_k = -5; }, "sampling.top_k"},
         BadRequest{"MinP", [](RawRequest& r) { r.sampling.min_p = 1; }, "sampling.min_p"},
@@ -176,18 +166,15 @@ INSTANTIATE_TEST_SUITE_P(
                      r.sampling.logit_bias = {{1, 101.0f}};
                    },
                    "sampling.logit_bias"},
-        BadRequest{"MaxTokens", [](RawRequest& r) { r.sampling.max_tokens = -1; },
-                   "sampling.max_tokens"},
+        BadRequest{"MaxTokens", [](RawRequest& r) { r.sampling.max_tokens = -1; }, "sampling.max_tokens"},
         BadRequest{"MinOverMax",
                    [](RawRequest& r) {
                      r.sampling.max_tokens = 2;
                      r.sampling.min_tokens = 3;
                    },
                    "is over max_tokens"},
-        BadRequest{"Logprobs", [](RawRequest& r) { r.sampling.logprobs = 21; },
-                   "sampling.logprobs"},
-        BadRequest{"StopToken", [](RawRequest& r) { r.sampling.stop_token_ids = {-2}; },
-                   "sampling.stop_token_ids: -2"},
+        BadRequest{"Logprobs", [](RawRequest& r) { r.sampling.logprobs = 21; }, "sampling.logprobs"},
+        BadRequest{"StopToken", [](RawRequest& r) { r.sampling.stop_token_ids = {-2}; }, "sampling.stop_token_ids: -2"},
         BadRequest{"EmptyStop", [](RawRequest& r) { r.stops = {""}; }, "sampling.stop"},
         BadRequest{"TooManyStops", [](RawRequest& r) { r.stops.assign(17, "x"); }, "at most 16"},
         BadRequest{"Priority", [](RawRequest& r) { r.priority = 101; }, "priority: "},
@@ -197,8 +184,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_F(RequestBuilderTest, RefusesAnotherModel) {
   raw_.model = "gpt-5";
-  EXPECT_THAT(builder_.Build(raw_),
-              StatusIs(absl::StatusCode::kNotFound, HasSubstr("serves \"smollm2\"")));
+  EXPECT_THAT(builder_.Build(raw_), StatusIs(absl::StatusCode::kNotFound, HasSubstr("serves \"smollm2\"")));
 }
 
 }  // namespace

@@ -18,11 +18,9 @@ RouterMetrics::RouterMetrics(MetricsServer& server)
       transfer_(Stage(server, "transfer")),
       handover_(Stage(server, "handover")),
       decode_(Stage(server, "decode")),
-      prompt_tokens_(
-          server.Counter("tandem_prompt_tokens_total", "Prompt tokens of finished samples.")),
+      prompt_tokens_(server.Counter("tandem_prompt_tokens_total", "Prompt tokens of finished samples.")),
       output_tokens_(server.Counter("tandem_output_tokens_total", "Tokens sent to clients.")),
-      cached_tokens_(
-          server.Counter("tandem_cached_tokens_total", "Prompt tokens found in prefix caches.")),
+      cached_tokens_(server.Counter("tandem_cached_tokens_total", "Prompt tokens found in prefix caches.")),
       retries_(server.Counter("tandem_retries_total", "Moves of requests to other workers.")),
       active_(server.Gauge("tandem_active_requests", "Samples inside the router.")) {}
 
@@ -56,9 +54,7 @@ void RouterMetrics::ObserveEnd(const RequestUsage& usage, const absl::Status& ou
 }
 
 void RouterMetrics::CountWorkerLost(const std::string& worker) {
-  server_
-      .Counter("tandem_workers_lost_total", "Workers that left without being asked to.",
-               {{"worker", worker}})
+  server_.Counter("tandem_workers_lost_total", "Workers that left without being asked to.", {{"worker", worker}})
       .Increment();
 }
 
@@ -68,10 +64,8 @@ void RouterMetrics::SetState(const ClusterView& view, int64_t active) {
   for (const auto& [incarnation, worker] : view.workers()) {
     (worker.registration.role == Role::kPrefill ? prefill : decode) += worker.AcceptsWork();
   }
-  server_.Gauge("tandem_workers_ready", "Workers that accept work.", {{"role", "prefill"}})
-      .Set(prefill);
-  server_.Gauge("tandem_workers_ready", "Workers that accept work.", {{"role", "decode"}})
-      .Set(decode);
+  server_.Gauge("tandem_workers_ready", "Workers that accept work.", {{"role", "prefill"}}).Set(prefill);
+  server_.Gauge("tandem_workers_ready", "Workers that accept work.", {{"role", "decode"}}).Set(decode);
 }
 
 }  // namespace tandem

@@ -49,12 +49,8 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) override {
     return NewGrpcWorkerClient(registration, *core_);
   }
-  void Direct(Incarnation worker, const RouterDirective& directive) override {
-    control_.Direct(worker, directive);
-  }
-  void Expel(Incarnation worker, const std::string& reason) override {
-    control_.Expel(worker, reason);
-  }
+  void Direct(Incarnation worker, const RouterDirective& directive) override { control_.Direct(worker, directive); }
+  void Expel(Incarnation worker, const std::string& reason) override { control_.Expel(worker, reason); }
 
   // OwnerWait.
   void WaitAndHandle(absl::Duration timeout) override { loop_->WaitAndHandle(timeout); }
@@ -80,18 +76,14 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   ASSIGN_OR_RETURN(tokenizer_, checkpoint_->LoadTokenizer());
   const ModelConfig& config = checkpoint_->config();
   if (!checkpoint_->chat_template().empty()) {
-    std::string eos =
-        config.eos_tokens.empty()
-            ? ""
-            : std::string(tokenizer_->TokenBytes(config.eos_tokens[0], /*with_special=*/true));
-    ASSIGN_OR_RETURN(
-        chat_template_,
-        ChatTemplate::Create(checkpoint_->chat_template(),
-                             std::string(tokenizer_->TokenBytes(tokenizer_->bos(), true)),
-                             std::move(eos)));
+    std::string eos = config.eos_tokens.empty()
+                          ? ""
+                          : std::string(tokenizer_->TokenBytes(config.eos_tokens[0], /*with_special=*/true));
+    ASSIGN_OR_RETURN(chat_template_, ChatTemplate::Create(checkpoint_->chat_template(),
+                                                          std::string(tokenizer_->TokenBytes(tokenizer_->bos(), true)),
+                                                          std::move(eos)));
   }
-  builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_,
-                                              chat_template_.get());
+  builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_, chat_template_.get());
   RouterCore::Options options;
   options.max_active_requests = topology.router.max_active_requests;
   options.max_retries = static_cast<int>(topology.router.max_retries);
@@ -100,16 +92,15 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   options.split = std::any_of(topology.pools.begin(), topology.pools.end(),
                               [](const PoolSettings& pool) { return pool.role == Role::kPrefill; });
   options.model_fingerprint = checkpoint_->Fingerprint(topology.model.precision);
-  core_ = std::make_unique<RouterCore>(options, *tokenizer_, metrics_,
-                                       static_cast<RouterOutside&>(*this), Clock::Real());
+  core_ =
+      std::make_unique<RouterCore>(options, *tokenizer_, metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
   control_.SetCore(core_.get());
-  generate_ = GenerateService::Create(
-      {topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()},
-      *builder_, *core_, gate_, Clock::Real());
+  generate_ =
+      GenerateService::Create({topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()},
+                              *builder_, *core_, gate_, Clock::Real());
   std::unique_ptr<grpc::ServerCompletionQueue> queue;
-  ASSIGN_OR_RETURN(
-      server_, ServerRunner::Start(plan.service_address, {generate_->service(), control_.service()},
-                                   &queue));
+  ASSIGN_OR_RETURN(server_,
+                   ServerRunner::Start(plan.service_address, {generate_->service(), control_.service()}, &queue));
   loop_ = std::make_unique<CompletionLoop>(std::move(queue));
   generate_->Start(*loop_);
   core_->Start(this);
@@ -123,8 +114,7 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const Topology& topology,
-                                                                    const ProcessPlan& plan) {
+absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const Topology& topology, const ProcessPlan& plan) {
   auto parts = std::make_unique<RouterParts>();
   RETURN_IF_ERROR(parts->Build(topology, plan));
   return std::unique_ptr<RouterProcess>(std::move(parts));

@@ -16,8 +16,7 @@ namespace tandem {
 class RouterProcess {
  public:
   // Loads tokenizer and template and starts; errors name the setting or address that is wrong.
-  static absl::StatusOr<std::unique_ptr<RouterProcess>> Start(const Topology& topology,
-                                                              const ProcessPlan& plan);
+  static absl::StatusOr<std::unique_ptr<RouterProcess>> Start(const Topology& topology, const ProcessPlan& plan);
   virtual ~RouterProcess() = default;
 
   // host:port of the gRPC service.

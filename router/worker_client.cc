@@ -121,8 +121,7 @@ class GrpcWorkerClient final : public WorkerClient {
 
 }  // namespace
 
-std::unique_ptr<WorkerClient> NewGrpcWorkerClient(const WorkerRegistration& registration,
-                                                  RouterCore& core) {
+std::unique_ptr<WorkerClient> NewGrpcWorkerClient(const WorkerRegistration& registration, RouterCore& core) {
   return std::make_unique<GrpcWorkerClient>(registration, core);
 }
 

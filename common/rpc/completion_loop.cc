@@ -20,15 +20,13 @@ CompletionLoop::~CompletionLoop() = default;
 
 void CompletionLoop::Wake() {
   if (!wake_->pending.exchange(true, std::memory_order_acq_rel)) {
-    alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC),
-               static_cast<CompletionEvent*>(wake_.get()));
+    alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), static_cast<CompletionEvent*>(wake_.get()));
   }
 }
 
 void CompletionLoop::WaitAndHandle(absl::Duration timeout) {
   const int64_t microseconds = std::max<int64_t>(0, absl::ToInt64Microseconds(timeout));
-  gpr_timespec deadline =
-      gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(microseconds, GPR_TIMESPAN));
+  gpr_timespec deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(microseconds, GPR_TIMESPAN));
   void* tag = nullptr;
   bool ok = false;
   while (queue_->AsyncNext(&tag, &ok, deadline) == grpc::CompletionQueue::GOT_EVENT) {

@@ -30,13 +30,11 @@ absl::StatusOr<WorkerRegistration> DecodeRegistration(const v1::Registration& pr
   if (proto.role() == RoleName(Role::kDecode)) {
     registration.role = Role::kDecode;
   } else if (proto.role() != RoleName(Role::kPrefill)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("role: \"", proto.role(), "\" is neither prefill nor decode"));
+    return absl::InvalidArgumentError(absl::StrCat("role: \"", proto.role(), "\" is neither prefill nor decode"));
   }
   if (proto.worker_id().empty()) return absl::InvalidArgumentError("worker_id: is empty");
   if (proto.incarnation() == 0) return absl::InvalidArgumentError("incarnation: is 0");
-  if (proto.service_address().empty())
-    return absl::InvalidArgumentError("service_address: is empty");
+  if (proto.service_address().empty()) return absl::InvalidArgumentError("service_address: is empty");
   if (proto.page_tokens() < 1) return absl::InvalidArgumentError("page_tokens: must be at least 1");
   if (registration.role == Role::kDecode && proto.link_address().empty()) {
     return absl::InvalidArgumentError("link_address: is empty");
@@ -62,10 +60,8 @@ void EncodeHeartbeat(const WorkerHeartbeat& heartbeat, v1::Heartbeat* proto) {
     out->set_latency_us(link.latency_us);
     out->set_error(link.error);
   }
-  proto->mutable_stored_hashes()->Add(heartbeat.stored_hashes.begin(),
-                                      heartbeat.stored_hashes.end());
-  proto->mutable_dropped_hashes()->Add(heartbeat.dropped_hashes.begin(),
-                                       heartbeat.dropped_hashes.end());
+  proto->mutable_stored_hashes()->Add(heartbeat.stored_hashes.begin(), heartbeat.stored_hashes.end());
+  proto->mutable_dropped_hashes()->Add(heartbeat.dropped_hashes.begin(), heartbeat.dropped_hashes.end());
   proto->set_sequence(heartbeat.sequence);
 }
 
@@ -79,9 +75,8 @@ WorkerHeartbeat DecodeHeartbeat(const v1::Heartbeat& proto) {
   heartbeat.state = proto.state();
   heartbeat.steps = proto.steps();
   for (const v1::LinkReport& link : proto.links()) {
-    heartbeat.links.push_back({link.peer_worker(), Incarnation(link.peer_incarnation()), link.up(),
-                               link.transport(), link.gigabytes_per_second(), link.latency_us(),
-                               link.error()});
+    heartbeat.links.push_back({link.peer_worker(), Incarnation(link.peer_incarnation()), link.up(), link.transport(),
+                               link.gigabytes_per_second(), link.latency_us(), link.error()});
   }
   heartbeat.stored_hashes.assign(proto.stored_hashes().begin(), proto.stored_hashes().end());
   heartbeat.dropped_hashes.assign(proto.dropped_hashes().begin(), proto.dropped_hashes().end());
@@ -102,8 +97,7 @@ void EncodeDirective(const RouterDirective& directive, v1::RouterDirective* prot
 RouterDirective DecodeDirective(const v1::RouterDirective& proto) {
   RouterDirective directive;
   for (const v1::LinkPeer& peer : proto.peers()) {
-    directive.peers.push_back(
-        {peer.worker_id(), Incarnation(peer.incarnation()), peer.link_address()});
+    directive.peers.push_back({peer.worker_id(), Incarnation(peer.incarnation()), peer.link_address()});
   }
   directive.drain = proto.drain();
   return directive;

@@ -47,8 +47,7 @@ LegFinish DecodeFinish(v1::FinishReason finish) {
 SampledToken DecodeToken(const v1::GeneratedToken& proto) {
   SampledToken token{.token = proto.token()};
   if (proto.has_logprob()) token.logprob = proto.logprob();
-  for (const v1::TokenLogprob& entry : proto.top())
-    token.top.push_back({entry.token(), entry.logprob()});
+  for (const v1::TokenLogprob& entry : proto.top()) token.top.push_back({entry.token(), entry.logprob()});
   return token;
 }
 
@@ -62,8 +61,7 @@ void EncodeSampling(const SamplingParams& sampling, v1::SamplingParams* proto) {
   proto->set_repetition_penalty(sampling.repetition_penalty);
   proto->set_presence_penalty(sampling.presence_penalty);
   proto->set_frequency_penalty(sampling.frequency_penalty);
-  for (const auto& [token, bias] : sampling.logit_bias)
-    (*proto->mutable_logit_bias())[token] = bias;
+  for (const auto& [token, bias] : sampling.logit_bias) (*proto->mutable_logit_bias())[token] = bias;
   proto->set_seed(sampling.seed);
   proto->set_max_tokens(sampling.max_tokens);
   proto->set_min_tokens(sampling.min_tokens);
@@ -81,8 +79,7 @@ SamplingParams DecodeSampling(const v1::SamplingParams& proto) {
   if (proto.has_repetition_penalty()) sampling.repetition_penalty = proto.repetition_penalty();
   sampling.presence_penalty = proto.presence_penalty();
   sampling.frequency_penalty = proto.frequency_penalty();
-  for (const auto& [token, bias] : proto.logit_bias())
-    sampling.logit_bias.emplace_back(token, bias);
+  for (const auto& [token, bias] : proto.logit_bias()) sampling.logit_bias.emplace_back(token, bias);
   sampling.seed = proto.seed();
   sampling.max_tokens = proto.max_tokens();
   sampling.min_tokens = proto.min_tokens();
@@ -134,8 +131,7 @@ CommandFrame DecodeCommands(const v1::CommandFrame& proto) {
     leg.id = RequestId(start.id());
     leg.name = start.request_id();
     leg.tokens.assign(start.prompt().begin(), start.prompt().end());
-    leg.output_tokens =
-        std::clamp<int>(start.output_tokens(), 0, static_cast<int>(leg.tokens.size()));
+    leg.output_tokens = std::clamp<int>(start.output_tokens(), 0, static_cast<int>(leg.tokens.size()));
     leg.sampling = DecodeSampling(start.sampling());
     leg.priority = start.priority();
     if (start.remaining_us() > 0) leg.remaining = absl::Microseconds(start.remaining_us());
@@ -158,8 +154,7 @@ void EncodeEvents(const EventFrame& frame, v1::EventFrame* proto) {
     for (const SampledToken& token : event.tokens) EncodeToken(token, out->add_tokens());
     out->set_finish_reason(EncodeFinish(event.finish));
     if (!event.error.ok()) EncodeError(event.error, out->mutable_error());
-    if (!event.handover_error.ok())
-      EncodeError(event.handover_error, out->mutable_handover_error());
+    if (!event.handover_error.ok()) EncodeError(event.handover_error, out->mutable_handover_error());
     out->set_handover_id(event.handover.value());
     out->set_taken_over(event.taken_over);
     out->set_cached_tokens(event.cached_tokens);

@@ -17,9 +17,9 @@ constexpr int kMaxMessageBytes = 64 << 20;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(
-    const std::string& address, std::vector<grpc::Service*> services,
-    std::unique_ptr<grpc::ServerCompletionQueue>* queue) {
+absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::string& address,
+                                                                  std::vector<grpc::Service*> services,
+                                                                  std::unique_ptr<grpc::ServerCompletionQueue>* queue) {
   static const bool plugins = [] {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -38,12 +38,10 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(
   if (queue != nullptr) *queue = builder.AddCompletionQueue();
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", address, ": is the address in use?"));
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": is the address in use?"));
   }
   std::string bound = address;
-  if (!absl::StartsWith(address, "unix:"))
-    bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+  if (!absl::StartsWith(address, "unix:")) bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
   std::unique_ptr<ServerRunner> runner(new ServerRunner(std::move(server), std::move(bound)));
   runner->SetServing(true);
   return runner;
@@ -55,8 +53,7 @@ ServerRunner::ServerRunner(std::unique_ptr<grpc::Server> server, std::string add
 ServerRunner::~ServerRunner() { Shutdown(absl::ZeroDuration()); }
 
 void ServerRunner::SetServing(bool serving) {
-  if (auto* health = server_->GetHealthCheckService(); health != nullptr)
-    health->SetServingStatus(serving);
+  if (auto* health = server_->GetHealthCheckService(); health != nullptr) health->SetServingStatus(serving);
 }
 
 void ServerRunner::Shutdown(absl::Duration grace) {

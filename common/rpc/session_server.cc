@@ -8,8 +8,7 @@ namespace tandem {
 
 // Locks: mu_ of the session guards its write queue; it is taken inside the server's mu_, never the
 // other way.
-class SessionServer::Session final
-    : public grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame> {
+class SessionServer::Session final : public grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame> {
  public:
   Session(SessionServer& server, SessionId id) : server_(server), id_(id) {}
 
@@ -82,8 +81,7 @@ grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* SessionServer::NewSes
     session = new Session(*this, id);
     if (!closed_) sessions_[id] = session;
     if (closed_) {
-      session->FinishWith(
-          grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker is shutting down"));
+      session->FinishWith(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker is shutting down"));
       return session;
     }
   }

@@ -18,11 +18,9 @@ v1::ErrorDetail ErrorDetailOf(const absl::Status& status) {
 absl::Status StatusWithDetail(int code, const std::string& message, const v1::ErrorDetail& detail) {
   std::optional<absl::Duration> retry_after;
   if (detail.has_retry_after()) {
-    retry_after = absl::Seconds(detail.retry_after().seconds()) +
-                  absl::Nanoseconds(detail.retry_after().nanos());
+    retry_after = absl::Seconds(detail.retry_after().seconds()) + absl::Nanoseconds(detail.retry_after().nanos());
   }
-  return MakeError(static_cast<absl::StatusCode>(code), ParseErrorReason(detail.reason()), message,
-                   retry_after);
+  return MakeError(static_cast<absl::StatusCode>(code), ParseErrorReason(detail.reason()), message, retry_after);
 }
 
 grpc::Status ToGrpc(const absl::Status& status) {

@@ -12,8 +12,7 @@
 namespace tandem {
 
 // One registration stream. Reads are gRPC's; writes are the agent's thread, one at a time.
-class WorkerAgent::Stream final
-    : public grpc::ClientBidiReactor<v1::WorkerReport, v1::RouterDirective> {
+class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerReport, v1::RouterDirective> {
  public:
   Stream(v1::Control::Stub& stub, const std::function<void(const RouterDirective&)>& on_directive)
       : on_directive_(on_directive) {
@@ -74,8 +73,7 @@ class WorkerAgent::Stream final
   v1::RouterDirective incoming_;
   v1::WorkerReport outgoing_;
   mutable absl::Mutex mu_;
-  bool writing_ ABSL_GUARDED_BY(mu_) = false, write_ok_ ABSL_GUARDED_BY(mu_) = true,
-                done_ ABSL_GUARDED_BY(mu_) = false;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false, write_ok_ ABSL_GUARDED_BY(mu_) = true, done_ ABSL_GUARDED_BY(mu_) = false;
   grpc::Status status_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -27,8 +27,7 @@ class WorkerAgent {
     // and `restart` is true in the first call of each connection: then all that is held must be
     // reported.
     std::function<WorkerHeartbeat(bool restart)> collect;
-    std::function<void(const RouterDirective&)>
-        on_directive;  // Called on gRPC threads; must not block.
+    std::function<void(const RouterDirective&)> on_directive;  // Called on gRPC threads; must not block.
   };
   explicit WorkerAgent(Options options);
   ~WorkerAgent();

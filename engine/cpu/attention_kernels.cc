@@ -27,8 +27,8 @@ struct HeadView {
 TANDEM_INLINE void LoadToken(const uint8_t* from, int head_dim, int element_bytes, float* to) {
   int d = 0;
   for (; d + 16 <= head_dim; d += 16) {
-    StoreVec(to + d, element_bytes == 2 ? LoadHalfVec(from + d * 2)
-                                        : LoadVec(reinterpret_cast<const float*>(from) + d));
+    StoreVec(to + d,
+             element_bytes == 2 ? LoadHalfVec(from + d * 2) : LoadVec(reinterpret_cast<const float*>(from) + d));
   }
   if (d == head_dim) return;
   for (int i = d; i < (head_dim + 15) / 16 * 16; ++i) {
@@ -45,8 +45,7 @@ TANDEM_INLINE void LoadToken(const uint8_t* from, int head_dim, int element_byte
 }
 
 // Keys of up to 16 tokens, transposed: [head_dim][16 tokens]; missing tokens are zero.
-void LoadKeyTile(const HeadView& keys, int first, int count, int padded_dim, float* row,
-                 float* tile) {
+void LoadKeyTile(const HeadView& keys, int first, int count, int padded_dim, float* row, float* tile) {
   const KvLayout& layout = keys.task.kv.layout;
   std::memset(tile, 0, sizeof(float) * kTile * padded_dim);
   for (int t = 0; t < count; ++t) {
@@ -64,8 +63,7 @@ TANDEM_INLINE Vec ScoreTile(const float* query, const float* tile, int head_dim)
       sums[i] = MultiplyAdd(Broadcast(query[d + i]), LoadVec(tile + (d + i) * kTile), sums[i]);
     }
   }
-  for (; d < head_dim; ++d)
-    sums[0] = MultiplyAdd(Broadcast(query[d]), LoadVec(tile + d * kTile), sums[0]);
+  for (; d < head_dim; ++d) sums[0] = MultiplyAdd(Broadcast(query[d]), LoadVec(tile + d * kTile), sums[0]);
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
@@ -90,8 +88,8 @@ void Softmax(float* scores, int visible) {
 }
 
 // out[dim] += sum over `count` tokens of weights[t] * values[t].
-TANDEM_INLINE void AddValues(const float* weights, const float* values, int count, int head_dim,
-                             int padded_dim, float* out) {
+TANDEM_INLINE void AddValues(const float* weights, const float* values, int count, int head_dim, int padded_dim,
+                             float* out) {
   int d = 0;
   for (; d + 16 <= head_dim; d += 16) {
     Vec sum = LoadVec(out + d);
@@ -147,8 +145,8 @@ void Attention(const AttentionTask& task, float* scratch) {
       int visible = task.first_position + row + 1 - first;
       if (visible <= 0) continue;
       for (int head = 0; head < task.group_heads; ++head) {
-        AddValues(scores_of(row, head) + first, tile, visible < count ? visible : count, head_dim,
-                  padded_dim, task.out + row * task.out_stride + head * head_dim);
+        AddValues(scores_of(row, head) + first, tile, visible < count ? visible : count, head_dim, padded_dim,
+                  task.out + row * task.out_stride + head * head_dim);
       }
     }
   }
@@ -158,11 +156,9 @@ void RmsNorm(const float* in, const float* weight, float epsilon, int64_t column
   Vec squares = {};
   float tail = 0;
   int64_t c = 0;
-  for (; c + 16 <= columns; c += 16)
-    squares = MultiplyAdd(LoadVec(in + c), LoadVec(in + c), squares);
+  for (; c + 16 <= columns; c += 16) squares = MultiplyAdd(LoadVec(in + c), LoadVec(in + c), squares);
   for (; c < columns; ++c) tail += in[c] * in[c];
-  float inverse =
-      1.0f / __builtin_sqrtf((Sum(squares) + tail) / static_cast<float>(columns) + epsilon);
+  float inverse = 1.0f / __builtin_sqrtf((Sum(squares) + tail) / static_cast<float>(columns) + epsilon);
   for (c = 0; c + 16 <= columns; c += 16) {
     StoreVec(out + c, LoadVec(in + c) * Broadcast(inverse) * LoadVec(weight + c));
   }

@@ -39,12 +39,8 @@ class CpuVector final : public VectorWeight {
 };
 
 CpuActivation& Cpu(Activation& activation) { return static_cast<CpuActivation&>(activation); }
-const CpuActivation& Cpu(const Activation& activation) {
-  return static_cast<const CpuActivation&>(activation);
-}
-const float* Data(const VectorWeight& weight) {
-  return static_cast<const CpuVector&>(weight).data();
-}
+const CpuActivation& Cpu(const Activation& activation) { return static_cast<const CpuActivation&>(activation); }
+const float* Data(const VectorWeight& weight) { return static_cast<const CpuVector&>(weight).data(); }
 
 float* Scratch(int64_t floats) {
   thread_local std::vector<float> memory;
@@ -55,14 +51,12 @@ float* Scratch(int64_t floats) {
 
 class CpuOps final : public Ops {
  public:
-  CpuOps(int num_threads, Precision precision)
-      : kernels_(ChooseKernels()), precision_(precision), pool_(num_threads) {}
+  CpuOps(int num_threads, Precision precision) : kernels_(ChooseKernels()), precision_(precision), pool_(num_threads) {}
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(absl::Span<const TensorView> parts,
                                                               absl::Span<const TensorView> biases,
                                                               InputPrecision precision) override {
-    ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix,
-                     PackedMatrix::Pack(parts, biases, precision_, precision));
+    ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix, PackedMatrix::Pack(parts, biases, precision_, precision));
     return std::unique_ptr<LinearWeight>(std::move(matrix));
   }
 
@@ -76,13 +70,11 @@ class CpuOps final : public Ops {
     return std::make_unique<CpuActivation>(max_rows, columns);
   }
 
-  void BeginStep(const StepBatch& batch, const RopeConfig& rope,
-                 const AttentionShape& shape) override {
+  void BeginStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape) override {
     batch_ = &batch;
     shape_ = shape;
     pairing_ = rope.pairing;
-    if (frequencies_.size() != shape.head_dim / 2)
-      frequencies_ = rope.InverseFrequencies(shape.head_dim);
+    if (frequencies_.size() != shape.head_dim / 2) frequencies_ = rope.InverseFrequencies(shape.head_dim);
     const int half = shape.head_dim / 2;
     cos_.resize(batch.rows() * half);
     sin_.resize(batch.rows() * half);
@@ -104,28 +96,23 @@ class CpuOps final : public Ops {
   }
 
   void Embed(const TensorView& table, absl::Span<const TokenId> tokens, Activation& out) override {
-    for (size_t i = 0; i < tokens.size(); ++i)
-      DequantizeRow(table, tokens[i], table.columns(), Cpu(out).row(i));
+    for (size_t i = 0; i < tokens.size(); ++i) DequantizeRow(table, tokens[i], table.columns(), Cpu(out).row(i));
   }
 
-  void RmsNorm(const Activation& in, const VectorWeight& weight, float epsilon, int rows,
-               Activation& out) override {
+  void RmsNorm(const Activation& in, const VectorWeight& weight, float epsilon, int rows, Activation& out) override {
     pool_.ParallelFor(Chunks(rows), [&](int64_t chunk) {
-      for (int64_t row = chunk * kRowsPerChunk;
-           row < std::min<int64_t>(rows, (chunk + 1) * kRowsPerChunk); ++row) {
+      for (int64_t row = chunk * kRowsPerChunk; row < std::min<int64_t>(rows, (chunk + 1) * kRowsPerChunk); ++row) {
         kernels_.rms_norm(Cpu(in).row(row), Data(weight), epsilon, in.columns(), Cpu(out).row(row));
       }
     });
   }
 
-  void Linear(const Activation& in, const LinearWeight& weight, int rows, bool add,
-              Activation& out) override {
-    LinearRows(Cpu(in).row(0), in.columns(), static_cast<const PackedMatrix&>(weight), rows, add,
-               Cpu(out).row(0), out.columns());
+  void Linear(const Activation& in, const LinearWeight& weight, int rows, bool add, Activation& out) override {
+    LinearRows(Cpu(in).row(0), in.columns(), static_cast<const PackedMatrix&>(weight), rows, add, Cpu(out).row(0),
+               out.columns());
   }
 
-  void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer,
-                       const KvPoolView& kv) override {
+  void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv) override {
     const int dim = shape_.head_dim;
     pool_.ParallelFor(batch_->sequences.size(), [&](int64_t s) {
       const BatchSequence& sequence = batch_->sequences[s];
@@ -138,8 +125,7 @@ class CpuOps final : public Ops {
         float* k = heads + shape_.num_heads * dim;
         float* v = k + shape_.num_kv_heads * dim;
         const PageIndex page = sequence.pages[position / kv.layout.page_tokens];
-        const int64_t slot =
-            int64_t{position % kv.layout.page_tokens} * dim * kv.layout.element_bytes;
+        const int64_t slot = int64_t{position % kv.layout.page_tokens} * dim * kv.layout.element_bytes;
         for (int head = 0; head < shape_.num_kv_heads; ++head) {
           NormAndRotate(k + head * dim, norm.k, norm.epsilon, row);
           kernels_.store_kv(k + head * dim, dim, kv.layout.element_bytes,
@@ -151,8 +137,7 @@ class CpuOps final : public Ops {
     });
   }
 
-  void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv,
-                      Activation& out) override {
+  void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) override {
     const int dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
     pool_.ParallelFor(tasks_.size(), [&](int64_t index) {
       const auto& [s, first, kv_head] = tasks_[index];
@@ -177,8 +162,7 @@ class CpuOps final : public Ops {
     SiluMulRows(Cpu(gate_up).row(0), gate_up.columns() / 2, rows, Cpu(out).row(0));
   }
 
-  void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights,
-           Activation& out) override;
+  void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) override;
 
   void GatherRows(const Activation& in, absl::Span<const int32_t> rows, Activation& out) override {
     for (size_t i = 0; i < rows.size(); ++i) {
@@ -186,8 +170,7 @@ class CpuOps final : public Ops {
     }
   }
 
-  std::vector<SampledToken> Sample(const Activation& logits,
-                                   absl::Span<const SampleInput> inputs) override {
+  std::vector<SampledToken> Sample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
     std::vector<SampledToken> tokens(inputs.size());
     pool_.ParallelFor(inputs.size(), [&](int64_t row) {
       // Sampling may overwrite the row; nobody reads it again.
@@ -220,14 +203,13 @@ class CpuOps final : public Ops {
     }
   }
 
-  void LinearRows(const float* in, int64_t in_stride, const PackedMatrix& weight, int64_t rows,
-                  bool add, float* out, int64_t out_stride) {
+  void LinearRows(const float* in, int64_t in_stride, const PackedMatrix& weight, int64_t rows, bool add, float* out,
+                  int64_t out_stride) {
     QuantisedRows quantised;
     if (weight.is_quantised()) quantised = QuantiseRows(in, in_stride, weight, rows);
     pool_.ParallelFor(weight.num_panels, [&](int64_t panel) {
       PanelOutput to{.out = out + panel * kPanelRows, .out_stride = out_stride, .add = add};
-      to.num_outputs =
-          static_cast<int>(std::min<int64_t>(kPanelRows, weight.out() - panel * kPanelRows));
+      to.num_outputs = static_cast<int>(std::min<int64_t>(kPanelRows, weight.out() - panel * kPanelRows));
       if (weight.is_quantised()) {
         kernels_.quantised_panel(weight, panel, quantised, 0, rows, to);
       } else {
@@ -236,34 +218,26 @@ class CpuOps final : public Ops {
     });
   }
 
-  QuantisedRows QuantiseRows(const float* in, int64_t in_stride, const PackedMatrix& weight,
-                             int64_t rows) {
+  QuantisedRows QuantiseRows(const float* in, int64_t in_stride, const PackedMatrix& weight, int64_t rows) {
     const int64_t columns = weight.in(), group = weight.group_columns;
     const int planes = weight.two_planes ? 2 : 1;
     if (values_.size() < planes * rows * columns) values_.resize(planes * rows * columns);
-    if (scales_.size() < rows * columns / kActivationGroup)
-      scales_.resize(rows * columns / kActivationGroup);
+    if (scales_.size() < rows * columns / kActivationGroup) scales_.resize(rows * columns / kActivationGroup);
     if (sums_.size() < rows * columns / group) sums_.resize(rows * columns / group);
     pool_.ParallelFor(Chunks(rows), [&](int64_t chunk) {
-      for (int64_t row = chunk * kRowsPerChunk; row < std::min(rows, (chunk + 1) * kRowsPerChunk);
-           ++row) {
-        kernels_.quantise_row(in + row * in_stride, columns, static_cast<int>(group),
-                              values_.data() + row * columns,
+      for (int64_t row = chunk * kRowsPerChunk; row < std::min(rows, (chunk + 1) * kRowsPerChunk); ++row) {
+        kernels_.quantise_row(in + row * in_stride, columns, static_cast<int>(group), values_.data() + row * columns,
                               weight.two_planes ? values_.data() + (rows + row) * columns : nullptr,
-                              scales_.data() + row * columns / kActivationGroup,
-                              sums_.data() + row * columns / group);
+                              scales_.data() + row * columns / kActivationGroup, sums_.data() + row * columns / group);
       }
     });
-    return {values_.data(), scales_.data(),          sums_.data(),
-            columns,        static_cast<int>(group), rows * columns};
+    return {values_.data(), scales_.data(), sums_.data(), columns, static_cast<int>(group), rows * columns};
   }
 
   void SiluMulRows(const float* gate_up, int64_t width, int64_t rows, float* out) {
     pool_.ParallelFor(Chunks(rows), [&](int64_t chunk) {
-      for (int64_t row = chunk * kRowsPerChunk; row < std::min(rows, (chunk + 1) * kRowsPerChunk);
-           ++row) {
-        kernels_.silu_mul(gate_up + row * 2 * width, gate_up + row * 2 * width + width, width,
-                          out + row * width);
+      for (int64_t row = chunk * kRowsPerChunk; row < std::min(rows, (chunk + 1) * kRowsPerChunk); ++row) {
+        kernels_.silu_mul(gate_up + row * 2 * width, gate_up + row * 2 * width + width, width, out + row * width);
       }
     });
   }
@@ -293,8 +267,7 @@ struct ExpertChoice {
 };
 
 // Softmax over all experts, then the best k; ties go to the lower expert.
-std::vector<std::vector<ExpertChoice>> RouteTokens(const CpuActivation& logits, int rows,
-                                                   const MoeWeights& weights) {
+std::vector<std::vector<ExpertChoice>> RouteTokens(const CpuActivation& logits, int rows, const MoeWeights& weights) {
   const int num_experts = static_cast<int>(weights.down.size());
   std::vector<std::vector<ExpertChoice>> by_expert(num_experts);
   std::vector<float> probabilities(num_experts);
@@ -311,17 +284,14 @@ std::vector<std::vector<ExpertChoice>> RouteTokens(const CpuActivation& logits, 
     float chosen_sum = 0;
     for (auto it = order.begin(); it != best_end; ++it) chosen_sum += probabilities[*it];
     for (auto it = order.begin(); it != best_end; ++it) {
-      by_expert[*it].push_back(
-          {row, probabilities[*it] / (weights.normalise_top_k ? chosen_sum : sum)});
+      by_expert[*it].push_back({row, probabilities[*it] / (weights.normalise_top_k ? chosen_sum : sum)});
     }
   }
   return by_expert;
 }
 
-void CpuOps::Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights,
-                 Activation& out) {
-  std::vector<std::vector<ExpertChoice>> by_expert =
-      RouteTokens(Cpu(router_logits), batch_->rows(), weights);
+void CpuOps::Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) {
+  std::vector<std::vector<ExpertChoice>> by_expert = RouteTokens(Cpu(router_logits), batch_->rows(), weights);
   const int64_t hidden = in.columns();
   // Experts in ascending order, so that a row's sum does not depend on the other rows.
   for (size_t expert = 0; expert < by_expert.size(); ++expert) {
@@ -335,11 +305,9 @@ void CpuOps::Moe(const Activation& in, const Activation& router_logits, const Mo
     expert_hidden_.resize(rows * width + 16);
     expert_out_.resize(rows * hidden + 16);
     for (int64_t i = 0; i < rows; ++i) {
-      std::memcpy(expert_in_.data() + i * hidden, Cpu(in).row(choices[i].row),
-                  hidden * sizeof(float));
+      std::memcpy(expert_in_.data() + i * hidden, Cpu(in).row(choices[i].row), hidden * sizeof(float));
     }
-    LinearRows(expert_in_.data(), hidden, gate_up, rows, /*add=*/false, expert_gate_up_.data(),
-               2 * width);
+    LinearRows(expert_in_.data(), hidden, gate_up, rows, /*add=*/false, expert_gate_up_.data(), 2 * width);
     SiluMulRows(expert_gate_up_.data(), width, rows, expert_hidden_.data());
     LinearRows(expert_hidden_.data(), width, down, rows, /*add=*/false, expert_out_.data(), hidden);
     for (int64_t i = 0; i < rows; ++i) {

@@ -15,9 +15,8 @@ int64_t AttentionScratchFloats(const AttentionTask& task) {
 std::vector<const Kernels*> AvailableKernels() {
   std::vector<const Kernels*> available;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni")) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
     available.push_back(&avx512::GetKernels());
   }
 #endif

@@ -9,8 +9,7 @@ namespace tandem {
 
 // One block of query rows of one sequence against one KV head of the pool, for one thread.
 struct AttentionTask {
-  const float* q =
-      nullptr;  // First row, first head of the group: [num_rows][q_stride], heads adjacent.
+  const float* q = nullptr;  // First row, first head of the group: [num_rows][q_stride], heads adjacent.
   int64_t q_stride = 0;
   float* out = nullptr;  // As q.
   int64_t out_stride = 0;
@@ -37,16 +36,15 @@ struct PanelOutput {
 struct Kernels {
   const char* name;
   // `second_plane` may be null: then there is one plane.
-  void (*quantise_row)(const float* in, int64_t columns, int group_columns, int8_t* values,
-                       int8_t* second_plane, float* scales, float* sums);
-  void (*quantised_panel)(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in,
-                          int64_t first_row, int64_t num_rows, const PanelOutput& out);
-  void (*float_panel)(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride,
-                      int64_t num_rows, const PanelOutput& out);
+  void (*quantise_row)(const float* in, int64_t columns, int group_columns, int8_t* values, int8_t* second_plane,
+                       float* scales, float* sums);
+  void (*quantised_panel)(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
+                          int64_t num_rows, const PanelOutput& out);
+  void (*float_panel)(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride, int64_t num_rows,
+                      const PanelOutput& out);
   // `scratch` has at least AttentionScratchFloats(task) floats, 64-byte aligned.
   void (*attention)(const AttentionTask& task, float* scratch);
-  void (*rms_norm)(const float* in, const float* weight, float epsilon, int64_t columns,
-                   float* out);
+  void (*rms_norm)(const float* in, const float* weight, float epsilon, int64_t columns, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t columns, float* out);
   void (*store_kv)(const float* in, int64_t count, int element_bytes, uint8_t* out);
 };

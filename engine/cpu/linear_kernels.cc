@@ -57,8 +57,7 @@ TANDEM_INLINE Codes HighNibbles(Codes c) {
 TANDEM_INLINE IntVec Dot(IntVec sum, const Codes& codes, const int8_t* activations) {
   for (int row = 0; row < 16; ++row) {
     int32_t dot = 0;
-    for (int i = 0; i < 4; ++i)
-      dot += static_cast<int32_t>(codes.bytes[row * 4 + i]) * activations[i];
+    for (int i = 0; i < 4; ++i) dot += static_cast<int32_t>(codes.bytes[row * 4 + i]) * activations[i];
     sum[row] += dot;
   }
   return sum;
@@ -80,12 +79,11 @@ TANDEM_INLINE void LoadGroup(const uint8_t* codes, Codes (&out)[kQuads]) {
 }
 
 template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes, int kRows>
-void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, const Vec& bias,
-                   const PanelOutput& out, int out_row) {
+void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, const Vec& bias, const PanelOutput& out,
+                   int out_row) {
   constexpr int kQuads = kGroup / 4;
   constexpr int kScaleBytes = kPanelRows * (kWide ? 4 : 2);
-  constexpr int kCodeBytes =
-      kEncoding == PackedEncoding::kU4 ? kPanelRows * kGroup / 2 : kPanelRows * kGroup;
+  constexpr int kCodeBytes = kEncoding == PackedEncoding::kU4 ? kPanelRows * kGroup / 2 : kPanelRows * kGroup;
   const int64_t groups = in.columns / kGroup;
   const int64_t scales_per_row = in.columns / kActivationGroup;
   const int8_t* values = in.values + row * in.columns;
@@ -115,10 +113,8 @@ void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, c
       if constexpr (kTwoPlanes) {
         IntVec rest = {};
 #pragma GCC unroll 8
-        for (int i = 0; i < kQuads; ++i)
-          rest = Dot(rest, codes[i], quads + in.plane_stride + 4 * i);
-        product =
-            MultiplyAdd(__builtin_convertvector(rest, Vec), Broadcast(1.0f / kPlaneRatio), product);
+        for (int i = 0; i < kQuads; ++i) rest = Dot(rest, codes[i], quads + in.plane_stride + 4 * i);
+        product = MultiplyAdd(__builtin_convertvector(rest, Vec), Broadcast(1.0f / kPlaneRatio), product);
       }
       total[r] = MultiplyAdd(product, scale * row_scale, total[r]);
       total[r] = MultiplyAdd(minimum, Broadcast(sums[r * groups + group]), total[r]);
@@ -128,28 +124,25 @@ void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, c
 }
 
 template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes>
-void QuantisedRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in,
-                             int64_t first_row, int64_t num_rows, const PanelOutput& out) {
+void QuantisedRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
+                             int64_t num_rows, const PanelOutput& out) {
   const uint8_t* codes = weight.panel(panel);
   Vec bias = LoadBias(weight, panel);
   int64_t r = 0;
   for (; r + kTileRows <= num_rows; r += kTileRows) {
-    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, kTileRows>(codes, in, first_row + r, bias,
-                                                                   out, static_cast<int>(r));
+    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, kTileRows>(codes, in, first_row + r, bias, out,
+                                                                   static_cast<int>(r));
   }
   if (num_rows - r >= 4) {
-    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 4>(codes, in, first_row + r, bias, out,
-                                                           static_cast<int>(r));
+    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 4>(codes, in, first_row + r, bias, out, static_cast<int>(r));
     r += 4;
   }
   if (num_rows - r >= 2) {
-    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 2>(codes, in, first_row + r, bias, out,
-                                                           static_cast<int>(r));
+    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 2>(codes, in, first_row + r, bias, out, static_cast<int>(r));
     r += 2;
   }
   if (num_rows - r >= 1) {
-    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 1>(codes, in, first_row + r, bias, out,
-                                                           static_cast<int>(r));
+    QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, 1>(codes, in, first_row + r, bias, out, static_cast<int>(r));
   }
 }
 
@@ -165,8 +158,8 @@ TANDEM_INLINE Vec LoadWeights(const uint8_t* panel, int64_t column) {
 }
 
 template <PackedEncoding kEncoding, int kRows>
-void FloatTile(const uint8_t* panel, const float* in, int64_t in_stride, int64_t columns,
-               const Vec& bias, const PanelOutput& out, int out_row) {
+void FloatTile(const uint8_t* panel, const float* in, int64_t in_stride, int64_t columns, const Vec& bias,
+               const PanelOutput& out, int out_row) {
   Vec total[kRows] = {};
   for (int64_t column = 0; column < columns; ++column) {
     Vec weights = LoadWeights<kEncoding>(panel, column);
@@ -179,8 +172,8 @@ void FloatTile(const uint8_t* panel, const float* in, int64_t in_stride, int64_t
 }
 
 template <PackedEncoding kEncoding>
-void FloatRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const float* in,
-                         int64_t in_stride, int64_t num_rows, const PanelOutput& out) {
+void FloatRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride,
+                         int64_t num_rows, const PanelOutput& out) {
   const uint8_t* weights = weight.panel(panel);
   Vec bias = LoadBias(weight, panel);
   int64_t r = 0;
@@ -189,15 +182,14 @@ void FloatRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const float*
                                     static_cast<int>(r));
   }
   for (; r < num_rows; ++r) {
-    FloatTile<kEncoding, 1>(weights, in + r * in_stride, in_stride, weight.in(), bias, out,
-                            static_cast<int>(r));
+    FloatTile<kEncoding, 1>(weights, in + r * in_stride, in_stride, weight.in(), bias, out, static_cast<int>(r));
   }
 }
 
 }  // namespace
 
-void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* values,
-                 int8_t* second_plane, float* scales, float* sums) {
+void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* values, int8_t* second_plane,
+                 float* scales, float* sums) {
   for (int64_t begin = 0; begin < columns; begin += kActivationGroup) {
     Vec first = LoadVec(in + begin), second = LoadVec(in + begin + 16);
     Vec top = first > second ? first : second, bottom = first < second ? first : second;
@@ -213,8 +205,7 @@ void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* va
       values[begin + i] = value;
       sum += value;
       if (second_plane != nullptr) {
-        int8_t rest = static_cast<int8_t>(
-            __builtin_lrintf((scaled - static_cast<float>(value)) * kPlaneRatio));
+        int8_t rest = static_cast<int8_t>(__builtin_lrintf((scaled - static_cast<float>(value)) * kPlaneRatio));
         second_plane[begin + i] = rest;
         second_sum += rest;
       }
@@ -230,42 +221,39 @@ void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* va
 namespace {
 
 template <bool kTwoPlanes>
-void ChooseQuantisedPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in,
-                          int64_t first_row, int64_t num_rows, const PanelOutput& out) {
+void ChooseQuantisedPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
+                          int64_t num_rows, const PanelOutput& out) {
   constexpr PackedEncoding kU4 = PackedEncoding::kU4, kU8 = PackedEncoding::kU8;
   if (weight.encoding == kU4) {
-    weight.wide_scales ? QuantisedRowsTimesPanel<kU4, 32, true, kTwoPlanes>(
-                             weight, panel, in, first_row, num_rows, out)
-                       : QuantisedRowsTimesPanel<kU4, 32, false, kTwoPlanes>(
-                             weight, panel, in, first_row, num_rows, out);
+    weight.wide_scales
+        ? QuantisedRowsTimesPanel<kU4, 32, true, kTwoPlanes>(weight, panel, in, first_row, num_rows, out)
+        : QuantisedRowsTimesPanel<kU4, 32, false, kTwoPlanes>(weight, panel, in, first_row, num_rows, out);
   } else if (weight.group_columns == 16) {
     QuantisedRowsTimesPanel<kU8, 16, true, kTwoPlanes>(weight, panel, in, first_row, num_rows, out);
   } else {
-    weight.wide_scales ? QuantisedRowsTimesPanel<kU8, 32, true, kTwoPlanes>(
-                             weight, panel, in, first_row, num_rows, out)
-                       : QuantisedRowsTimesPanel<kU8, 32, false, kTwoPlanes>(
-                             weight, panel, in, first_row, num_rows, out);
+    weight.wide_scales
+        ? QuantisedRowsTimesPanel<kU8, 32, true, kTwoPlanes>(weight, panel, in, first_row, num_rows, out)
+        : QuantisedRowsTimesPanel<kU8, 32, false, kTwoPlanes>(weight, panel, in, first_row, num_rows, out);
   }
 }
 
 }  // namespace
 
-void QuantisedPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in,
-                    int64_t first_row, int64_t num_rows, const PanelOutput& out) {
+void QuantisedPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
+                    int64_t num_rows, const PanelOutput& out) {
   weight.two_planes ? ChooseQuantisedPanel<true>(weight, panel, in, first_row, num_rows, out)
                     : ChooseQuantisedPanel<false>(weight, panel, in, first_row, num_rows, out);
 }
 
-void FloatPanel(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride,
-                int64_t num_rows, const PanelOutput& out) {
+void FloatPanel(const PackedMatrix& weight, int64_t panel, const float* in, int64_t in_stride, int64_t num_rows,
+                const PanelOutput& out) {
   switch (weight.encoding) {
     case PackedEncoding::kF32:
       return FloatRowsTimesPanel<PackedEncoding::kF32>(weight, panel, in, in_stride, num_rows, out);
     case PackedEncoding::kF16:
       return FloatRowsTimesPanel<PackedEncoding::kF16>(weight, panel, in, in_stride, num_rows, out);
     case PackedEncoding::kBF16:
-      return FloatRowsTimesPanel<PackedEncoding::kBF16>(weight, panel, in, in_stride, num_rows,
-                                                        out);
+      return FloatRowsTimesPanel<PackedEncoding::kBF16>(weight, panel, in, in_stride, num_rows, out);
     case PackedEncoding::kU4:
     case PackedEncoding::kU8:
       return;

@@ -132,17 +132,14 @@ void GroupScale(DType dtype, const uint8_t* block, int group, float* scale, floa
     case DType::kQ4_K:
     case DType::kQ5_K: {
       const uint8_t* packed = block + 4;
-      int s = group < 4 ? packed[group] & 63
-                        : (packed[group + 4] & 15) | ((packed[group - 4] >> 6) << 4);
-      int m = group < 4 ? packed[group + 4] & 63
-                        : (packed[group + 4] >> 4) | ((packed[group] >> 6) << 4);
+      int s = group < 4 ? packed[group] & 63 : (packed[group + 4] & 15) | ((packed[group - 4] >> 6) << 4);
+      int m = group < 4 ? packed[group + 4] & 63 : (packed[group + 4] >> 4) | ((packed[group] >> 6) << 4);
       *scale = d * static_cast<float>(s);
       *minimum = -LoadHalfAt(block + 2) * static_cast<float>(m);
       return;
     }
     case DType::kQ6_K:
-      *scale =
-          LoadHalfAt(block + 208) * static_cast<float>(static_cast<int8_t>(block[192 + group]));
+      *scale = LoadHalfAt(block + 208) * static_cast<float>(static_cast<int8_t>(block[192 + group]));
       *minimum = -32 * *scale;
       return;
     default:
@@ -234,20 +231,19 @@ void StoreFloatRow(const TensorView& tensor, int64_t source_row, PackedEncoding 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(
-    absl::Span<const TensorView> parts, absl::Span<const TensorView> biases, Precision precision,
-    InputPrecision input_precision) {
+absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(absl::Span<const TensorView> parts,
+                                                                 absl::Span<const TensorView> biases,
+                                                                 Precision precision, InputPrecision input_precision) {
   int64_t out = 0;
   const int64_t in = parts[0].columns();
   Layout layout = LayoutOf(parts[0].dtype, precision);
   for (const TensorView& part : parts) {
     if (part.columns() != in) {
-      return absl::InvalidArgumentError(absl::StrCat(part.name, " has ", part.columns(),
-                                                     " columns, ", parts[0].name, " has ", in));
+      return absl::InvalidArgumentError(
+          absl::StrCat(part.name, " has ", part.columns(), " columns, ", parts[0].name, " has ", in));
     }
     if (LayoutOf(part.dtype, precision) != layout) {
-      LogInfo("weights of unlike types are stacked as F32",
-              {{"first", parts[0].name}, {"other", part.name}});
+      LogInfo("weights of unlike types are stacked as F32", {{"first", parts[0].name}, {"other", part.name}});
       layout = {PackedEncoding::kF32};
       break;
     }

@@ -41,8 +41,7 @@ class PackedMatrix final : public LinearWeight {
   // Stacks the parts by rows. With kFull, quantised weights become f32. Parts of unlike encodings
   // (Q4_K_M files mix them) become f32 together, at a cost in memory that is logged.
   static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(absl::Span<const TensorView> parts,
-                                                            absl::Span<const TensorView> biases,
-                                                            Precision precision,
+                                                            absl::Span<const TensorView> biases, Precision precision,
                                                             InputPrecision input_precision);
 
   PackedEncoding encoding = PackedEncoding::kF32;
@@ -55,9 +54,7 @@ class PackedMatrix final : public LinearWeight {
   const uint8_t* panels = nullptr;  // 64-byte aligned.
   std::vector<float> bias;          // Empty, or [num_panels * 16].
 
-  bool is_quantised() const {
-    return encoding == PackedEncoding::kU4 || encoding == PackedEncoding::kU8;
-  }
+  bool is_quantised() const { return encoding == PackedEncoding::kU4 || encoding == PackedEncoding::kU8; }
   const uint8_t* panel(int64_t index) const { return panels + index * panel_bytes; }
 
  private:

@@ -46,8 +46,7 @@ void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> bod
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   RunItems(body);
-  for (int busy; (busy = helpers_busy_.load(std::memory_order_acquire)) != 0;)
-    AwaitChange(helpers_busy_, busy);
+  for (int busy; (busy = helpers_busy_.load(std::memory_order_acquire)) != 0;) AwaitChange(helpers_busy_, busy);
 }
 
 void ThreadPool::RunItems(absl::FunctionRef<void(int64_t)> body) {

@@ -96,8 +96,7 @@ TANDEM_INLINE Vec Exp(Vec x) {
   x = x < low ? low : x;
   x = x > high ? high : x;
   Vec scaled = x * 1.44269504088896341f;
-  IntVec n = __builtin_convertvector(scaled + (scaled < 0.0f ? Broadcast(-0.5f) : Broadcast(0.5f)),
-                                     IntVec);
+  IntVec n = __builtin_convertvector(scaled + (scaled < 0.0f ? Broadcast(-0.5f) : Broadcast(0.5f)), IntVec);
   Vec whole = __builtin_convertvector(n, Vec);
   x = MultiplyAdd(whole, Broadcast(-0.693359375f), x);
   x = MultiplyAdd(whole, Broadcast(2.12194440e-4f), x);

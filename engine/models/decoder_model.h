@@ -33,8 +33,7 @@ class DecoderModel {
 
 // Prepares all weights for steps of up to `max_rows` tokens, `max_logit_rows` of which want logits.
 // UNIMPLEMENTED for families without code.
-absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint,
-                                                               Ops& ops, int max_rows,
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, Ops& ops, int max_rows,
                                                                int max_logit_rows);
 
 }  // namespace tandem

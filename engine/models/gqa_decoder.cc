@@ -32,8 +32,7 @@ class GqaDecoder final : public DecoderModel {
 
   const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,
                             LayersDone layers_done) override {
-    ops_.BeginStep(batch, config_.rope,
-                   {config_.num_heads, config_.num_kv_heads, config_.head_dim});
+    ops_.BeginStep(batch, config_.rope, {config_.num_heads, config_.num_kv_heads, config_.head_dim});
     ops_.Embed(embedding_, batch.tokens, *hidden_);
     int reported = 0;
     for (int i = 0; i < config_.num_layers; ++i) {
@@ -55,8 +54,7 @@ class GqaDecoder final : public DecoderModel {
   void RunAttention(const Layer& layer, int index, int rows, const KvPoolView& kv) {
     ops_.RmsNorm(*hidden_, *layer.attention_norm, config_.rms_epsilon, rows, *normed_);
     ops_.Linear(*normed_, *layer.qkv, rows, /*add=*/false, *qkv_);
-    ops_.RopeAndAppendKv(*qkv_, {layer.q_norm.get(), layer.k_norm.get(), config_.rms_epsilon},
-                         index, kv);
+    ops_.RopeAndAppendKv(*qkv_, {layer.q_norm.get(), layer.k_norm.get(), config_.rms_epsilon}, index, kv);
     ops_.PagedAttention(*qkv_, index, kv, *attended_);
     ops_.Linear(*attended_, *layer.o, rows, /*add=*/true, *hidden_);
   }
@@ -73,11 +71,11 @@ class GqaDecoder final : public DecoderModel {
     ops_.Linear(*activated_, *layer.down, rows, /*add=*/true, *hidden_);
   }
 
-  absl::StatusOr<std::unique_ptr<LinearWeight>> Linear(
-      const Checkpoint& checkpoint, const std::string& prefix, std::vector<std::string> names,
-      InputPrecision precision = InputPrecision::kUsual, bool biased = false);
-  absl::StatusOr<std::unique_ptr<VectorWeight>> Vector(const Checkpoint& checkpoint,
-                                                       const std::string& name);
+  absl::StatusOr<std::unique_ptr<LinearWeight>> Linear(const Checkpoint& checkpoint, const std::string& prefix,
+                                                       std::vector<std::string> names,
+                                                       InputPrecision precision = InputPrecision::kUsual,
+                                                       bool biased = false);
+  absl::StatusOr<std::unique_ptr<VectorWeight>> Vector(const Checkpoint& checkpoint, const std::string& name);
   absl::StatusOr<Layer> LoadLayer(const Checkpoint& checkpoint, int index);
 
   const ModelConfig config_;
@@ -88,16 +86,14 @@ class GqaDecoder final : public DecoderModel {
   std::unique_ptr<LinearWeight> lm_head_;
   // [max_rows, ...]: residual stream, its norm, [q | k | v], attention output, [gate | up], their
   // product.
-  std::unique_ptr<Activation> hidden_, normed_, qkv_, attended_, gate_up_, activated_,
-      router_logits_;
+  std::unique_ptr<Activation> hidden_, normed_, qkv_, attended_, gate_up_, activated_, router_logits_;
   std::unique_ptr<Activation> last_hidden_, logits_;  // [max_logit_rows, ...]
 };
 
 absl::StatusOr<std::unique_ptr<LinearWeight>> GqaDecoder::Linear(const Checkpoint& checkpoint,
                                                                  const std::string& prefix,
                                                                  std::vector<std::string> names,
-                                                                 InputPrecision precision,
-                                                                 bool biased) {
+                                                                 InputPrecision precision, bool biased) {
   std::vector<TensorView> parts, biases;
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(TensorView part, checkpoint.FindTensor(prefix + name));
@@ -124,8 +120,8 @@ absl::StatusOr<Layer> GqaDecoder::LoadLayer(const Checkpoint& checkpoint, int in
     ASSIGN_OR_RETURN(layer.q_norm, Vector(checkpoint, prefix + "q_norm"));
     ASSIGN_OR_RETURN(layer.k_norm, Vector(checkpoint, prefix + "k_norm"));
   }
-  ASSIGN_OR_RETURN(layer.qkv, Linear(checkpoint, prefix, {"q", "k", "v"},
-                                     InputPrecision::kSensitive, config_.qkv_bias));
+  ASSIGN_OR_RETURN(layer.qkv,
+                   Linear(checkpoint, prefix, {"q", "k", "v"}, InputPrecision::kSensitive, config_.qkv_bias));
   ASSIGN_OR_RETURN(layer.o, Linear(checkpoint, prefix, {"o"}));
   if (!config_.moe.IsSparse(index)) {
     ASSIGN_OR_RETURN(layer.gate_up, Linear(checkpoint, prefix, {"gate", "up"}));
@@ -148,9 +144,8 @@ absl::StatusOr<Layer> GqaDecoder::LoadLayer(const Checkpoint& checkpoint, int in
 absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int max_logit_rows) {
   ASSIGN_OR_RETURN(embedding_, checkpoint.FindTensor("embedding"));
   ASSIGN_OR_RETURN(final_norm_, Vector(checkpoint, "final_norm"));
-  ASSIGN_OR_RETURN(lm_head_,
-                   Linear(checkpoint, "", {config_.tied_embeddings ? "embedding" : "lm_head"},
-                          InputPrecision::kSensitive));
+  ASSIGN_OR_RETURN(lm_head_, Linear(checkpoint, "", {config_.tied_embeddings ? "embedding" : "lm_head"},
+                                    InputPrecision::kSensitive));
   for (int i = 0; i < config_.num_layers; ++i) {
     ASSIGN_OR_RETURN(Layer layer, LoadLayer(checkpoint, i));
     layers_.push_back(std::move(layer));
@@ -170,8 +165,7 @@ absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int ma
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint,
-                                                               Ops& ops, int max_rows,
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, Ops& ops, int max_rows,
                                                                int max_logit_rows) {
   switch (checkpoint.config().family) {
     case ModelFamily::kLlama:

@@ -14,8 +14,7 @@ class LoopbackPool final : public RemotePool {
   LoopbackPool(uint8_t* base, uint64_t size_bytes) : base_(base), size_bytes_(size_bytes) {}
   absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) override {
     RETURN_IF_ERROR(CheckRuns(runs, size_bytes_));
-    for (const CopyRun& run : runs)
-      std::memcpy(base_ + run.destination, source_base + run.source, run.bytes);
+    for (const CopyRun& run : runs) std::memcpy(base_ + run.destination, source_base + run.source, run.bytes);
     return absl::OkStatus();
   }
   absl::StatusOr<bool> PollFlushed() override { return true; }
@@ -51,8 +50,7 @@ class FaultyPool final : public RemotePool {
   // Writes all but the first run as they are, and that one with a byte changed.
   absl::Status WriteDamaged(const uint8_t* source_base, absl::Span<const CopyRun> runs) {
     RETURN_IF_ERROR(pool_->Write(source_base, runs.subspan(1)));
-    damaged_.emplace_back(source_base + runs[0].source,
-                          source_base + runs[0].source + runs[0].bytes);
+    damaged_.emplace_back(source_base + runs[0].source, source_base + runs[0].source + runs[0].bytes);
     damaged_.back()[runs[0].bytes / 2] ^= 1;
     CopyRun run{0, runs[0].destination, runs[0].bytes};
     return pool_->Write(damaged_.back().data(), {run});
@@ -70,13 +68,11 @@ class LoopbackTransport final : public Transport {
   explicit LoopbackTransport(const TransferFaults& faults) : faults_(faults) {}
   absl::string_view name() const override { return "loopback"; }
   absl::StatusOr<PoolExport> Export(uint8_t* base, uint64_t size_bytes) override {
-    return PoolExport{.transport = "loopback",
-                      .base_address = reinterpret_cast<uint64_t>(base),
-                      .size_bytes = size_bytes};
+    return PoolExport{
+        .transport = "loopback", .base_address = reinterpret_cast<uint64_t>(base), .size_bytes = size_bytes};
   }
   absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) override {
-    auto opened = std::make_unique<LoopbackPool>(reinterpret_cast<uint8_t*>(pool.base_address),
-                                                 pool.size_bytes);
+    auto opened = std::make_unique<LoopbackPool>(reinterpret_cast<uint8_t*>(pool.base_address), pool.size_bytes);
     return WithFaults(std::move(opened), faults_);
   }
 
@@ -90,8 +86,7 @@ std::unique_ptr<Transport> NewLoopbackTransport(const TransferFaults& faults) {
   return std::make_unique<LoopbackTransport>(faults);
 }
 
-std::unique_ptr<RemotePool> WithFaults(std::unique_ptr<RemotePool> pool,
-                                       const TransferFaults& faults) {
+std::unique_ptr<RemotePool> WithFaults(std::unique_ptr<RemotePool> pool, const TransferFaults& faults) {
   if (!faults.any()) return pool;
   return std::make_unique<FaultyPool>(std::move(pool), faults);
 }

@@ -16,8 +16,7 @@ struct TransferFaults {
   int delay_polls = 0;            // A flush is reported done only after this many polls.
   std::string peer;               // Only on the link to this worker; empty: on all.
   bool any() const {
-    return flip_byte_every > 0 || drop_write_every > 0 || duplicate_write_every > 0 ||
-           delay_polls > 0;
+    return flip_byte_every > 0 || drop_write_every > 0 || duplicate_write_every > 0 || delay_polls > 0;
   }
 };
 
@@ -25,7 +24,6 @@ struct TransferFaults {
 std::unique_ptr<Transport> NewLoopbackTransport(const TransferFaults& faults = {});
 
 // Adds faults to any pool; a flipped byte is flipped in a copy of the source, never in the source.
-std::unique_ptr<RemotePool> WithFaults(std::unique_ptr<RemotePool> pool,
-                                       const TransferFaults& faults);
+std::unique_ptr<RemotePool> WithFaults(std::unique_ptr<RemotePool> pool, const TransferFaults& faults);
 
 }  // namespace tandem

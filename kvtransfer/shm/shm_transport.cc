@@ -24,8 +24,7 @@ class ShmRemotePool final : public RemotePool {
 
   absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) override {
     RETURN_IF_ERROR(CheckRuns(runs, size_bytes_));
-    for (const CopyRun& run : runs)
-      std::memcpy(base_ + run.destination, source_base + run.source, run.bytes);
+    for (const CopyRun& run : runs) std::memcpy(base_ + run.destination, source_base + run.source, run.bytes);
     return absl::OkStatus();
   }
 
@@ -49,32 +48,26 @@ class ShmTransport final : public Transport {
     if (pool_ == nullptr || base != pool_->base() || size_bytes != pool_->size_bytes()) {
       return absl::FailedPreconditionError("the pool is no shared memory");
     }
-    return PoolExport{.transport = "shm",
-                      .address = absl::StrCat("/proc/", getpid(), "/fd/", pool_->fd()),
-                      .size_bytes = size_bytes};
+    return PoolExport{
+        .transport = "shm", .address = absl::StrCat("/proc/", getpid(), "/fd/", pool_->fd()), .size_bytes = size_bytes};
   }
 
   absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) override {
     int fd = open(pool.address.c_str(), O_RDWR | O_CLOEXEC);
     if (fd < 0) {
-      return absl::UnavailableError(
-          absl::StrCat("cannot open ", pool.address, ": ", strerror(errno),
-                       " (is the peer on this host, under the same user?)"));
+      return absl::UnavailableError(absl::StrCat("cannot open ", pool.address, ": ", strerror(errno),
+                                                 " (is the peer on this host, under the same user?)"));
     }
     absl::Cleanup close_fd = [fd] { close(fd); };
     struct stat info;
-    if (fstat(fd, &info) != 0 || static_cast<uint64_t>(info.st_size) < pool.size_bytes ||
-        pool.size_bytes == 0) {
+    if (fstat(fd, &info) != 0 || static_cast<uint64_t>(info.st_size) < pool.size_bytes || pool.size_bytes == 0) {
       return absl::UnavailableError(
           absl::StrCat(pool.address, " is not the exported pool of ", pool.size_bytes, " bytes"));
     }
-    void* base =
-        mmap(nullptr, pool.size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+    void* base = mmap(nullptr, pool.size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
     if (base == MAP_FAILED)
-      return absl::UnavailableError(
-          absl::StrCat("cannot map ", pool.address, ": ", strerror(errno)));
-    return std::unique_ptr<RemotePool>(
-        std::make_unique<ShmRemotePool>(static_cast<uint8_t*>(base), pool.size_bytes));
+      return absl::UnavailableError(absl::StrCat("cannot map ", pool.address, ": ", strerror(errno)));
+    return std::unique_ptr<RemotePool>(std::make_unique<ShmRemotePool>(static_cast<uint8_t*>(base), pool.size_bytes));
   }
 
  private:
@@ -90,8 +83,7 @@ absl::StatusOr<std::unique_ptr<ShmPool>> ShmPool::Create(uint64_t size_bytes) {
   // fallocate and not ftruncate: too little memory is an error here, not a signal at some later
   // write.
   if (int error = posix_fallocate(fd, 0, static_cast<off_t>(size_bytes)); error != 0) {
-    return absl::ResourceExhaustedError(absl::StrCat("cannot get ",
-                                                     FormatBytes(static_cast<int64_t>(size_bytes)),
+    return absl::ResourceExhaustedError(absl::StrCat("cannot get ", FormatBytes(static_cast<int64_t>(size_bytes)),
                                                      " of shared memory: ", strerror(error)));
   }
   void* base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
@@ -105,8 +97,6 @@ ShmPool::~ShmPool() {
   close(fd_);
 }
 
-std::unique_ptr<Transport> NewShmTransport(const ShmPool* pool) {
-  return std::make_unique<ShmTransport>(pool);
-}
+std::unique_ptr<Transport> NewShmTransport(const ShmPool* pool) { return std::make_unique<ShmTransport>(pool); }
 
 }  // namespace tandem

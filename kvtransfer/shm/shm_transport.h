@@ -24,8 +24,7 @@ class ShmPool {
   int fd() const { return fd_; }
 
  private:
-  ShmPool(int fd, uint8_t* base, uint64_t size_bytes)
-      : fd_(fd), base_(base), size_bytes_(size_bytes) {}
+  ShmPool(int fd, uint8_t* base, uint64_t size_bytes) : fd_(fd), base_(base), size_bytes_(size_bytes) {}
   const int fd_;
   uint8_t* const base_;
   const uint64_t size_bytes_;

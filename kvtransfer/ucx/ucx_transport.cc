@@ -39,10 +39,8 @@ class UcxContext {
     ucp_worker_params_t worker_params = {};
     worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
     worker_params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
-    RETURN_IF_ERROR(ToStatus(ucp_worker_create(self->context_, &worker_params, &self->worker_),
-                             "ucp_worker_create"));
-    RETURN_IF_ERROR(
-        ToStatus(ucp_worker_get_efd(self->worker_, &self->event_fd_), "ucp_worker_get_efd"));
+    RETURN_IF_ERROR(ToStatus(ucp_worker_create(self->context_, &worker_params, &self->worker_), "ucp_worker_create"));
+    RETURN_IF_ERROR(ToStatus(ucp_worker_get_efd(self->worker_, &self->event_fd_), "ucp_worker_get_efd"));
     return self;
   }
   UcxContext() = default;
@@ -66,23 +64,20 @@ void Await(UcxContext& context, ucs_status_ptr_t request) {
 
 class UcxRemotePool final : public RemotePool {
  public:
-  static absl::StatusOr<std::unique_ptr<RemotePool>> Open(std::shared_ptr<UcxContext> context,
-                                                          const PoolExport& pool) {
+  static absl::StatusOr<std::unique_ptr<RemotePool>> Open(std::shared_ptr<UcxContext> context, const PoolExport& pool) {
     auto self = std::make_unique<UcxRemotePool>(std::move(context), pool);
     ucp_ep_params_t params = {};
-    params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLER |
-                        UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
+    params.field_mask =
+        UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
     params.address = reinterpret_cast<const ucp_address_t*>(pool.address.data());
     params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
     params.err_handler.cb = [](void* arg, ucp_ep_h, ucs_status_t status) {
       static_cast<UcxRemotePool*>(arg)->error_ = ToStatus(status, "UCX peer");
     };
     params.err_handler.arg = self.get();
-    RETURN_IF_ERROR(ToStatus(ucp_ep_create(self->context_->worker_, &params, &self->endpoint_),
-                             "ucp_ep_create"));
-    RETURN_IF_ERROR(
-        ToStatus(ucp_ep_rkey_unpack(self->endpoint_, pool.remote_key.data(), &self->remote_key_),
-                 "ucp_ep_rkey_unpack"));
+    RETURN_IF_ERROR(ToStatus(ucp_ep_create(self->context_->worker_, &params, &self->endpoint_), "ucp_ep_create"));
+    RETURN_IF_ERROR(ToStatus(ucp_ep_rkey_unpack(self->endpoint_, pool.remote_key.data(), &self->remote_key_),
+                             "ucp_ep_rkey_unpack"));
     return std::unique_ptr<RemotePool>(std::move(self));
   }
 
@@ -107,9 +102,8 @@ class UcxRemotePool final : public RemotePool {
     ucp_request_param_t param = {};
     param.op_attr_mask = UCP_OP_ATTR_FLAG_MULTI_SEND;
     for (const CopyRun& run : runs) {
-      ucs_status_ptr_t request =
-          ucp_put_nbx(endpoint_, source_base + run.source, run.bytes,
-                      base_ + static_cast<uint64_t>(run.destination), remote_key_, &param);
+      ucs_status_ptr_t request = ucp_put_nbx(endpoint_, source_base + run.source, run.bytes,
+                                             base_ + static_cast<uint64_t>(run.destination), remote_key_, &param);
       if (UCS_PTR_IS_ERR(request)) return error_ = ToStatus(UCS_PTR_STATUS(request), "ucp_put_nbx");
       if (request != nullptr) requests_.push_back(request);
       // Bounded: what waits inside UCX is memory.
@@ -130,8 +124,7 @@ class UcxRemotePool final : public RemotePool {
       needs_flush_ = false;
       ucp_request_param_t param = {};
       ucs_status_ptr_t request = ucp_ep_flush_nbx(endpoint_, &param);
-      if (UCS_PTR_IS_ERR(request))
-        return error_ = ToStatus(UCS_PTR_STATUS(request), "ucp_ep_flush_nbx");
+      if (UCS_PTR_IS_ERR(request)) return error_ = ToStatus(UCS_PTR_STATUS(request), "ucp_ep_flush_nbx");
       if (request != nullptr) flush_ = request;
     }
     if (flush_ != nullptr) {
@@ -184,21 +177,17 @@ class UcxTransport final : public Transport {
     params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
     params.address = base;
     params.length = size_bytes;
-    RETURN_IF_ERROR(
-        ToStatus(ucp_mem_map(context_->context_, &params, &context_->memory_), "ucp_mem_map"));
-    PoolExport pool{.transport = "ucx",
-                    .base_address = reinterpret_cast<uint64_t>(base),
-                    .size_bytes = size_bytes};
+    RETURN_IF_ERROR(ToStatus(ucp_mem_map(context_->context_, &params, &context_->memory_), "ucp_mem_map"));
+    PoolExport pool{.transport = "ucx", .base_address = reinterpret_cast<uint64_t>(base), .size_bytes = size_bytes};
     void* key = nullptr;
     size_t key_size = 0;
-    RETURN_IF_ERROR(ToStatus(ucp_rkey_pack(context_->context_, context_->memory_, &key, &key_size),
-                             "ucp_rkey_pack"));
+    RETURN_IF_ERROR(ToStatus(ucp_rkey_pack(context_->context_, context_->memory_, &key, &key_size), "ucp_rkey_pack"));
     pool.remote_key.assign(static_cast<char*>(key), key_size);
     ucp_rkey_buffer_release(key);
     ucp_address_t* address = nullptr;
     size_t address_size = 0;
-    RETURN_IF_ERROR(ToStatus(ucp_worker_get_address(context_->worker_, &address, &address_size),
-                             "ucp_worker_get_address"));
+    RETURN_IF_ERROR(
+        ToStatus(ucp_worker_get_address(context_->worker_, &address, &address_size), "ucp_worker_get_address"));
     pool.address.assign(reinterpret_cast<char*>(address), address_size);
     ucp_worker_release_address(context_->worker_, address);
     return pool;

@@ -11,10 +11,8 @@ namespace tandem::jinja {
 // Filters, tests and methods of the subset. INVALID_ARGUMENT for unknown names and wrong types.
 
 // `name` applied to `input`. Filters that call others (map, select) do it through this, too.
-absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input,
-                                  const Arguments& arguments);
-absl::StatusOr<bool> ApplyTest(absl::string_view name, const Value& input,
-                               const Arguments& arguments);
+absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input, const Arguments& arguments);
+absl::StatusOr<bool> ApplyTest(absl::string_view name, const Value& input, const Arguments& arguments);
 
 // A method of a string, list or dict, bound to it; undefined when there is none.
 Value FindMethod(const Value& object, absl::string_view name);

@@ -61,8 +61,7 @@ TEST_P(JinjaCase, RendersAsJinja2) {
   for (const auto& entry : test.at("variables").as_object()) {
     variables.emplace_back(std::string(entry.key()), FromJson(entry.value()));
   }
-  absl::StatusOr<std::string> text =
-      Render(std::string(test.at("template").as_string()), std::move(variables));
+  absl::StatusOr<std::string> text = Render(std::string(test.at("template").as_string()), std::move(variables));
   if (test.contains("fails")) {
     EXPECT_THAT(text, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("line 1")));
   } else {
@@ -70,50 +69,41 @@ TEST_P(JinjaCase, RendersAsJinja2) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, JinjaCase, testing::Range(size_t{0}, Cases().size()),
-                         [](const auto& info) {
-                           return std::string(
-                               Cases()[info.param].as_object().at("name").as_string());
-                         });
+INSTANTIATE_TEST_SUITE_P(Cases, JinjaCase, testing::Range(size_t{0}, Cases().size()), [](const auto& info) {
+  return std::string(Cases()[info.param].as_object().at("name").as_string());
+});
 
 TEST(JinjaBounds, StopsTemplatesThatRunForTooLong) {
-  EXPECT_THAT(
-      Render("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"),
-      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("too long")));
+  EXPECT_THAT(Render("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("too long")));
 }
 
 TEST(JinjaBounds, RefusesHugeRangesAndTexts) {
   EXPECT_THAT(Render("{{ range(1000000000) }}"), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(Render("{{ 'aaaaaaaaaaaaaaaa' * 100000000 }}"),
-              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(Render("{{ 'aaaaaaaaaaaaaaaa' * 100000000 }}"), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST(JinjaBounds, RefusesDeepNestingWithoutOverflow) {
   std::string deep(100000, '(');
   EXPECT_THAT(Render("{{ " + deep + "1" + std::string(100000, ')') + " }}"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("nested too deep")));
-  EXPECT_THAT(Render("{{ " + std::string(100000, '-') + "1 }}"),
-              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(Render("{{ " + std::string(100000, '-') + "1 }}"), StatusIs(absl::StatusCode::kInvalidArgument));
   std::string nots;
   for (int i = 0; i < 50000; ++i) nots += "not ";
   EXPECT_THAT(Render("{{ " + nots + "1 }}"), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST(JinjaBounds, StopsMacrosThatCallThemselves) {
-  EXPECT_THAT(
-      Render(
-          "{% macro f(x) %}{{ x }}{% endmacro %}{% macro g() %}{{ f(1) }}{% endmacro %}{{ g() }}"),
-      IsOkAndHolds("1"));
+  EXPECT_THAT(Render("{% macro f(x) %}{{ x }}{% endmacro %}{% macro g() %}{{ f(1) }}{% endmacro %}{{ g() }}"),
+              IsOkAndHolds("1"));
   EXPECT_THAT(Render("{% set ns = namespace() %}{% macro f() %}{{ ns.f() }}{% endmacro %}{% set "
                      "ns.f = f %}{{ f() }}"),
               StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST(JinjaErrors, NameTheLine) {
-  EXPECT_THAT(Render("a\nb\n{{ 1 | nosuch }}"),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("line 3")));
-  EXPECT_THAT(Render("a\n{% frobnicate %}"),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("line 2")));
+  EXPECT_THAT(Render("a\nb\n{{ 1 | nosuch }}"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("line 3")));
+  EXPECT_THAT(Render("a\n{% frobnicate %}"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("line 2")));
 }
 
 }  // namespace

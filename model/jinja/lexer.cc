@@ -28,15 +28,10 @@ class Lexer {
   absl::Status Error(absl::string_view what) const {
     return absl::InvalidArgumentError(absl::StrCat("line ", line_, ": ", what));
   }
-  void Add(Token::Kind kind, std::string text) {
-    tokens_.push_back({kind, std::move(text), line_});
-  }
-  bool StartsWith(absl::string_view text) const {
-    return absl::StartsWith(source_.substr(at_), text);
-  }
+  void Add(Token::Kind kind, std::string text) { tokens_.push_back({kind, std::move(text), line_}); }
+  bool StartsWith(absl::string_view text) const { return absl::StartsWith(source_.substr(at_), text); }
   void Advance(size_t count) {
-    line_ +=
-        static_cast<int>(std::count(source_.begin() + at_, source_.begin() + at_ + count, '\n'));
+    line_ += static_cast<int>(std::count(source_.begin() + at_, source_.begin() + at_ + count, '\n'));
     at_ += count;
   }
 
@@ -44,9 +39,7 @@ class Lexer {
     size_t end = at_;
     while (end < source_.size()) {
       absl::string_view rest = source_.substr(end);
-      if (absl::StartsWith(rest, "{{") || absl::StartsWith(rest, "{%") ||
-          absl::StartsWith(rest, "{#"))
-        break;
+      if (absl::StartsWith(rest, "{{") || absl::StartsWith(rest, "{%") || absl::StartsWith(rest, "{#")) break;
       ++end;
     }
     std::string text(source_.substr(at_, end - at_));
@@ -59,8 +52,7 @@ class Lexer {
       size_t line_begin = text.rfind('\n');
       size_t begin = line_begin == std::string::npos ? 0 : line_begin + 1;
       bool first_on_line = line_begin != std::string::npos || at_line_begin_;
-      if (first_on_line && text.find_first_not_of(" \t", begin) == std::string::npos)
-        text.erase(begin);
+      if (first_on_line && text.find_first_not_of(" \t", begin) == std::string::npos) text.erase(begin);
     }
     trim_next_ = false;
     at_line_begin_ = end > at_ ? source_[end - 1] == '\n' : at_line_begin_;
@@ -101,8 +93,7 @@ class Lexer {
     while (true) {
       while (at_ < source_.size() && absl::ascii_isspace(source_[at_])) Advance(1);
       if (at_ >= source_.size()) return Error("tag without end");
-      bool trim =
-          (StartsWith("-") || StartsWith("+")) && absl::StartsWith(source_.substr(at_ + 1), close);
+      bool trim = (StartsWith("-") || StartsWith("+")) && absl::StartsWith(source_.substr(at_ + 1), close);
       if (trim || (StartsWith(close) && braces == 0)) {
         bool dash = trim && source_[at_] == '-';
         Add(block ? Token::Kind::kBlockEnd : Token::Kind::kOutputEnd, "");
@@ -122,17 +113,15 @@ class Lexer {
     size_t end = at_;
     if (absl::ascii_isdigit(c)) {
       bool is_float = false;
-      while (end < source_.size() &&
-             (absl::ascii_isdigit(source_[end]) || source_[end] == '_' ||
-              (source_[end] == '.' && !is_float && end + 1 < source_.size() &&
-               absl::ascii_isdigit(source_[end + 1])))) {
+      while (end < source_.size() && (absl::ascii_isdigit(source_[end]) || source_[end] == '_' ||
+                                      (source_[end] == '.' && !is_float && end + 1 < source_.size() &&
+                                       absl::ascii_isdigit(source_[end + 1])))) {
         is_float |= source_[end] == '.';
         ++end;
       }
       if (end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
         size_t exponent = end + 1;
-        if (exponent < source_.size() && (source_[exponent] == '+' || source_[exponent] == '-'))
-          ++exponent;
+        if (exponent < source_.size() && (source_[exponent] == '+' || source_[exponent] == '-')) ++exponent;
         if (exponent < source_.size() && absl::ascii_isdigit(source_[exponent])) {
           while (exponent < source_.size() && absl::ascii_isdigit(source_[exponent])) ++exponent;
           end = exponent;
@@ -146,15 +135,13 @@ class Lexer {
       return absl::OkStatus();
     }
     if (absl::ascii_isalpha(c) || c == '_') {
-      while (end < source_.size() && (absl::ascii_isalnum(source_[end]) || source_[end] == '_'))
-        ++end;
+      while (end < source_.size() && (absl::ascii_isalnum(source_[end]) || source_[end] == '_')) ++end;
       Add(Token::Kind::kName, std::string(source_.substr(at_, end - at_)));
       Advance(end - at_);
       return absl::OkStatus();
     }
-    for (absl::string_view op :
-         {"==", "!=", "<=", ">=", "//", "**", "+", "-", "*", "/", "%", "~", "<",
-          ">",  "=",  "(",  ")",  "[",  "]",  "{", "}", ".", ",", ":", "|"}) {
+    for (absl::string_view op : {"==", "!=", "<=", ">=", "//", "**", "+", "-", "*", "/", "%", "~", "<",
+                                 ">",  "=",  "(",  ")",  "[",  "]",  "{", "}", ".", ",", ":", "|"}) {
       if (!StartsWith(op)) continue;
       Add(Token::Kind::kOperator, std::string(op));
       Advance(op.size());
@@ -186,8 +173,7 @@ class Lexer {
         case 'u': {
           uint32_t code = 0;
           int digits = 0;
-          for (; digits < 4 && i + 1 < source_.size() && absl::ascii_isxdigit(source_[i + 1]);
-               ++digits) {
+          for (; digits < 4 && i + 1 < source_.size() && absl::ascii_isxdigit(source_[i + 1]); ++digits) {
             char digit = absl::ascii_tolower(source_[++i]);
             code = code * 16 + (absl::ascii_isdigit(digit) ? digit - '0' : digit - 'a' + 10);
           }

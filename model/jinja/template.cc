@@ -7,10 +7,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "common/status_macros.h"
 #include "model/jinja/builtins.h"
+#include "model/jinja/global_functions.h"
 #include "model/jinja/parser.h"
 
 namespace tandem::jinja {
@@ -28,7 +27,7 @@ class Interpreter {
  public:
   explicit Interpreter(std::vector<std::pair<std::string, Value>> variables) {
     scopes_.emplace_back();
-    AddGlobals();
+    for (auto& [name, value] : GlobalFunctions()) scopes_[0][name] = std::move(value);
     for (auto& [name, value] : variables) scopes_[0][name] = std::move(value);
   }
 
@@ -39,55 +38,6 @@ class Interpreter {
   }
 
  private:
-  void AddGlobals() {
-    Scope& globals = scopes_[0];
-    globals["namespace"] = MakeCallable([](const Arguments& arguments) -> absl::StatusOr<Value> {
-      Value value = MakeDict({});
-      value.AsDict()->is_namespace = true;
-      for (const auto& [name, item] : arguments.named) value.AsDict()->Set(Value(name), item);
-      return value;
-    });
-    globals["dict"] = MakeCallable([](const Arguments& arguments) -> absl::StatusOr<Value> {
-      Value value = MakeDict({});
-      for (const auto& [name, item] : arguments.named) value.AsDict()->Set(Value(name), item);
-      return value;
-    });
-    globals["range"] = MakeCallable(Range);
-    globals["raise_exception"] =
-        MakeCallable([](const Arguments& arguments) -> absl::StatusOr<Value> {
-          const Value* message = arguments.Get(0, "message");
-          return absl::InvalidArgumentError(message == nullptr ? "the template refused the input"
-                                                               : ToText(*message));
-        });
-    globals["strftime_now"] = MakeCallable([](const Arguments& arguments) -> absl::StatusOr<Value> {
-      const Value* format = arguments.Get(0, "format");
-      return Value(absl::FormatTime(format == nullptr ? "%Y-%m-%d" : ToText(*format), absl::Now(),
-                                    absl::LocalTimeZone()));
-    });
-  }
-
-  static absl::StatusOr<Value> Range(const Arguments& arguments) {
-    std::vector<int64_t> numbers;
-    for (const Value& value : arguments.positional) {
-      if (value.As<int64_t>() == nullptr)
-        return absl::InvalidArgumentError("range needs whole numbers");
-      numbers.push_back(*value.As<int64_t>());
-    }
-    if (numbers.empty() || numbers.size() > 3)
-      return absl::InvalidArgumentError("range needs one to three numbers");
-    int64_t begin = numbers.size() > 1 ? numbers[0] : 0,
-            end = numbers.size() > 1 ? numbers[1] : numbers[0];
-    int64_t step = numbers.size() > 2 ? numbers[2] : 1;
-    if (step == 0) return absl::InvalidArgumentError("range needs a step that is not 0");
-    std::vector<Value> values;
-    for (int64_t i = begin; step > 0 ? i < end : i > end; i += step) {
-      if (values.size() >= 100'000)
-        return absl::InvalidArgumentError("range of over 100000 numbers");
-      values.emplace_back(i);
-    }
-    return MakeList(std::move(values));
-  }
-
   // --- Statements ---
 
   // Adds the line to an error that has none.
@@ -99,8 +49,7 @@ class Interpreter {
   absl::StatusOr<Flow> RunBlock(const Block& block) {
     for (const auto& statement : block) {
       if (++steps_ > kMaxSteps)
-        return absl::InvalidArgumentError(
-            absl::StrCat("line ", statement->line, ": the template runs for too long"));
+        return absl::InvalidArgumentError(absl::StrCat("line ", statement->line, ": the template runs for too long"));
       absl::StatusOr<Flow> flow = RunStatement(*statement);
       if (!flow.ok()) return AtLine(flow.status(), statement->line);
       if (*flow != Flow::kNext) return flow;
@@ -109,8 +58,7 @@ class Interpreter {
   }
 
   absl::Status Write(absl::string_view text) {
-    if (output_.size() + text.size() > kMaxOutputBytes)
-      return absl::InvalidArgumentError("the output is over 16 MiB");
+    if (output_.size() + text.size() > kMaxOutputBytes) return absl::InvalidArgumentError("the output is over 16 MiB");
     output_.append(text.data(), text.size());
     return absl::OkStatus();
   }
@@ -185,8 +133,8 @@ class Interpreter {
     if (statement.attribute.empty()) return Bind(statement.targets, value, scopes_.back());
     Value target = Lookup(statement.targets[0]);
     if (target.AsDict() == nullptr || !target.AsDict()->is_namespace) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "\"", statement.targets[0], "\" is no namespace: its attributes cannot be set"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("\"", statement.targets[0], "\" is no namespace: its attributes cannot be set"));
     }
     target.AsDict()->Set(Value(statement.attribute), std::move(value));
     return absl::OkStatus();
@@ -208,16 +156,14 @@ class Interpreter {
       }
       items = std::move(kept);
     }
-    if (items.empty())
-      return statement.blocks.size() > 1 ? RunBlock(statement.blocks[1]) : Flow::kNext;
+    if (items.empty()) return statement.blocks.size() > 1 ? RunBlock(statement.blocks[1]) : Flow::kNext;
     const int64_t size = static_cast<int64_t>(items.size());
     for (int64_t i = 0; i < size; ++i) {
       if (++steps_ > kMaxSteps) return absl::InvalidArgumentError("the template runs for too long");
       scopes_.emplace_back();
       scopes_.back()["loop"] = LoopVariable(items, i, size);
       absl::Status bound = Bind(statement.targets, items[i], scopes_.back());
-      absl::StatusOr<Flow> flow =
-          bound.ok() ? RunBlock(statement.blocks[0]) : absl::StatusOr<Flow>(bound);
+      absl::StatusOr<Flow> flow = bound.ok() ? RunBlock(statement.blocks[0]) : absl::StatusOr<Flow>(bound);
       scopes_.pop_back();
       if (!flow.ok()) return flow;
       if (*flow == Flow::kBreak) break;
@@ -235,8 +181,7 @@ class Interpreter {
                            {"length", size}});
     if (i > 0) loop.AsDict()->Set("previtem", items[i - 1]);
     if (i + 1 < size) loop.AsDict()->Set("nextitem", items[i + 1]);
-    loop.AsDict()->Set("cycle",
-                       MakeCallable([i](const Arguments& arguments) -> absl::StatusOr<Value> {
+    loop.AsDict()->Set("cycle", MakeCallable([i](const Arguments& arguments) -> absl::StatusOr<Value> {
                          if (arguments.positional.empty()) return Value();
                          return arguments.positional[i % arguments.positional.size()];
                        }));
@@ -246,8 +191,7 @@ class Interpreter {
   void DefineMacro(const Statement& statement) {
     scopes_.back()[statement.text] =
         MakeCallable([this, &statement](const Arguments& arguments) -> absl::StatusOr<Value> {
-          if (++depth_ > kMaxDepth)
-            return absl::InvalidArgumentError("macros call each other too deep");
+          if (++depth_ > kMaxDepth) return absl::InvalidArgumentError("macros call each other too deep");
           std::vector<Scope> outer = std::exchange(scopes_, {});
           scopes_.push_back(outer[0]);  // A macro sees the globals and its arguments.
           scopes_.emplace_back();
@@ -333,8 +277,7 @@ class Interpreter {
         ASSIGN_OR_RETURN(Value key, Evaluate(*expression.children[1]));
         RETURN_IF_ERROR(CheckDefined(object));
         Value item = GetItem(object, key);
-        if (item.IsUndefined() && key.AsString() != nullptr)
-          return FindMethod(object, *key.AsString());
+        if (item.IsUndefined() && key.AsString() != nullptr) return FindMethod(object, *key.AsString());
         return item;
       }
       case Expression::Kind::kSlice:
@@ -344,8 +287,7 @@ class Interpreter {
         ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expression.arguments));
         const auto* callable = function.As<std::shared_ptr<Callable>>();
         if (callable == nullptr)
-          return absl::InvalidArgumentError(
-              absl::StrCat(Describe(*expression.children[0]), " is no function"));
+          return absl::InvalidArgumentError(absl::StrCat(Describe(*expression.children[0]), " is no function"));
         return (*callable)->call(arguments);
       }
       case Expression::Kind::kFilter: {
@@ -366,8 +308,7 @@ class Interpreter {
       case Expression::Kind::kNegate:
       case Expression::Kind::kPlus: {
         ASSIGN_OR_RETURN(Value operand, Evaluate(*expression.children[0]));
-        if (!operand.IsNumber())
-          return absl::InvalidArgumentError(absl::StrCat("no number: ", TypeName(operand)));
+        if (!operand.IsNumber()) return absl::InvalidArgumentError(absl::StrCat("no number: ", TypeName(operand)));
         if (expression.kind == Expression::Kind::kPlus) return operand;
         if (operand.As<double>() != nullptr) return Value(-operand.ToDouble());
         return Value(static_cast<int64_t>(-operand.ToDouble()));
@@ -390,9 +331,8 @@ class Interpreter {
   static absl::Status CheckDefined(const Value& object) {
     const Undefined* undefined = object.As<Undefined>();
     if (undefined == nullptr) return absl::OkStatus();
-    return absl::InvalidArgumentError(undefined->name.empty()
-                                          ? "an undefined value has no attributes"
-                                          : absl::StrCat("\"", undefined->name, "\" is undefined"));
+    return absl::InvalidArgumentError(undefined->name.empty() ? "an undefined value has no attributes"
+                                                              : absl::StrCat("\"", undefined->name, "\" is undefined"));
   }
 
   absl::StatusOr<Arguments> EvaluateArguments(const CallArguments& arguments) {
@@ -418,16 +358,14 @@ class Interpreter {
       if (expression.children[i + 1] == nullptr) continue;
       ASSIGN_OR_RETURN(Value bound, Evaluate(*expression.children[i + 1]));
       if (bound.IsNone()) continue;
-      if (bound.As<int64_t>() == nullptr)
-        return absl::InvalidArgumentError("slices need whole numbers");
+      if (bound.As<int64_t>() == nullptr) return absl::InvalidArgumentError("slices need whole numbers");
       bounds[i] = *bound.As<int64_t>();
     }
     const int64_t step = bounds[2].value_or(1);
     if (step == 0) return absl::InvalidArgumentError("a slice's step must not be 0");
     auto clamp = [&](int64_t bound) {
       if (bound < 0) bound += size;
-      return step > 0 ? std::clamp<int64_t>(bound, 0, size)
-                      : std::clamp<int64_t>(bound, -1, size - 1);
+      return step > 0 ? std::clamp<int64_t>(bound, 0, size) : std::clamp<int64_t>(bound, -1, size - 1);
     };
     int64_t begin = bounds[0].has_value() ? clamp(*bounds[0]) : step > 0 ? 0 : size - 1;
     int64_t end = bounds[1].has_value() ? clamp(*bounds[1]) : step > 0 ? size : -1;
@@ -458,10 +396,7 @@ class Interpreter {
     }
     if (op == "<" || op == "<=" || op == ">" || op == ">=") {
       ASSIGN_OR_RETURN(int order, Compare(left, right));
-      return Value(op == "<"    ? order < 0
-                   : op == "<=" ? order <= 0
-                   : op == ">"  ? order > 0
-                                : order >= 0);
+      return Value(op == "<" ? order < 0 : op == "<=" ? order <= 0 : op == ">" ? order > 0 : order >= 0);
     }
     return Arithmetic(op, left, right);
   }
@@ -487,13 +422,11 @@ class Interpreter {
       return Value(std::move(text));
     }
     if (!left.IsNumber() || !right.IsNumber()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("cannot compute ", TypeName(left), " ", op, " ", TypeName(right)));
+      return absl::InvalidArgumentError(absl::StrCat("cannot compute ", TypeName(left), " ", op, " ", TypeName(right)));
     }
     const bool whole = left.As<double>() == nullptr && right.As<double>() == nullptr;
     const double a = left.ToDouble(), b = right.ToDouble();
-    if ((op == "/" || op == "//" || op == "%") && b == 0)
-      return absl::InvalidArgumentError("division by zero");
+    if ((op == "/" || op == "//" || op == "%") && b == 0) return absl::InvalidArgumentError("division by zero");
     double result = op == "+"    ? a + b
                     : op == "-"  ? a - b
                     : op == "*"  ? a * b
@@ -518,8 +451,7 @@ absl::StatusOr<std::unique_ptr<Template>> Template::Parse(absl::string_view sour
   return std::unique_ptr<Template>(new Template(std::move(block)));
 }
 
-absl::StatusOr<std::string> Template::Render(
-    std::vector<std::pair<std::string, Value>> variables) const {
+absl::StatusOr<std::string> Template::Render(std::vector<std::pair<std::string, Value>> variables) const {
   return Interpreter(std::move(variables)).Run(block_);
 }
 

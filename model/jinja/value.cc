@@ -214,8 +214,7 @@ absl::StatusOr<int> Compare(const Value& a, const Value& b) {
     int order = a.AsString()->compare(*b.AsString());
     return order < 0 ? -1 : order > 0 ? 1 : 0;
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("cannot compare ", TypeName(a), " with ", TypeName(b)));
+  return absl::InvalidArgumentError(absl::StrCat("cannot compare ", TypeName(a), " with ", TypeName(b)));
 }
 
 std::string ToText(const Value& value) {
@@ -255,8 +254,8 @@ absl::StatusOr<std::string> ToJson(const Value& value, int indent, int depth) {
     std::string out = "{";
     for (size_t i = 0; i < dict->items.size(); ++i) {
       ASSIGN_OR_RETURN(std::string item, ToJson(dict->items[i].second, indent, depth + 1));
-      absl::StrAppend(&out, i == 0 ? "" : separator, line(depth + 1),
-                      JsonString(ToText(dict->items[i].first)), ": ", item);
+      absl::StrAppend(&out, i == 0 ? "" : separator, line(depth + 1), JsonString(ToText(dict->items[i].first)), ": ",
+                      item);
     }
     return absl::StrCat(out, line(depth), "}");
   }

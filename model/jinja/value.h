@@ -25,8 +25,8 @@ struct None {};
 //
 // Ownership: lists, dicts and callables are shared between the values that hold them, as in Python.
 struct Value {
-  std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<List>,
-               std::shared_ptr<Dict>, std::shared_ptr<Callable>>
+  std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<List>, std::shared_ptr<Dict>,
+               std::shared_ptr<Callable>>
       data;
 
   Value() : data(Undefined()) {}
@@ -51,9 +51,7 @@ struct Value {
   Dict* AsDict() const;
   bool IsUndefined() const { return As<Undefined>() != nullptr; }
   bool IsNone() const { return As<None>() != nullptr; }
-  bool IsNumber() const {
-    return As<bool>() != nullptr || As<int64_t>() != nullptr || As<double>() != nullptr;
-  }
+  bool IsNumber() const { return As<bool>() != nullptr || As<int64_t>() != nullptr || As<double>() != nullptr; }
   double ToDouble() const;  // Of a number.
   bool Truthy() const;
 };

@@ -22,13 +22,12 @@ namespace {
 double Percentile(std::vector<double> values, double share) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
-  return values[std::min(values.size() - 1,
-                         static_cast<size_t>(share * static_cast<double>(values.size())))];
+  return values[std::min(values.size() - 1, static_cast<size_t>(share * static_cast<double>(values.size())))];
 }
 
 void PrintRow(const std::string& name, const std::vector<double>& ms) {
-  printf("%-28s p50 %8.2f  p90 %8.2f  p99 %8.2f ms  (%zu values)\n", name.c_str(),
-         Percentile(ms, .5), Percentile(ms, .9), Percentile(ms, .99), ms.size());
+  printf("%-28s p50 %8.2f  p90 %8.2f  p99 %8.2f ms  (%zu values)\n", name.c_str(), Percentile(ms, .5),
+         Percentile(ms, .9), Percentile(ms, .99), ms.size());
 }
 
 std::vector<TokenId> RandomPrompt(std::mt19937& random, int tokens) {
@@ -84,8 +83,7 @@ Load OpenLoop(ProcessCluster& cluster, double requests_per_second, int count) {
     ask.sampling.max_tokens = 32;
     ask.sampling.ignore_eos = true;
     absl::Duration wait = due - Clock::Real().Now();
-    if (wait > absl::ZeroDuration())
-      usleep(static_cast<useconds_t>(absl::ToInt64Microseconds(wait)));
+    if (wait > absl::ZeroDuration()) usleep(static_cast<useconds_t>(absl::ToInt64Microseconds(wait)));
     clients.emplace_back([&, ask, due] {
       absl::Time last = due;  // From when it should have been sent: no coordinated omission.
       std::vector<double> gaps;
@@ -119,8 +117,8 @@ int Split() {
       if (!cluster.AwaitReady()) return 1;
       OpenLoop(cluster, rate, 8);  // Warm-up.
       Load load = OpenLoop(cluster, rate, 80);
-      const std::string name = std::string(split ? "2+2" : "4 aggregated") + ", " +
-                               std::to_string(static_cast<int>(rate)) + "/s";
+      const std::string name =
+          std::string(split ? "2+2" : "4 aggregated") + ", " + std::to_string(static_cast<int>(rate)) + "/s";
       PrintRow(name + " TTFT", load.ttft);
       PrintRow(name + " ITL", load.itl);
       if (load.failures > 0) return 1;

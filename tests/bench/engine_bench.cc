@@ -16,8 +16,8 @@ namespace tandem {
 namespace {
 
 EngineFixture& Fixture() {
-  static EngineFixture fixture(
-      SmolLm2Path(), {.threads = 2, .kv_memory_bytes = int64_t{512} << 20, .max_step_tokens = 512});
+  static EngineFixture fixture(SmolLm2Path(),
+                               {.threads = 2, .kv_memory_bytes = int64_t{512} << 20, .max_step_tokens = 512});
   return fixture;
 }
 
@@ -26,8 +26,7 @@ SequenceRequest RandomRequest(int prompt_tokens, int max_tokens) {
   static uint64_t next_id = 1;
   SequenceRequest request;
   request.id = RequestId(next_id++);
-  for (int i = 0; i < prompt_tokens; ++i)
-    request.tokens.push_back(static_cast<TokenId>(100 + random() % 40000));
+  for (int i = 0; i < prompt_tokens; ++i) request.tokens.push_back(static_cast<TokenId>(100 + random() % 40000));
   request.prompt_tokens = prompt_tokens;
   request.sampling.max_tokens = max_tokens;
   request.sampling.ignore_eos = true;
@@ -37,14 +36,13 @@ SequenceRequest RandomRequest(int prompt_tokens, int max_tokens) {
 void Prefill(benchmark::State& state) {
   Engine& engine = Fixture().engine();
   for (auto _ : state) {
-    if (!engine.Add(RandomRequest(static_cast<int>(state.range(0)), 1)).ok())
-      state.SkipWithError("not admitted");
+    if (!engine.Add(RandomRequest(static_cast<int>(state.range(0)), 1)).ok()) state.SkipWithError("not admitted");
     size_t events = 0;
     while (engine.HasWork()) events += engine.Step(nullptr).size();
     if (events != 1) state.SkipWithError("no token came");
   }
-  state.counters["tokens_per_second"] = benchmark::Counter(
-      static_cast<double>(state.range(0)), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["tokens_per_second"] =
+      benchmark::Counter(static_cast<double>(state.range(0)), benchmark::Counter::kIsIterationInvariantRate);
 }
 BENCHMARK(Prefill)->Arg(512)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(3);
 
@@ -62,16 +60,9 @@ void Decode(benchmark::State& state) {
     while (engine.HasWork()) tokens += engine.Step(nullptr).size();
     if (tokens != 64u * batch) state.SkipWithError("tokens are missing");
   }
-  state.counters["tokens_per_second"] =
-      benchmark::Counter(64.0 * batch, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["tokens_per_second"] = benchmark::Counter(64.0 * batch, benchmark::Counter::kIsIterationInvariantRate);
 }
-BENCHMARK(Decode)
-    ->Arg(1)
-    ->Arg(8)
-    ->Arg(32)
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime()
-    ->MinTime(3);
+BENCHMARK(Decode)->Arg(1)->Arg(8)->Arg(32)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(3);
 
 }  // namespace
 }  // namespace tandem

@@ -31,9 +31,8 @@ class ReplayPrefill final : public SessionHandler {
     EventFrame events;
     for (const StartLeg& start : frame.starts) {
       const bool last = start.sampling.max_tokens == 1;
-      events.events.push_back({.id = start.id,
-                               .tokens = {{.token = kToken}},
-                               .finish = last ? LegFinish::kLength : LegFinish::kNone});
+      events.events.push_back(
+          {.id = start.id, .tokens = {{.token = kToken}}, .finish = last ? LegFinish::kLength : LegFinish::kNone});
       if (!last) events.events.push_back({.id = start.id, .finish = LegFinish::kHandedOver});
     }
     if (!events.events.empty()) sessions_.Send(session, std::move(events));
@@ -45,8 +44,7 @@ class ReplayPrefill final : public SessionHandler {
 // Sends one frame per interval with a token of every running request.
 class ReplayDecode final : public SessionHandler {
  public:
-  explicit ReplayDecode(absl::Duration interval)
-      : interval_(interval), thread_([this] { Main(); }) {}
+  explicit ReplayDecode(absl::Duration interval) : interval_(interval), thread_([this] { Main(); }) {}
   ~ReplayDecode() override {
     {
       absl::MutexLock lock(&mu_);
@@ -56,8 +54,7 @@ class ReplayDecode final : public SessionHandler {
   }
   void OnCommands(SessionId session, CommandFrame frame) override {
     absl::MutexLock lock(&mu_);
-    for (const StartLeg& start : frame.starts)
-      running_[start.id] = {session, start.sampling.max_tokens - 1};
+    for (const StartLeg& start : frame.starts) running_[start.id] = {session, start.sampling.max_tokens - 1};
     for (const CancelLeg& cancel : frame.cancels) running_.erase(cancel.id);
   }
   void OnSessionClosed(SessionId) override {
@@ -104,30 +101,28 @@ int Run(const std::string& router, const std::string& model, absl::Duration inte
   std::unique_ptr<grpc::Service> decode_service = NewDecodeService(decode.sessions_);
   auto server = ServerRunner::Start("127.0.0.1:0", {prefill_service.get(), decode_service.get()});
   ExitUnlessOk(server.status());
-  WorkerRegistration registration{
-      .worker_id = "replay-prefill",
-      .incarnation = Incarnation(DrawRandomId()),
-      .role = Role::kPrefill,
-      .service_address = (*server)->address(),
-      .link_address = "127.0.0.1:1",
-      .model_fingerprint = (*checkpoint)->Fingerprint(Precision::kQuantised),
-      .total_pages = 1 << 20,
-      .page_tokens = 16,
-      .max_context_tokens = 1 << 20};
+  WorkerRegistration registration{.worker_id = "replay-prefill",
+                                  .incarnation = Incarnation(DrawRandomId()),
+                                  .role = Role::kPrefill,
+                                  .service_address = (*server)->address(),
+                                  .link_address = "127.0.0.1:1",
+                                  .model_fingerprint = (*checkpoint)->Fingerprint(Precision::kQuantised),
+                                  .total_pages = 1 << 20,
+                                  .page_tokens = 16,
+                                  .max_context_tokens = 1 << 20};
   WorkerRegistration decode_registration = registration;
   decode_registration.worker_id = "replay-decode";
   decode_registration.role = Role::kDecode;
   decode_registration.incarnation = Incarnation(DrawRandomId());
-  auto heartbeat = [links = std::vector<LinkReport>{{.peer_worker = "replay-decode",
-                                                     .peer = decode_registration.incarnation,
-                                                     .up = true}},
+  auto heartbeat = [links =
+                        std::vector<LinkReport>{
+                            {.peer_worker = "replay-decode", .peer = decode_registration.incarnation, .up = true}},
                     sequence = int64_t{0}](bool restart) mutable {
     sequence = restart ? 1 : sequence + 1;
     return WorkerHeartbeat{.free_pages = 1 << 20, .links = links, .sequence = sequence};
   };
   auto ignore = [](const RouterDirective&) {};
-  WorkerAgent decode_agent(
-      {router, decode_registration, absl::Milliseconds(250), heartbeat, ignore});
+  WorkerAgent decode_agent({router, decode_registration, absl::Milliseconds(250), heartbeat, ignore});
   WorkerAgent prefill_agent({router, registration, absl::Milliseconds(250), heartbeat, ignore});
   AwaitTermination();
   prefill.sessions_.Close();

@@ -32,8 +32,7 @@ absl::Duration CpuTime(const std::string& pid) {
   return absl::Seconds(static_cast<double>(ticks) / static_cast<double>(sysconf(_SC_CLK_TCK)));
 }
 
-int Run(const std::string& router, const std::string& pid, int streams, int connections,
-        int requests, int tokens) {
+int Run(const std::string& router, const std::string& pid, int streams, int connections, int requests, int tokens) {
   GenerateOptions options;
   options.tokens = std::vector<TokenId>(230, 504);  // About 1 KB of English text.
   options.sampling.max_tokens = tokens;
@@ -66,9 +65,8 @@ int Run(const std::string& router, const std::string& pid, int streams, int conn
   printf(
       "%d requests of %d tokens, %d streams on %d connections: %.1f us CPU a request, %.2f us a "
       "token, %.0f requests/s, %.0f tokens/s, %d failed\n",
-      requests, tokens, streams, connections, used_us / requests,
-      used_us / static_cast<double>(got.load()), requests / seconds,
-      static_cast<double>(got.load()) / seconds, failures.load());
+      requests, tokens, streams, connections, used_us / requests, used_us / static_cast<double>(got.load()),
+      requests / seconds, static_cast<double>(got.load()) / seconds, failures.load());
   return failures == 0 && got == int64_t{requests} * tokens ? 0 : 1;
 }
 

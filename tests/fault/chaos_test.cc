@@ -21,9 +21,9 @@ namespace {
 constexpr int kRequests = 1000, kClients = 6, kPrompts = 5, kTokens = 12;
 
 GenerateOptions PromptNumber(int number) {
-  static const char* const texts[kPrompts] = {
-      "The first lighthouse stood", "Once upon a time there was a king who", "def fibonacci(n):\n",
-      "Water boils at", "The three primary colours are red,"};
+  static const char* const texts[kPrompts] = {"The first lighthouse stood", "Once upon a time there was a king who",
+                                              "def fibonacci(n):\n", "Water boils at",
+                                              "The three primary colours are red,"};
   GenerateOptions options;
   options.text = texts[number];
   options.sampling.max_tokens = kTokens;
@@ -50,8 +50,7 @@ TEST(Chaos, AThousandRequestsWithCancelsDeadlinesAndKills) {
     clients.emplace_back([&, c] {
       std::mt19937 random(1000 + c);
       for (int i; (i = next++) < kRequests;) {
-        if (c == 0 &&
-            i % 25 < kClients) {  // Some forty kills over the run, of each process in turn.
+        if (c == 0 && i % 25 < kClients) {  // Some forty kills over the run, of each process in turn.
           static const char* const victims[] = {"prefill-0", "decode-0", "prefill-1", "decode-1"};
           cluster.Signal(victims[(i / 25) % 4], SIGKILL);
         }
@@ -60,8 +59,7 @@ TEST(Chaos, AThousandRequestsWithCancelsDeadlinesAndKills) {
         const int kind = static_cast<int>(random() % 4);
         const int stop_at = static_cast<int>(random() % kTokens);
         if (kind == 1) ask.timeout = absl::Milliseconds(random() % 60);
-        ProcessCluster::Answer answer =
-            cluster.Ask(ask, [&](int tokens) { return kind != 0 || tokens <= stop_at; });
+        ProcessCluster::Answer answer = cluster.Ask(ask, [&](int tokens) { return kind != 0 || tokens <= stop_at; });
         const absl::StatusCode code = answer.summary.status().code();
         const std::vector<TokenId>& expected = reference[prompt];
         // Whatever came is a beginning of the undisturbed answer; what ended well is all of it.
@@ -89,8 +87,7 @@ TEST(Chaos, AThousandRequestsWithCancelsDeadlinesAndKills) {
   EXPECT_GT(whole, kRequests / 3);
   EXPECT_GT(cancelled, 50);
   int kills = 0;
-  for (const char* process : {"prefill-0", "decode-0", "prefill-1", "decode-1"})
-    kills += cluster.restarts(process);
+  for (const char* process : {"prefill-0", "decode-0", "prefill-1", "decode-1"}) kills += cluster.restarts(process);
   EXPECT_GE(kills, 8);
   EXPECT_TRUE(cluster.AwaitReady());
   EXPECT_TRUE(cluster.AwaitAllPagesFree());

@@ -159,8 +159,7 @@ TEST_P(FailureTable, RouterKilled) {
 
 TEST_P(FailureTable, ClientGoneWhileDecoding) {
   StartCluster();
-  ProcessCluster::Answer answer =
-      cluster_->Ask(LongRequest(), [](int tokens) { return tokens < 5; });
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [](int tokens) { return tokens < 5; });
   EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
@@ -243,8 +242,8 @@ TEST_P(FailureTable, DecodeThatNeverTakesTheKvFailsTheRequestAtTheHoldLimit) {
   options.limits = "{kv_hold: 500ms}";
   StartCluster(options);
   ProcessCluster::Answer answer = cluster_->Ask(LongRequest());
-  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kResourceExhausted,
-                                       HasSubstr("no decode worker took the KV")));
+  EXPECT_THAT(answer.summary,
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("no decode worker took the KV")));
   cluster_->Signal("prefill-0", SIGKILL);
   EXPECT_TRUE(cluster_->AwaitReady());
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
@@ -281,8 +280,7 @@ TEST_P(FailureTable, PoolIsFreeAfterThreeHundredCancelledRequests) {
   StartCluster();
   for (int i = 0; i < 300; ++i) {
     const int stop_at = i % 4;
-    ProcessCluster::Answer answer =
-        cluster_->Ask(LongRequest(), [&](int tokens) { return tokens < stop_at; });
+    ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [&](int tokens) { return tokens < stop_at; });
     EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
   }
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());

@@ -6,9 +6,7 @@ namespace {
 
 class NoPages final : public tandem::HandoverPages {
  public:
-  std::vector<tandem::PageIndex> AcquireHeld(absl::Span<const tandem::TokenId>) override {
-    return {};
-  }
+  std::vector<tandem::PageIndex> AcquireHeld(absl::Span<const tandem::TokenId>) override { return {}; }
   std::optional<std::vector<tandem::PageIndex>> AllocateGranted(int count) override {
     return std::vector<tandem::PageIndex>(count, 0);
   }
@@ -24,8 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tandem;
   auto message = DecodeLinkMessage({reinterpret_cast<const char*>(data), size});
   if (!message.ok()) return 0;
-  const KvLayout layout{
-      .num_layers = 1, .num_kv_heads = 1, .head_dim = 4, .page_tokens = 4, .num_pages = 8};
+  const KvLayout layout{.num_layers = 1, .num_kv_heads = 1, .head_dim = 4, .page_tokens = 4, .num_pages = 8};
   std::vector<uint8_t> pool(layout.pool_bytes());
   KvSender sender(layout, layout, /*checksums=*/true, pool.data());
   for (uint64_t id = 0; id < 3; ++id) {
@@ -37,10 +34,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   KvReceiver receiver({}, layout, pool.data(), pages);
   receiver.OnPeerUp(Incarnation(1), layout, true);
   for (uint64_t id = 0; id < 3; ++id) receiver.Expect(HandoverId(id));
-  if (const auto* hello = std::get_if<HelloMessage>(&*message))
-    CheckCompatible(hello->layout, layout).IgnoreError();
-  if (const auto* grant = std::get_if<GrantMessage>(&*message))
-    sender.OnGrant(*grant, absl::UnixEpoch());
+  if (const auto* hello = std::get_if<HelloMessage>(&*message)) CheckCompatible(hello->layout, layout).IgnoreError();
+  if (const auto* grant = std::get_if<GrantMessage>(&*message)) sender.OnGrant(*grant, absl::UnixEpoch());
   if (const auto* refuse = std::get_if<RefuseMessage>(&*message)) sender.OnRefuse(*refuse);
   if (const auto* ack = std::get_if<AckMessage>(&*message)) sender.OnAck(*ack, absl::UnixEpoch());
   if (const auto* abort = std::get_if<AbortMessage>(&*message)) {

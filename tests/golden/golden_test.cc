@@ -25,8 +25,7 @@ struct Agreement {
 
 // Teacher-forced: every step sees the reference's tokens. margin and top5 of a golden prompt begin
 // at `first_entry` of the scored positions.
-Agreement Compare(const std::vector<std::vector<float>>& scores, const GoldenPrompt& prompt,
-                  int first_position) {
+Agreement Compare(const std::vector<std::vector<float>>& scores, const GoldenPrompt& prompt, int first_position) {
   Agreement agreement;
   for (size_t i = 0; i < prompt.top5.size() && first_position + i < scores.size(); ++i) {
     const std::vector<float>& row = scores[first_position + i];
@@ -35,8 +34,7 @@ Agreement Compare(const std::vector<std::vector<float>>& scores, const GoldenPro
     if (best == prompt.top5[i][0].first) {
       ++agreement.equal;
     } else {
-      agreement.largest_flipped_margin =
-          std::max(agreement.largest_flipped_margin, prompt.margin[i]);
+      agreement.largest_flipped_margin = std::max(agreement.largest_flipped_margin, prompt.margin[i]);
     }
     for (const auto& [token, logprob] : prompt.top5[i]) {
       agreement.delta_sum += std::abs(row[token] - logprob);
@@ -70,8 +68,7 @@ TEST(SmolLm2Golden, FullPrecisionGreedyEqualsTheReferenceOnEveryStep) {
   int steps = 0;
   for (const GoldenPrompt& prompt : prompts) {
     SCOPED_TRACE(prompt.name);
-    std::vector<TokenId> output =
-        fixture.Generate(prompt.ids, {.max_tokens = 48, .ignore_eos = true});
+    std::vector<TokenId> output = fixture.Generate(prompt.ids, {.max_tokens = 48, .ignore_eos = true});
     EXPECT_EQ(output, prompt.continuation);
     steps += static_cast<int>(output.size());
   }
@@ -95,8 +92,7 @@ TEST(SmolLm2Golden, QuantisedPathStaysCloseToTheReference) {
   EXPECT_GE(all.equal, 0.97 * all.steps);
   EXPECT_LE(all.delta_sum / all.deltas, 0.12);
   RecordProperty("equal_steps", all.equal);
-  printf("equal %d of %d, mean top-5 |delta logprob| %.4f\n", all.equal, all.steps,
-         all.delta_sum / all.deltas);
+  printf("equal %d of %d, mean top-5 |delta logprob| %.4f\n", all.equal, all.steps, all.delta_sum / all.deltas);
 }
 
 class TinyGolden : public testing::TestWithParam<const char*> {};
@@ -108,8 +104,7 @@ TEST_P(TinyGolden, FullPrecisionEqualsTheReferenceOnEveryStep) {
   for (const GoldenPrompt& prompt : prompts) {
     SCOPED_TRACE(prompt.name);
     EXPECT_EQ(
-        fixture.Generate(prompt.ids, {.max_tokens = static_cast<int>(prompt.continuation.size()),
-                                      .ignore_eos = true}),
+        fixture.Generate(prompt.ids, {.max_tokens = static_cast<int>(prompt.continuation.size()), .ignore_eos = true}),
         prompt.continuation);
     ASSERT_OK_AND_ASSIGN(auto scores, fixture.engine().ScoreAll(PromptAndContinuation(prompt)));
     Agreement agreement = Compare(scores, prompt, 0);
@@ -119,8 +114,7 @@ TEST_P(TinyGolden, FullPrecisionEqualsTheReferenceOnEveryStep) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, TinyGolden,
-                         testing::Values("llama3_f32", "qwen3_bf16", "qwen3moe_bf16"),
+INSTANTIATE_TEST_SUITE_P(Checkpoints, TinyGolden, testing::Values("llama3_f32", "qwen3_bf16", "qwen3moe_bf16"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

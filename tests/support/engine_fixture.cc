@@ -16,8 +16,7 @@ T ValueOrDie(absl::StatusOr<T> result) {
 
 }  // namespace
 
-EngineFixture::EngineFixture(const std::string& model_path, const Engine::Options& options,
-                             const Clock& clock)
+EngineFixture::EngineFixture(const std::string& model_path, const Engine::Options& options, const Clock& clock)
     : engine_(ValueOrDie(Engine::Create(ValueOrDie(Checkpoint::Open(model_path)), options, clock))),
       memory_(engine_->layout().pool_bytes() + 64) {
   base_ = memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64;

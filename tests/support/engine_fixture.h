@@ -13,8 +13,7 @@ namespace tandem {
 class EngineFixture {
  public:
   // CHECK-fails when the model cannot be opened.
-  EngineFixture(const std::string& model_path, const Engine::Options& options,
-                const Clock& clock = Clock::Real());
+  EngineFixture(const std::string& model_path, const Engine::Options& options, const Clock& clock = Clock::Real());
 
   // Runs one request to its end and returns its tokens.
   std::vector<TokenId> Generate(std::vector<TokenId> prompt, SamplingParams sampling);

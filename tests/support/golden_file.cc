@@ -23,8 +23,7 @@ GoldenPrompt Parse(const json::object& object) {
     prompt.text = std::string(text->as_string());
   prompt.ids = Ids(object.at("ids"));
   prompt.continuation = Ids(object.at("cont"));
-  for (const json::value& margin : object.at("margin").as_array())
-    prompt.margin.push_back(margin.to_number<double>());
+  for (const json::value& margin : object.at("margin").as_array()) prompt.margin.push_back(margin.to_number<double>());
   for (const json::value& step : object.at("top5").as_array()) {
     auto& entries = prompt.top5.emplace_back();
     for (const json::value& entry : step.as_array()) {
@@ -45,16 +44,13 @@ absl::StatusOr<std::vector<GoldenPrompt>> ReadGoldenFile(const std::string& path
   while (std::getline(file, line)) {
     json::error_code error;
     json::value value = json::parse(line, error);
-    if (error || !value.is_object())
-      return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.message()));
+    if (error || !value.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.message()));
     prompts.push_back(Parse(value.as_object()));
   }
   return prompts;
 }
 
-std::string SourcePath(const std::string& path) {
-  return absl::StrCat(TANDEM_SOURCE_DIR, "/", path);
-}
+std::string SourcePath(const std::string& path) { return absl::StrCat(TANDEM_SOURCE_DIR, "/", path); }
 
 std::string SmolLm2Path() { return SourcePath("build/models/SmolLM2-135M-Instruct.Q4_1.gguf"); }
 

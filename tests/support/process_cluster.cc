@@ -20,17 +20,15 @@ constexpr absl::Duration kPatience = absl::Seconds(30);
 std::string TopologyText(const ProcessCluster::Options& options, const std::string& folder) {
   std::string pools;
   if (options.prefill_replicas > 0) {
-    absl::StrAppend(
-        &pools, "  - {name: prefill, role: prefill, replicas: ", options.prefill_replicas,
-        ", kv_memory: ", options.prefill_kv_memory, ", limits: ", options.limits, "}\n");
+    absl::StrAppend(&pools, "  - {name: prefill, role: prefill, replicas: ", options.prefill_replicas,
+                    ", kv_memory: ", options.prefill_kv_memory, ", limits: ", options.limits, "}\n");
   }
   absl::StrAppend(&pools, "  - {name: decode, role: decode, replicas: ", options.decode_replicas,
                   ", kv_memory: ", options.decode_kv_memory, ", limits: ", options.limits, "}\n");
-  return absl::StrCat(
-      "model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision,
-      "}\n", "router:\n  listen: unix:", folder, "/router.sock\n  metrics_listen: \"\"\n",
-      options.router_extra, "pools:\n", pools, "links: {transports: [", options.transports,
-      "], checksums: ", options.checksums ? "true" : "false", "}\n");
+  return absl::StrCat("model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
+                      "router:\n  listen: unix:", folder, "/router.sock\n  metrics_listen: \"\"\n",
+                      options.router_extra, "pools:\n", pools, "links: {transports: [", options.transports,
+                      "], checksums: ", options.checksums ? "true" : "false", "}\n");
 }
 
 }  // namespace
@@ -56,8 +54,7 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
     // Called by the launcher, under mu_. Only a process's first life is faulty.
     if (!options_.faults || (launcher_ != nullptr && launcher_->restarts(process) > 0)) return {};
     std::string faults = options_.faults(process);
-    return faults.empty() ? std::vector<std::string>()
-                          : std::vector<std::string>{"TANDEM_TRANSFER_FAULTS=" + faults};
+    return faults.empty() ? std::vector<std::string>() : std::vector<std::string>{"TANDEM_TRANSFER_FAULTS=" + faults};
   };
   launch.first_backoff = absl::Milliseconds(50);
   client_ = std::make_unique<RouterClient>(absl::StrCat("unix:", folder_, "/router.sock"));
@@ -109,9 +106,7 @@ bool ProcessCluster::AwaitReady() {
 bool ProcessCluster::AwaitAllPagesFree() {
   std::string problem;
   bool free = AwaitStatus([&](const ClusterSummary& status) {
-    problem = status.active_requests > 0
-                  ? absl::StrCat(status.active_requests, " requests are active\n")
-                  : "";
+    problem = status.active_requests > 0 ? absl::StrCat(status.active_requests, " requests are active\n") : "";
     if (status.workers.size() != options_.prefill_replicas + options_.decode_replicas) {
       absl::StrAppend(&problem, "only ", status.workers.size(), " workers are registered\n");
     }
@@ -122,8 +117,8 @@ bool ProcessCluster::AwaitAllPagesFree() {
         if (state != "free" && state != "cached") bound += count;
       }
       if (sum != worker.total_pages || bound > 0) {
-        absl::StrAppend(&problem, worker.worker_id, ": ", sum, " of ", worker.total_pages,
-                        " pages are counted, ", bound, " are neither free nor cached\n");
+        absl::StrAppend(&problem, worker.worker_id, ": ", sum, " of ", worker.total_pages, " pages are counted, ",
+                        bound, " are neither free nor cached\n");
       }
     }
     return problem.empty();

@@ -59,8 +59,7 @@ class ProcessCluster {
     std::string text, finish_reason;
   };
   // Calls `on_piece` with the number of tokens so far; false cancels.
-  Answer Ask(const GenerateOptions& options,
-             const std::function<bool(int tokens)>& on_piece = nullptr);
+  Answer Ask(const GenerateOptions& options, const std::function<bool(int tokens)>& on_piece = nullptr);
 
  private:
   bool AwaitStatus(const std::function<bool(const ClusterSummary&)>& condition);

@@ -32,8 +32,7 @@ MATCHER_P(HasStatusCode, code, "") {
 
 MATCHER_P2(StatusIsImpl, code, message_matcher, "") {
   *result_listener << ToStatus(arg).ToString();
-  return ToStatus(arg).code() == code &&
-         ::testing::Matches(message_matcher)(std::string(ToStatus(arg).message()));
+  return ToStatus(arg).code() == code && ::testing::Matches(message_matcher)(std::string(ToStatus(arg).message()));
 }
 
 inline auto StatusIs(absl::StatusCode code) { return HasStatusCode(code); }
