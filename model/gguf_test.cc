@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/gguf_writer.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/status_matchers.h"
 
@@ -16,43 +17,10 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// Writes GGUF files piece by piece, wrong ones too.
-class GgufWriter {
- public:
-  GgufWriter(uint64_t tensors, uint64_t keys, uint32_t version = 3) {
-    bytes_ = "GGUF";
-    Add(version).Add(tensors).Add(keys);
-  }
-  template <typename T>
-  GgufWriter& Add(T value) {
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof(value));
-    return *this;
-  }
-  GgufWriter& AddText(const std::string& text) {
-    Add(uint64_t{text.size()});
-    bytes_ += text;
-    return *this;
-  }
-  GgufWriter& AddIntKey(const std::string& key, uint32_t value) { return AddText(key).Add(uint32_t{4}).Add(value); }
-  GgufWriter& AddTensor(const std::string& name, std::vector<uint64_t> dims, uint32_t type, uint64_t offset) {
-    AddText(name).Add(static_cast<uint32_t>(dims.size()));
-    for (uint64_t dim : dims) Add(dim);
-    return Add(type).Add(offset);
-  }
-  GgufWriter& Pad(size_t data_bytes) {
-    bytes_.resize((bytes_.size() + 31) / 32 * 32 + data_bytes);
-    return *this;
-  }
-  absl::StatusOr<std::unique_ptr<GgufFile>> Parse() const {
-    return GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes_.data()), bytes_.size()});
-  }
-  std::string bytes_;
-};
-
 TEST(GgufTest, ReadsMetadataAndTensors) {
   GgufWriter writer(1, 3);
-  writer.AddIntKey("a.count", 7).AddText("a.name").Add(uint32_t{8}).AddText("x");
-  writer.AddText("a.list").Add(uint32_t{9}).Add(uint32_t{5}).Add(uint64_t{2}).Add(int32_t{-1}).Add(int32_t{2});
+  writer.AddIntKey("a.count", 7).AddTextKey("a.name", "x");
+  writer.AddIntsKey("a.list", {-1, 2});
   writer.AddTensor("w", {4, 2}, 0, 0).Pad(32);
   ASSERT_OK_AND_ASSIGN(auto gguf, writer.Parse());
   EXPECT_THAT(gguf->GetInt("a.count"), IsOkAndHolds(7));

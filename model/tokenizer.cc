@@ -65,6 +65,33 @@ uint64_t PairKey(TokenId left, TokenId right) {
   return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
 }
 
+// Unicode's White_Space, as tokenizer.json's lstrip and rstrip mean it.
+bool IsSpaceCharacter(uint32_t point) {
+  return (point >= 9 && point <= 13) || point == 0x20 || point == 0x85 || point == 0xA0 || point == 0x1680 ||
+         (point >= 0x2000 && point <= 0x200A) || point == 0x2028 || point == 0x2029 || point == 0x202F ||
+         point == 0x205F || point == 0x3000;
+}
+
+absl::string_view StripLeadingSpace(absl::string_view text) {
+  while (!text.empty()) {
+    int length = Utf8Length(text);
+    if (length <= 0 || !IsSpaceCharacter(DecodeUtf8(text, length))) break;
+    text.remove_prefix(length);
+  }
+  return text;
+}
+
+absl::string_view StripTrailingSpace(absl::string_view text) {
+  while (!text.empty()) {
+    size_t begin = text.size() - 1;
+    while (begin > 0 && (text[begin] & 0xC0) == 0x80) --begin;
+    int length = Utf8Length(text.substr(begin));
+    if (length <= 0 || !IsSpaceCharacter(DecodeUtf8(text.substr(begin), length))) break;
+    text = text.substr(0, begin);
+  }
+  return text;
+}
+
 // Words of text come from people: an absurd one is cut, so that merging stays near linear.
 constexpr size_t kLongWord = 64;
 
@@ -95,7 +122,7 @@ absl::Status Tokenizer::BuildBytes(const TokenizerSpec& spec) {
     }
     if (token.text.empty()) continue;
     if (parsed) {
-      specials_[static_cast<uint8_t>(token.text[0])].push_back({token.text, id});
+      specials_[static_cast<uint8_t>(token.text[0])].push_back({token.text, id, token.strip_left, token.strip_right});
     } else if (token.type == TokenizerSpec::TokenType::kByte) {
       byte_tokens_[static_cast<uint8_t>(bytes_[i][0])] = id;
     } else if (token.type == TokenizerSpec::TokenType::kNormal) {
@@ -116,8 +143,10 @@ absl::Status Tokenizer::Build(TokenizerSpec spec) {
   if (spec.tokens.empty()) return absl::InvalidArgumentError("tokenizer has no tokens");
   kind_ = spec.kind;
   normalise_nfc_ = spec.normalise_nfc;
-  add_space_prefix_ = spec.add_space_prefix;
-  strips_first_space_ = spec.add_space_prefix && kind_ == TokenizerSpec::Kind::kSentencePiece;
+  space_prefix_ = spec.space_prefix;
+  prefix_even_before_space_ = spec.prefix_even_before_space;
+  strips_first_space_ =
+      space_prefix_ != TokenizerSpec::SpacePrefix::kNever && kind_ == TokenizerSpec::Kind::kSentencePiece;
   add_bos_ = spec.add_bos;
   ignore_merges_ = spec.ignore_merges;
   bos_ = spec.bos;
@@ -155,9 +184,12 @@ absl::Status Tokenizer::Build(TokenizerSpec spec) {
 }
 
 absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(absl::string_view text, bool add_bos) const {
+  if (size_t valid = ValidUtf8Prefix(text); valid < text.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("byte ", valid, " of the text is no UTF-8"));
+  }
   std::vector<TokenId> out;
   if (add_bos && add_bos_ && bos_ >= 0) out.push_back(bos_);
-  size_t ordinary_begin = 0;
+  size_t segment_begin = 0;
   for (size_t i = 0; i < text.size();) {
     const Special* found = nullptr;
     for (const Special& special : specials_[static_cast<uint8_t>(text[i])]) {
@@ -170,28 +202,37 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(absl::string_view text, b
       ++i;
       continue;
     }
-    RETURN_IF_ERROR(EncodeOrdinary(text.substr(ordinary_begin, i - ordinary_begin), ordinary_begin == 0, out));
+    absl::string_view segment = text.substr(segment_begin, i - segment_begin);
+    if (found->strip_left) segment = StripTrailingSpace(segment);
+    RETURN_IF_ERROR(EncodeSegment(segment, segment_begin == 0, out));
     out.push_back(found->id);
     i += found->text.size();
-    ordinary_begin = i;
+    if (found->strip_right) i = text.size() - StripLeadingSpace(text.substr(i)).size();
+    segment_begin = i;
   }
-  RETURN_IF_ERROR(EncodeOrdinary(text.substr(ordinary_begin), ordinary_begin == 0, out));
+  RETURN_IF_ERROR(EncodeSegment(text.substr(segment_begin), segment_begin == 0, out));
   return out;
 }
 
-absl::Status Tokenizer::EncodeOrdinary(absl::string_view text, bool at_start, std::vector<TokenId>& out) const {
+absl::Status Tokenizer::EncodeSegment(absl::string_view text, bool is_first, std::vector<TokenId>& out) const {
   if (text.empty()) return absl::OkStatus();
   std::string normalised;
   if (normalise_nfc_) {
     utf8proc_uint8_t* composed = nullptr;
     utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), text.size(), &composed,
                                          static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
-    if (size < 0) return absl::InvalidArgumentError(absl::StrCat("text is no UTF-8: ", utf8proc_errmsg(size)));
+    if (size < 0) return absl::InternalError(absl::StrCat("NFC of the text: ", utf8proc_errmsg(size)));
     normalised.assign(reinterpret_cast<char*>(composed), size);
     free(composed);
     text = normalised;
   }
-  if (add_space_prefix_ && at_start && text[0] != ' ') {
+  if (kind_ == TokenizerSpec::Kind::kSentencePiece && absl::StrContains(text, kSpaceMark)) {
+    normalised = absl::StrReplaceAll(text, {{kSpaceMark, " "}});
+    text = normalised;
+  }
+  bool prefix = space_prefix_ == TokenizerSpec::SpacePrefix::kEachSegment ||
+                (space_prefix_ == TokenizerSpec::SpacePrefix::kFirstSegment && is_first);
+  if (prefix && (prefix_even_before_space_ || text[0] != ' ')) {
     normalised = absl::StrCat(" ", text);
     text = normalised;
   }

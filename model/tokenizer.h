@@ -53,20 +53,22 @@ class Tokenizer {
   struct Special {
     std::string text;
     TokenId id;
+    bool strip_left, strip_right;
   };
 
   Tokenizer() = default;
   absl::Status Build(TokenizerSpec spec);
   absl::Status BuildBytes(const TokenizerSpec& spec);
-  // Ids of text that holds no special token.
-  absl::Status EncodeOrdinary(absl::string_view text, bool at_start, std::vector<TokenId>& out) const;
+  // Ids of the text between two special tokens.
+  absl::Status EncodeSegment(absl::string_view text, bool is_first, std::vector<TokenId>& out) const;
   void EncodeWord(absl::string_view word, std::vector<TokenId>& out) const;
   void MergeSymbols(std::vector<TokenId>& symbols) const;
   // The best merge of two neighbours; null when there is none.
   const Merge* FindMerge(TokenId left, TokenId right) const;
 
   TokenizerSpec::Kind kind_ = TokenizerSpec::Kind::kByteLevelBpe;
-  bool normalise_nfc_ = false, add_space_prefix_ = false, add_bos_ = false, ignore_merges_ = false;
+  TokenizerSpec::SpacePrefix space_prefix_ = TokenizerSpec::SpacePrefix::kNever;
+  bool normalise_nfc_ = false, prefix_even_before_space_ = false, add_bos_ = false, ignore_merges_ = false;
   bool strips_first_space_ = false;
   TokenId bos_ = -1, unknown_ = -1;
   std::vector<std::string> bytes_;  // What each token stands for, special ones included.

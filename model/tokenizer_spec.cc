@@ -15,6 +15,7 @@ namespace json = boost::json;
 
 // The published pre-tokeniser patterns, in PCRE2 syntax.
 constexpr absl::string_view kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr absl::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581, SentencePiece's space.
 constexpr absl::string_view kOneDigit = R"(\p{N})";
 constexpr absl::string_view kLlama3 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
@@ -53,24 +54,41 @@ absl::StatusOr<std::pair<std::string, std::string>> SplitMerge(absl::string_view
 
 std::string Text(const json::string& text) { return std::string(text.data(), text.size()); }
 
-absl::Status AddToken(TokenizerSpec& spec, int64_t id, std::string text, TokenizerSpec::TokenType type) {
+absl::Status AddToken(TokenizerSpec& spec, int64_t id, TokenizerSpec::Token token) {
   constexpr int64_t kMaxTokens = 1 << 24;
   if (id < 0 || id >= kMaxTokens) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: token id ", id, " is out of range"));
   }
   if (spec.tokens.size() <= id) spec.tokens.resize(id + 1);
-  spec.tokens[id] = {std::move(text), type, 0};
+  spec.tokens[id] = std::move(token);
   return absl::OkStatus();
 }
 
-// A Split's pattern is {"Regex": "..."} or {"String": "..."}.
+// The pattern of a Split or Replace is {"Regex": "..."} or {"String": "..."}.
 absl::StatusOr<std::string> ReadPattern(const JsonReader& split) {
   const json::value* pattern = split.Find("pattern");
   if (pattern == nullptr || !pattern->is_object()) return split.Error("pattern", "expected an object");
-  JsonReader reader(pattern->as_object(), "tokenizer.json: pre_tokenizer.pattern.");
+  JsonReader reader(pattern->as_object(), "tokenizer.json: pattern.");
   if (reader.Find("Regex") != nullptr) return reader.String("Regex");
   ASSIGN_OR_RETURN(std::string text, reader.String("String"));
   return absl::StrCat("\\Q", text, "\\E");
+}
+
+absl::Status ReadMetaspace(const JsonReader& reader, TokenizerSpec& spec) {
+  spec.kind = TokenizerSpec::Kind::kSentencePiece;
+  ASSIGN_OR_RETURN(std::string replacement, reader.String("replacement"));
+  if (replacement != kSpaceMark) return reader.Error("replacement", "expected U+2581");
+  ASSIGN_OR_RETURN(std::string scheme, reader.String("prepend_scheme", "always"));
+  if (scheme == "always") {
+    spec.space_prefix = TokenizerSpec::SpacePrefix::kEachSegment;
+  } else if (scheme == "first") {
+    spec.space_prefix = TokenizerSpec::SpacePrefix::kFirstSegment;
+  } else if (scheme != "never") {
+    return reader.Error("prepend_scheme", "expected always, first or never");
+  }
+  ASSIGN_OR_RETURN(bool split, reader.Bool("split", true));
+  if (split) spec.pre_tokenizers.emplace_back(" [^ ]*");  // Each space begins a word.
+  return absl::OkStatus();
 }
 
 absl::Status ReadPreTokenizer(const json::object& object, TokenizerSpec& spec) {
@@ -86,8 +104,13 @@ absl::Status ReadPreTokenizer(const json::object& object, TokenizerSpec& spec) {
     return absl::OkStatus();
   }
   if (type == "ByteLevel") {
+    spec.kind = TokenizerSpec::Kind::kByteLevelBpe;
     ASSIGN_OR_RETURN(bool use_regex, reader.Bool("use_regex", true));
-    ASSIGN_OR_RETURN(spec.add_space_prefix, reader.Bool("add_prefix_space", true));
+    ASSIGN_OR_RETURN(bool prefix, reader.Bool("add_prefix_space", true));
+    if (prefix && !spec.pre_tokenizers.empty()) {
+      return absl::UnimplementedError("tokenizer.json: ByteLevel with add_prefix_space after another pre_tokenizer");
+    }
+    if (prefix) spec.space_prefix = TokenizerSpec::SpacePrefix::kEachSegment;
     if (use_regex) spec.pre_tokenizers.emplace_back(kGpt2);
     return absl::OkStatus();
   }
@@ -98,13 +121,16 @@ absl::Status ReadPreTokenizer(const json::object& object, TokenizerSpec& spec) {
   }
   if (type == "Split") {
     ASSIGN_OR_RETURN(std::string behavior, reader.String("behavior"));
-    if (behavior != "Isolated" && behavior != "Removed") {
-      return absl::UnimplementedError(absl::StrCat("tokenizer.json: Split behavior ", behavior));
+    ASSIGN_OR_RETURN(bool invert, reader.Bool("invert", false));
+    if (behavior != "Isolated" || invert) {
+      return absl::UnimplementedError(
+          absl::StrCat("tokenizer.json: Split behavior ", behavior, invert ? ", inverted" : ""));
     }
     ASSIGN_OR_RETURN(std::string pattern, ReadPattern(reader));
     spec.pre_tokenizers.push_back(std::move(pattern));
     return absl::OkStatus();
   }
+  if (type == "Metaspace") return ReadMetaspace(reader, spec);
   return absl::UnimplementedError(absl::StrCat("tokenizer.json: pre_tokenizer type ", type));
 }
 
@@ -115,7 +141,17 @@ absl::Status ReadNormalizer(const json::object& object, TokenizerSpec& spec) {
   if (type == "NFC") {
     spec.normalise_nfc = true;
   } else if (type == "Prepend") {
-    spec.add_space_prefix = true;
+    ASSIGN_OR_RETURN(std::string text, reader.String("prepend"));
+    if (text != kSpaceMark) return reader.Error("prepend", "expected U+2581");
+    spec.space_prefix = TokenizerSpec::SpacePrefix::kEachSegment;
+    spec.prefix_even_before_space = true;
+  } else if (type == "Replace") {
+    ASSIGN_OR_RETURN(std::string pattern, ReadPattern(reader));
+    ASSIGN_OR_RETURN(std::string content, reader.String("content"));
+    if (pattern != "\\Q \\E" || content != kSpaceMark) {
+      return absl::UnimplementedError("tokenizer.json: normalizer Replace of anything but a space by U+2581");
+    }
+    spec.kind = TokenizerSpec::Kind::kSentencePiece;
   } else if (type == "Sequence") {
     const json::value* parts = reader.Find("normalizers");
     if (parts == nullptr || !parts->is_array()) return reader.Error("normalizers", "expected a list");
@@ -123,7 +159,7 @@ absl::Status ReadNormalizer(const json::object& object, TokenizerSpec& spec) {
       if (!part.is_object()) return reader.Error("normalizers", "expected objects");
       RETURN_IF_ERROR(ReadNormalizer(part.as_object(), spec));
     }
-  } else if (type != "Replace") {
+  } else {
     return absl::UnimplementedError(absl::StrCat("tokenizer.json: normalizer type ", type));
   }
   return absl::OkStatus();
@@ -139,8 +175,17 @@ absl::Status ReadAddedTokens(const JsonReader& root, TokenizerSpec& spec) {
     ASSIGN_OR_RETURN(int64_t id, token.Int("id"));
     ASSIGN_OR_RETURN(std::string content, token.String("content"));
     ASSIGN_OR_RETURN(bool special, token.Bool("special", false));
-    RETURN_IF_ERROR(AddToken(spec, id, std::move(content),
-                             special ? TokenizerSpec::TokenType::kControl : TokenizerSpec::TokenType::kUserDefined));
+    TokenizerSpec::Token added_token;
+    added_token.text = std::move(content);
+    added_token.type = special ? TokenizerSpec::TokenType::kControl : TokenizerSpec::TokenType::kUserDefined;
+    ASSIGN_OR_RETURN(added_token.strip_left, token.Bool("lstrip", false));
+    ASSIGN_OR_RETURN(added_token.strip_right, token.Bool("rstrip", false));
+    ASSIGN_OR_RETURN(bool single_word, token.Bool("single_word", false));
+    if (single_word) {
+      return absl::UnimplementedError(
+          absl::StrCat("tokenizer.json: added token \"", added_token.text, "\" with single_word"));
+    }
+    RETURN_IF_ERROR(AddToken(spec, id, std::move(added_token)));
   }
   return absl::OkStatus();
 }
@@ -240,7 +285,10 @@ absl::StatusOr<TokenizerSpec> TokenizerSpec::FromGguf(const GgufFile& gguf) {
     return scores.status();
   }
   bool sentence_piece = spec.kind == Kind::kSentencePiece;
-  spec.add_space_prefix = gguf.GetBool("tokenizer.ggml.add_space_prefix", sentence_piece);
+  if (gguf.GetBool("tokenizer.ggml.add_space_prefix", sentence_piece)) {
+    spec.space_prefix = SpacePrefix::kEachSegment;
+    spec.prefix_even_before_space = sentence_piece;
+  }
   spec.add_bos = gguf.GetBool("tokenizer.ggml.add_bos_token", sentence_piece || spec.ignore_merges);
   spec.bos = static_cast<int32_t>(gguf.GetInt("tokenizer.ggml.bos_token_id").value_or(-1));
   spec.unknown = static_cast<int32_t>(gguf.GetInt("tokenizer.ggml.unknown_token_id").value_or(-1));
@@ -269,7 +317,7 @@ absl::StatusOr<TokenizerSpec> TokenizerSpec::FromJson(absl::string_view text) {
     std::string token(entry.key().data(), entry.key().size());
     if (!entry.value().is_int64()) return model.Error("vocab", absl::StrCat("\"", token, "\" has no whole number"));
     TokenType token_type = byte_fallback && IsByteTokenText(token) ? TokenType::kByte : TokenType::kNormal;
-    RETURN_IF_ERROR(AddToken(spec, entry.value().as_int64(), std::move(token), token_type));
+    RETURN_IF_ERROR(AddToken(spec, entry.value().as_int64(), {std::move(token), token_type}));
   }
   RETURN_IF_ERROR(ReadMerges(model, spec));
   RETURN_IF_ERROR(ReadAddedTokens(root, spec));

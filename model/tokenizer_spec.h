@@ -19,10 +19,14 @@ struct TokenizerSpec {
     kSentencePiece  // Spaces as U+2581, unknown characters as <0xNN> byte tokens.
   };
   enum class TokenType { kNormal, kUnknown, kControl, kUserDefined, kByte };
+  // Where text gets a space in front; the text between two special tokens is a segment.
+  enum class SpacePrefix { kNever, kFirstSegment, kEachSegment };
   struct Token {
     std::string text;
     TokenType type = TokenType::kNormal;
     float score = 0;  // kSentencePiece without merges: higher merges first.
+    // A special token takes the white space before or after it with it.
+    bool strip_left = false, strip_right = false;
   };
 
   Kind kind = Kind::kByteLevelBpe;
@@ -32,7 +36,8 @@ struct TokenizerSpec {
   // left.
   std::vector<std::string> pre_tokenizers;
   bool normalise_nfc = false;
-  bool add_space_prefix = false;
+  SpacePrefix space_prefix = SpacePrefix::kNever;
+  bool prefix_even_before_space = false;  // Else a segment that begins with a space gets none.
   bool add_bos = false;
   bool ignore_merges = false;  // A word that is itself a token is not merged (Llama 3).
   int32_t bos = -1;

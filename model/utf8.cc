@@ -57,20 +57,14 @@ void AppendUtf8(uint32_t code_point, std::string& out) {
   }
 }
 
-std::string MakeValidUtf8(absl::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  while (!text.empty()) {
-    int length = Utf8Length(text);
-    if (length > 0) {
-      out.append(text.data(), length);
-    } else {
-      AppendUtf8(0xFFFD, out);
-      length = 1;
-    }
-    text.remove_prefix(length);
+size_t ValidUtf8Prefix(absl::string_view text) {
+  absl::string_view rest = text;
+  while (!rest.empty()) {
+    int length = Utf8Length(rest);
+    if (length <= 0) break;
+    rest.remove_prefix(length);
   }
-  return out;
+  return text.size() - rest.size();
 }
 
 }  // namespace tandem

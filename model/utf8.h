@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -16,7 +17,8 @@ uint32_t DecodeUtf8(absl::string_view text, int length);
 
 void AppendUtf8(uint32_t code_point, std::string& out);
 
-// Replaces bytes that are no UTF-8 by U+FFFD.
-std::string MakeValidUtf8(absl::string_view text);
+// How many bytes at the beginning are valid UTF-8.
+size_t ValidUtf8Prefix(absl::string_view text);
+inline bool IsValidUtf8(absl::string_view text) { return ValidUtf8Prefix(text) == text.size(); }
 
 }  // namespace tandem

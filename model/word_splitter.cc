@@ -22,7 +22,7 @@ absl::StatusOr<std::unique_ptr<WordSplitter>> WordSplitter::Create(absl::Span<co
     int error = 0;
     PCRE2_SIZE offset = 0;
     pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                     PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
+                                     PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
     if (code == nullptr) {
       PCRE2_UCHAR message[256];
       pcre2_get_error_message(error, message, sizeof(message));
@@ -41,7 +41,6 @@ WordSplitter::~WordSplitter() = default;
 absl::StatusOr<std::vector<absl::string_view>> WordSplitter::Split(absl::string_view text) const {
   std::vector<absl::string_view> words;
   if (!text.empty()) words.push_back(text);
-  uint32_t options = 0;  // The first match checks the whole text's UTF-8; later ones need not.
   for (const auto& pattern : patterns_) {
     pcre2_match_data* match = pcre2_match_data_create(1, nullptr);
     absl::Cleanup free_match = [match] { pcre2_match_data_free(match); };
@@ -50,8 +49,8 @@ absl::StatusOr<std::vector<absl::string_view>> WordSplitter::Split(absl::string_
     for (absl::string_view word : words) {
       size_t done = 0;
       while (done < word.size()) {
-        int result = pcre2_match(pattern->code, reinterpret_cast<PCRE2_SPTR>(word.data()), word.size(), done, options,
-                                 match, nullptr);
+        int result = pcre2_match(pattern->code, reinterpret_cast<PCRE2_SPTR>(word.data()), word.size(), done,
+                                 PCRE2_NO_UTF_CHECK, match, nullptr);
         if (result == PCRE2_ERROR_NOMATCH) break;
         if (result < 0) {
           PCRE2_UCHAR message[256];
@@ -59,9 +58,8 @@ absl::StatusOr<std::vector<absl::string_view>> WordSplitter::Split(absl::string_
           return absl::InvalidArgumentError(
               absl::StrCat("text cannot be tokenized: ", reinterpret_cast<const char*>(message)));
         }
-        options = PCRE2_NO_UTF_CHECK;
         PCRE2_SIZE* range = pcre2_get_ovector_pointer(match);
-        if (range[1] <= range[0]) break;  // An empty match: the rest is one word.
+        if (range[1] <= range[0] || range[0] < done) break;  // An empty match: the rest is one word.
         if (range[0] > done) parts.push_back(word.substr(done, range[0] - done));
         parts.push_back(word.substr(range[0], range[1] - range[0]));
         done = range[1];

@@ -21,7 +21,7 @@ class WordSplitter {
   static absl::StatusOr<std::unique_ptr<WordSplitter>> Create(absl::Span<const std::string> patterns);
   ~WordSplitter();
 
-  // INVALID_ARGUMENT when the text is no UTF-8 or a pattern runs into PCRE2's limits on it.
+  // `text` is valid UTF-8. INVALID_ARGUMENT when a pattern runs into PCRE2's limits on it.
   absl::StatusOr<std::vector<absl::string_view>> Split(absl::string_view text) const;
 
  private:

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Renders templates with the real jinja2, set up as chat templates are rendered, for model/jinja/jinja_test.cc.
 
-    make_cases.py > cases.json      writes the cases
-    make_cases.py --check FILE      exit code 1 unless FILE holds what jinja2 renders today
+    make_cases.py               writes cases.json
+    make_cases.py --check       exit code 1 unless cases.json holds what jinja2 renders today
 
 The templates are our own; "like_*" ones use the constructs of the published template that they are named after.
 """
 
 import json
+import pathlib
 import sys
 
 import jinja2
@@ -252,10 +253,10 @@ def make_cases():
 
 
 if __name__ == "__main__":
+    path = pathlib.Path(__file__).parent / "cases.json"
     text = make_cases()
-    if len(sys.argv) == 3 and sys.argv[1] == "--check":
-        with open(sys.argv[2], encoding="utf-8") as file:
-            same = file.read() == text
+    if sys.argv[1:] == ["--check"]:
+        same = path.read_text(encoding="utf-8") == text
         print(f"{len(CASES)} cases are {'current' if same else 'not what jinja2 renders'}")
         sys.exit(0 if same else 1)
-    sys.stdout.write(text)
+    path.write_text(text, encoding="utf-8")
