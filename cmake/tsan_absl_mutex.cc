@@ -49,7 +49,8 @@ bool __wrap__ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8Durat
                                                                                      Duration timeout) {
   __tsan_release(mu);
   AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
-  bool reached = __real__ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE(mu, condition, timeout);
+  bool reached =
+      __real__ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE(mu, condition, timeout);
   AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
   __tsan_acquire(mu);
   return reached;
