@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -68,12 +69,17 @@ std::vector<uint8_t> RandomBlocks(DType dtype, int64_t rows, int64_t columns) {
   return bytes;
 }
 
-class LinearKernel : public testing::TestWithParam<std::tuple<size_t, DType>> {
- protected:
-  const Kernels* kernels() const {
-    std::vector<const Kernels*> available = AvailableKernels();
-    return std::get<0>(GetParam()) < available.size() ? available[std::get<0>(GetParam())] : nullptr;
+// The build of that name, or null where this processor does not run it.
+const Kernels* KernelsNamed(std::string_view name) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    if (kernels->name == name) return kernels;
   }
+  return nullptr;
+}
+
+class LinearKernel : public testing::TestWithParam<std::tuple<const char*, DType>> {
+ protected:
+  const Kernels* kernels() const { return KernelsNamed(std::get<0>(GetParam())); }
 };
 
 // in [rows][columns] times the matrix, by the kernels.
@@ -109,7 +115,7 @@ TEST_P(LinearKernel, MatchesDequantisedArithmetic) {
   TensorView tensor{"w", dtype, {out, in}, bytes};
   for (InputPrecision precision : {InputPrecision::kUsual, InputPrecision::kSensitive}) {
     ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({tensor}, {}, Precision::kQuantised, precision));
-    for (int64_t rows : {1, 2, 3, 8, 13}) {
+    for (int64_t rows : {1, 2, 3, 8, 13, 16, 37}) {
       std::vector<float> x(rows * in + 16);
       for (float& value : x) value = Uniform();
       std::vector<float> got = Multiply(*kernels(), *matrix, x, rows);
@@ -138,10 +144,11 @@ TEST_P(LinearKernel, ARowDoesNotDependOnTheBatch) {
   std::vector<uint8_t> bytes = RandomBlocks(dtype, 32, 256);
   ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({{"w", dtype, {32, 256}, bytes}}, {}, Precision::kQuantised,
                                                        InputPrecision::kUsual));
-  std::vector<float> x(15 * 256 + 16);
+  constexpr int64_t kRows = 31;  // A tile of each height.
+  std::vector<float> x(kRows * 256 + 16);
   for (float& value : x) value = Uniform();
-  std::vector<float> all = Multiply(*kernels(), *matrix, x, 15);
-  for (int64_t r = 0; r < 15; ++r) {
+  std::vector<float> all = Multiply(*kernels(), *matrix, x, kRows);
+  for (int64_t r = 0; r < kRows; ++r) {
     std::vector<float> one(x.begin() + r * 256, x.begin() + (r + 1) * 256);
     one.resize(256 + 16);
     EXPECT_EQ(Multiply(*kernels(), *matrix, one, 1),
@@ -150,21 +157,41 @@ TEST_P(LinearKernel, ARowDoesNotDependOnTheBatch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, LinearKernel,
-                         testing::Combine(testing::Values(0, 1),
+                         testing::Combine(testing::Values("portable", "avx512", "amx"),
                                           testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0,
                                                           DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
                                                           DType::kQ4_K, DType::kQ5_K, DType::kQ6_K)),
                          [](const auto& info) {
-                           return std::string(std::get<0>(info.param) == 0 ? "best_" : "second_") +
+                           return std::string(std::get<0>(info.param)) + "_" +
                                   std::string(DTypeName(std::get<1>(info.param)));
                          });
 
-class AttentionKernel : public testing::TestWithParam<std::tuple<size_t, int, int>> {};
+class AmxKernel : public testing::TestWithParam<DType> {};
+
+TEST_P(AmxKernel, EqualsAvx512BitForBit) {
+  const Kernels* amx = KernelsNamed("amx");
+  if (amx == nullptr) GTEST_SKIP() << "this processor has no AMX";
+  std::vector<uint8_t> bytes = RandomBlocks(GetParam(), 48, 512);
+  for (InputPrecision precision : {InputPrecision::kUsual, InputPrecision::kSensitive}) {
+    ASSERT_OK_AND_ASSIGN(
+        auto matrix, PackedMatrix::Pack({{"w", GetParam(), {48, 512}, bytes}}, {}, Precision::kQuantised, precision));
+    std::vector<float> x(100 * 512 + 16);
+    for (float& value : x) value = Uniform();
+    EXPECT_EQ(Multiply(*amx, *matrix, x, 100), Multiply(*KernelsNamed("avx512"), *matrix, x, 100));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, AmxKernel,
+                         testing::Values(DType::kQ4_0, DType::kQ5_0, DType::kQ8_0, DType::kQ4_K, DType::kQ5_K,
+                                         DType::kQ6_K),
+                         [](const auto& info) { return std::string(DTypeName(info.param)); });
+
+class AttentionKernel : public testing::TestWithParam<std::tuple<const char*, int, int>> {};
 
 TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
   const auto [build, page_tokens, head_dim] = GetParam();
-  std::vector<const Kernels*> available = AvailableKernels();
-  if (build >= available.size()) GTEST_SKIP() << "this processor has no such kernels";
+  const Kernels* kernels = KernelsNamed(build);
+  if (kernels == nullptr) GTEST_SKIP() << "this processor has no such kernels";
   KvLayout layout{.num_layers = 2,
                   .num_kv_heads = 2,
                   .head_dim = head_dim,
@@ -193,7 +220,7 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
                      .kv_head = 1,
                      .pages = pages.data()};
   std::vector<float> scratch(AttentionScratchFloats(task) + 16);
-  available[build]->attention(task, scratch.data());
+  kernels->attention(task, scratch.data());
   auto element = [&](int plane, int token, int d) {
     float value;
     std::memcpy(&value,
@@ -223,10 +250,10 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, AttentionKernel,
-                         testing::Combine(testing::Values(0, 1), testing::Values(1, 7, 16, 32),
+                         testing::Combine(testing::Values("portable", "avx512"), testing::Values(1, 7, 16, 32),
                                           testing::Values(16, 32, 40, 64)),
                          [](const auto& info) {
-                           return std::string(std::get<0>(info.param) == 0 ? "best" : "second") + "_page" +
+                           return std::string(std::get<0>(info.param)) + "_page" +
                                   std::to_string(std::get<1>(info.param)) + "_dim" +
                                   std::to_string(std::get<2>(info.param));
                          });

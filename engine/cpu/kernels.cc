@@ -1,5 +1,11 @@
 #include "engine/cpu/kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 
 #include "absl/strings/string_view.h"
@@ -12,15 +18,43 @@ int64_t AttentionScratchFloats(const AttentionTask& task) {
   return 16 * padded_dim + padded_dim + int64_t{task.num_rows} * task.group_heads * context;
 }
 
-std::vector<const Kernels*> AvailableKernels() {
+namespace {
+
+#if defined(__x86_64__)
+bool HasAvx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
+// Whether the processor has int8 tiles and the kernel lets this process use them. Linux saves their 8 KiB a thread only
+// for processes that asked.
+bool HasAmx() {
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned kTileBit = 1u << 24, kInt8Bit = 1u << 25;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  if ((edx & kTileBit) == 0 || (edx & kInt8Bit) == 0) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
+std::vector<const Kernels*> FindKernels() {
   std::vector<const Kernels*> available;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
+  if (HasAvx512()) {
+    if (HasAmx()) available.push_back(&amx::GetKernels());
     available.push_back(&avx512::GetKernels());
   }
 #endif
   available.push_back(&portable::GetKernels());
+  return available;
+}
+
+}  // namespace
+
+const std::vector<const Kernels*>& AvailableKernels() {
+  static const auto& available = *new std::vector<const Kernels*>(FindKernels());
   return available;
 }
 

@@ -57,11 +57,14 @@ const Kernels& GetKernels();
 namespace avx512 {
 const Kernels& GetKernels();
 }
+namespace amx {
+const Kernels& GetKernels();
+}
 
-// The best build that this processor runs. TANDEM_CPU_KERNELS=portable in the environment forces
-// that one.
+// The best build that this processor runs. TANDEM_CPU_KERNELS=NAME in the environment, one of portable, avx512 and amx,
+// forces that one where the processor runs it.
 const Kernels& ChooseKernels();
-// All builds that this processor runs, best first; for tests.
-std::vector<const Kernels*> AvailableKernels();
+// All builds that this processor runs, best first. The first call asks the kernel for the tile registers' state.
+const std::vector<const Kernels*>& AvailableKernels();
 
 }  // namespace tandem

@@ -1,5 +1,8 @@
 #include "engine/cpu/kernel_parts.h"
 #include "engine/cpu/vector_math.h"
+#if defined(__AMX_INT8__)
+#include "engine/cpu/amx_tiles.h"
+#endif
 
 // Weights are read once per tile of rows; a tile's sums stay in registers. A row's arithmetic is
 // the same sequence of operations whatever the tile's height, so its result does not depend on the
@@ -78,12 +81,21 @@ TANDEM_INLINE void LoadGroup(const uint8_t* codes, Codes (&out)[kQuads]) {
   }
 }
 
+template <bool kWide>
+inline constexpr int kScaleBytes = kPanelRows*(kWide ? 4 : 2);
+template <PackedEncoding kEncoding, int kGroup>
+inline constexpr int kCodeBytes = kEncoding == PackedEncoding::kU4 ? kPanelRows* kGroup / 2 : kPanelRows* kGroup;
+
+template <bool kWide>
+TANDEM_INLINE Vec LoadScales(const uint8_t* p) {
+  if constexpr (kWide) return LoadVec(reinterpret_cast<const float*>(p));
+  return LoadHalfVec(p);
+}
+
 template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes, int kRows>
 void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, const Vec& bias, const PanelOutput& out,
                    int out_row) {
   constexpr int kQuads = kGroup / 4;
-  constexpr int kScaleBytes = kPanelRows * (kWide ? 4 : 2);
-  constexpr int kCodeBytes = kEncoding == PackedEncoding::kU4 ? kPanelRows * kGroup / 2 : kPanelRows * kGroup;
   const int64_t groups = in.columns / kGroup;
   const int64_t scales_per_row = in.columns / kActivationGroup;
   const int8_t* values = in.values + row * in.columns;
@@ -91,17 +103,10 @@ void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, c
   const float* sums = in.sums + row * groups;
   Vec total[kRows] = {};
   for (int64_t group = 0; group < groups; ++group) {
-    Vec scale, minimum;
-    if constexpr (kWide) {
-      scale = LoadVec(reinterpret_cast<const float*>(panel));
-      minimum = LoadVec(reinterpret_cast<const float*>(panel + kScaleBytes));
-    } else {
-      scale = LoadHalfVec(panel);
-      minimum = LoadHalfVec(panel + kScaleBytes);
-    }
+    const Vec scale = LoadScales<kWide>(panel), minimum = LoadScales<kWide>(panel + kScaleBytes<kWide>);
     Codes codes[kQuads];
-    LoadGroup<kEncoding, kQuads>(panel + 2 * kScaleBytes, codes);
-    panel += 2 * kScaleBytes + kCodeBytes;
+    LoadGroup<kEncoding, kQuads>(panel + 2 * kScaleBytes<kWide>, codes);
+    panel += 2 * kScaleBytes<kWide> + kCodeBytes<kEncoding, kGroup>;
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const int8_t* quads = values + r * in.columns + group * kGroup;
@@ -123,12 +128,63 @@ void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, c
   for (int r = 0; r < kRows; ++r) StoreResult(total[r], bias, out_row + r, out);
 }
 
+#if defined(__AMX_INT8__)
+// QuantisedTile of kAmxRows rows, with the integer sums from tiles.
+template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes>
+void AmxTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, const Vec& bias, const PanelOutput& out,
+             int out_row) {
+  constexpr int kQuads = kGroup / 4;
+  const int64_t groups = in.columns / kGroup;
+  const int64_t scales_per_row = in.columns / kActivationGroup;
+  const int8_t* values = in.values + row * in.columns;
+  const float* scales = in.scales + row * scales_per_row;
+  const float* sums = in.sums + row * groups;
+  alignas(64) int32_t dots[kAmxRows][kPanelRows];
+  alignas(64) int32_t rests[kAmxRows][kPanelRows];
+  alignas(64) Codes unpacked[kQuads];
+  Vec total[kAmxRows] = {};
+  for (int64_t group = 0; group < groups; ++group) {
+    const Vec scale = LoadScales<kWide>(panel), minimum = LoadScales<kWide>(panel + kScaleBytes<kWide>);
+    const uint8_t* codes = panel + 2 * kScaleBytes<kWide>;
+    panel = codes + kCodeBytes<kEncoding, kGroup>;
+    if constexpr (kEncoding == PackedEncoding::kU4) {
+      LoadGroup<kEncoding, kQuads>(codes, unpacked);
+      codes = reinterpret_cast<const uint8_t*>(unpacked);
+    }
+    LoadCodesTile<kGroup>(codes);
+    GroupSums<kGroup>(values + group * kGroup, in.columns, dots);
+    if constexpr (kTwoPlanes) GroupSums<kGroup>(values + in.plane_stride + group * kGroup, in.columns, rests);
+#pragma GCC unroll 16
+    for (int r = 0; r < kAmxRows; ++r) {
+      IntVec dot;
+      std::memcpy(&dot, dots[r], sizeof(dot));
+      Vec row_scale = Broadcast(scales[r * scales_per_row + group * kGroup / kActivationGroup]);
+      Vec product = __builtin_convertvector(dot, Vec);
+      if constexpr (kTwoPlanes) {
+        IntVec rest;
+        std::memcpy(&rest, rests[r], sizeof(rest));
+        product = MultiplyAdd(__builtin_convertvector(rest, Vec), Broadcast(1.0f / kPlaneRatio), product);
+      }
+      total[r] = MultiplyAdd(product, scale * row_scale, total[r]);
+      total[r] = MultiplyAdd(minimum, Broadcast(sums[r * groups + group]), total[r]);
+    }
+  }
+  for (int r = 0; r < kAmxRows; ++r) StoreResult(total[r], bias, out_row + r, out);
+}
+#endif
+
 template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes>
 void QuantisedRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const QuantisedRows& in, int64_t first_row,
                              int64_t num_rows, const PanelOutput& out) {
   const uint8_t* codes = weight.panel(panel);
   Vec bias = LoadBias(weight, panel);
   int64_t r = 0;
+#if defined(__AMX_INT8__)
+  ConfigureTiles();
+  for (; r + kAmxRows <= num_rows; r += kAmxRows) {
+    AmxTile<kEncoding, kGroup, kWide, kTwoPlanes>(codes, in, first_row + r, bias, out, static_cast<int>(r));
+  }
+#endif
   for (; r + kTileRows <= num_rows; r += kTileRows) {
     QuantisedTile<kEncoding, kGroup, kWide, kTwoPlanes, kTileRows>(codes, in, first_row + r, bias, out,
                                                                    static_cast<int>(r));
