@@ -106,7 +106,9 @@ class SenderHub::Link {
       absl::Time now = Clock::Real().Now();
       if (const auto* grant = std::get_if<GrantMessage>(&*message)) sender_->OnGrant(*grant, now);
       if (const auto* refuse = std::get_if<RefuseMessage>(&*message)) sender_->OnRefuse(*refuse);
-      if (const auto* ack = std::get_if<AckMessage>(&*message)) sender_->OnAck(*ack, now);
+      if (const auto* ack = std::get_if<AckMessage>(&*message); ack != nullptr && !drops_acks()) {
+        sender_->OnAck(*ack, now);
+      }
       if (const auto* abort = std::get_if<AbortMessage>(&*message)) sender_->OnAbort(*abort);
       if (const auto* done = std::get_if<AbortDoneMessage>(&*message)) sender_->OnAbortDone(*done);
       Pump();
@@ -146,9 +148,7 @@ class SenderHub::Link {
     const uint64_t area = peer_hello_.layout.pool_bytes();
     absl::StatusOr<SelfTestResult> result = WriteSelfTest(transport, **opened, area);
     if (!result.ok()) return result.status();
-    const TransferFaults& faults = hub_.options_.faults;
-    const bool faulty = faults.peer.empty() || faults.peer == peer_.worker_id;
-    pool_ = faulty ? WithFaults(*std::move(opened), faults) : *std::move(opened);
+    pool_ = faulty() ? WithFaults(*std::move(opened), hub_.options_.faults) : *std::move(opened);
     state_.transport = std::string(transport.name());
     state_.gigabytes_per_second = result->gigabytes_per_second;
     state_.latency_us = result->latency_us;
@@ -204,6 +204,12 @@ class SenderHub::Link {
     state_.error = error;
     hub_.events_.OnLinkState(state_);
   }
+
+  bool faulty() const {
+    const std::string& peer = hub_.options_.faults.peer;
+    return peer.empty() || peer == peer_.worker_id;
+  }
+  bool drops_acks() const { return faulty() && hub_.options_.faults.drop_acks > 0; }
 
   SenderHub& hub_;
   const LinkPeer peer_;

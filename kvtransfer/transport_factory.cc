@@ -52,6 +52,10 @@ absl::StatusOr<TransferFaults> ParseTransferFaults(absl::string_view text) {
       faults.duplicate_write_every = value;
     } else if (setting.first == "delay_polls") {
       faults.delay_polls = value;
+    } else if (setting.first == "fail_flush_every") {
+      faults.fail_flush_every = value;
+    } else if (setting.first == "drop_acks") {
+      faults.drop_acks = value;
     } else {
       return absl::InvalidArgumentError(absl::StrCat("transfer fault \"", setting.first, "\" is unknown"));
     }

@@ -57,7 +57,8 @@ TANDEM_INLINE Codes HighNibbles(Codes c) {
   for (uint8_t& byte : c.bytes) byte >>= 4;
   return c;
 }
-TANDEM_INLINE IntVec Dot(IntVec sum, const Codes& codes, const int8_t* activations) {
+// Not inlined: the unrolled loops around it would become one function of tens of thousands of instructions.
+__attribute__((noinline)) IntVec Dot(IntVec sum, const Codes& codes, const int8_t* activations) {
   for (int row = 0; row < 16; ++row) {
     int32_t dot = 0;
     for (int i = 0; i < 4; ++i) dot += static_cast<int32_t>(codes.bytes[row * 4 + i]) * activations[i];

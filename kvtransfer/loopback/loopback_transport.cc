@@ -41,6 +41,7 @@ class FaultyPool final : public RemotePool {
   absl::StatusOr<bool> PollFlushed() override {
     if (polls_left_-- > 0) return false;
     polls_left_ = 0;
+    if (IsTurn(faults_.fail_flush_every)) return absl::UnavailableError("fault point: the flush failed");
     return pool_->PollFlushed();
   }
 

@@ -196,6 +196,70 @@ TEST_P(FailureTable, ClientGoneWhileQueuedOrComputing) {
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
 
+TEST_P(FailureTable, ClientGoneBetweenCommitAndAck) {
+  ProcessCluster::Options options;
+  options.faults = [](const std::string& process) { return process == "prefill-0" ? "drop_acks=1" : ""; };
+  options.prefill_replicas = options.decode_replicas = 1;
+  StartCluster(options);
+  // The second token comes from decode: it has taken over, and prefill does not know.
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [](int tokens) { return tokens < 2; });
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, LinkLostBetweenTwoLiveWorkers) {
+  ProcessCluster::Options options;
+  options.faults = [](const std::string& process) {
+    return process == "prefill-0" ? "fail_flush_every=1,peer=decode-0" : "";
+  };
+  StartCluster(options);
+  std::vector<TokenId> reference = Reference();
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest());
+  ASSERT_THAT(answer.summary, IsOk());
+  EXPECT_EQ(answer.tokens, reference);
+  EXPECT_GE(answer.summary->retries, 1);
+  EXPECT_THAT(cluster_->Output(), HasSubstr("fault point: the flush failed"));
+  EXPECT_EQ(cluster_->restarts("decode-0"), 0);
+  EXPECT_TRUE(cluster_->AwaitReady());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+// A prompt that takes much longer to prefill than `timeout`.
+GenerateOptions SlowPrompt(int seed, absl::Duration timeout) {
+  GenerateOptions options;
+  std::vector<TokenId> prompt(1800);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(100 + (i * 37 + seed * 7919) % 40000);
+  options.tokens = prompt;
+  options.sampling.max_tokens = 1;
+  options.timeout = timeout;
+  return options;
+}
+
+TEST_P(FailureTable, DeadlinePassesWhileComputing) {
+  StartCluster();
+  ProcessCluster::Answer answer = cluster_->Ask(SlowPrompt(1, absl::Milliseconds(200)));
+  EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_TRUE(answer.tokens.empty());
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
+TEST_P(FailureTable, DeadlinePassesWhileQueued) {
+  ProcessCluster::Options options;
+  options.prefill_replicas = options.decode_replicas = 1;
+  options.limits = "{max_running_requests: 1}";
+  StartCluster(options);
+  std::vector<std::thread> clients;
+  // One computes, the others wait behind it.
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&, i] {
+      ProcessCluster::Answer answer = cluster_->Ask(SlowPrompt(i, absl::Milliseconds(200)));
+      EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kDeadlineExceeded));
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(cluster_->AwaitAllPagesFree());
+}
+
 TEST_P(FailureTable, DeadlinePassesWhileDecoding) {
   StartCluster();
   GenerateOptions options = LongRequest();
