@@ -45,6 +45,7 @@ class MetricsServer {
   // Co-owners: the HTTP server, which collects from it.
   std::shared_ptr<prometheus::Registry> registry_;
   std::unique_ptr<prometheus::Exposer> exposer_;
+  std::string host_;  // Where it listens.
 };
 
 }  // namespace tandem
