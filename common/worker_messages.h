@@ -48,7 +48,7 @@ struct LegEvent {
   LegFinish finish = LegFinish::kNone;
   absl::Status error;           // Not OK: the leg is gone.
   absl::Status handover_error;  // Not OK: the KV is held, but must go elsewhere.
-  HandoverId handover;          // Which, with handover_error.
+  HandoverId handover;          // Which, with handover_error and LegFinish::kHandedOver.
   bool taken_over = false;
   int cached_tokens = 0;
   absl::Duration queue, prefill, transfer;

@@ -136,7 +136,7 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes() + kTestAreaBytes));
   engine->SetKvMemory(pool_->base());
   metrics_ = std::make_unique<DecodeMetrics>(metrics_server_);
-  pages_ = std::make_unique<EngineHandoverPages>(engine->cache());
+  pages_ = std::make_unique<EngineHandoverPages>(*engine);
   receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_);
   worker_ = std::make_unique<DecodeWorker>(
       Clock::Real(), *receiver_, *metrics_,

@@ -16,6 +16,8 @@ std::vector<PageIndex> EngineHandoverPages::AcquireHeld(absl::Span<const TokenId
 }
 
 std::optional<std::vector<PageIndex>> EngineHandoverPages::AllocateGranted(int count) {
+  // As for sequences that wait: one page of headroom for each that runs, so that nobody is preempted at once.
+  if (cache_.pool().available() < count + engine_.scheduler().num_running()) return std::nullopt;
   return cache_.Allocate(count, PageState::kGranted);
 }
 
@@ -42,7 +44,7 @@ void DecodeWorker::StartLegNow(Engine& engine, int64_t session, const StartLeg& 
           .awaits_kv = start.handover.is_set(),
           .deadline = clock_.Now() + start.remaining};
   if (leg.awaits_kv) {
-    receiver_.Expect(start.handover);
+    receiver_.Expect(start.handover, start.tokens);
     handovers_[start.handover] = start.id;
   } else if (absl::Status status = engine.Add(ToSequenceRequest(start, clock_.Now())); !status.ok()) {
     metrics_.CountLeg("refused");

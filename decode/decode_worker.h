@@ -18,10 +18,11 @@ namespace tandem {
 
 // The pages of an engine's KV cache, as hand-overs need them.
 //
-// Thread-safety: the engine thread only. Ownership: borrows the cache.
+// Thread-safety: the engine thread only. Ownership: borrows the engine.
 class EngineHandoverPages final : public HandoverPages {
  public:
-  explicit EngineHandoverPages(KvCache& cache) : cache_(cache) {}
+  explicit EngineHandoverPages(Engine& engine) : engine_(engine), cache_(engine.cache()) {}
+  bool HasRoom(int granted) const override { return engine_.CanTakeKv(granted); }
   std::vector<PageIndex> AcquireHeld(absl::Span<const TokenId> tokens) override;
   std::optional<std::vector<PageIndex>> AllocateGranted(int count) override;
   void MarkCommitted(absl::Span<const PageIndex> pages) override;
@@ -29,6 +30,7 @@ class EngineHandoverPages final : public HandoverPages {
   void Free(absl::Span<const PageIndex> pages) override;
 
  private:
+  const Engine& engine_;
   KvCache& cache_;
 };
 

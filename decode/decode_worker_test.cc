@@ -27,7 +27,7 @@ class DecodeWorkerTest : public testing::Test {
   DecodeWorkerTest()
       : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull}, clock_),
         metrics_(metrics_server_),
-        pages_(engine().cache()),
+        pages_(engine()),
         receiver_({}, engine().layout(), fixture_.memory(), pages_),
         worker_(
             clock_, receiver_, metrics_, [this](int64_t, LegEvent event) { events_.push_back(std::move(event)); },
@@ -166,7 +166,32 @@ TEST_F(DecodeWorkerTest, AnOfferWithoutALegIsRefusedInTheEnd) {
   clock_.Advance(absl::Seconds(6));
   worker_.OnTurn();
   ASSERT_THAT(Sent<RefuseMessage>(), SizeIs(1));
-  EXPECT_TRUE(Sent<RefuseMessage>()[0].retryable);
+  EXPECT_THAT(Sent<RefuseMessage>()[0].reason, testing::HasSubstr("not started the decode leg"));
+}
+
+TEST_F(DecodeWorkerTest, RefusesKvOfOtherTokensThanItsLegHas) {
+  Start(Leg());
+  std::vector<TokenId> other = Prompt();
+  other.push_back(7);
+  FromPeer(OfferMessage{kHandover, other});
+  ASSERT_THAT(Sent<RefuseMessage>(), SizeIs(1));
+  EXPECT_THAT(Sent<GrantMessage>(), IsEmpty());
+}
+
+TEST_F(DecodeWorkerTest, GrantsNoMoreHandoversThanMayRun) {
+  const int max_running = 32;  // The engine's default.
+  for (int i = 0; i <= max_running; ++i) {
+    StartLeg start = Leg(HandoverId(100 + i));
+    start.id = RequestId(100 + i);
+    start.tokens = {static_cast<TokenId>(5 + i)};
+    Start(start);
+    FromPeer(OfferMessage{start.handover, start.tokens});
+  }
+  ASSERT_THAT(Sent<GrantMessage>(), SizeIs(max_running));
+  for (const GrantMessage& grant : Sent<GrantMessage>()) FromPeer(CommitMessage{grant.handover, grant.epoch, 1, {}, 5});
+  EXPECT_THAT(Sent<GrantMessage>(), SizeIs(max_running));
+  RunToEnd();
+  EXPECT_THAT(Sent<GrantMessage>(), SizeIs(max_running + 1));  // One ended, and the last came in.
 }
 
 TEST_F(DecodeWorkerTest, SecondHandoverOfAPromptNamesOnlyMissingPages) {

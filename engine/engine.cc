@@ -16,7 +16,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoin
   std::unique_ptr<Ops> ops = NewCpuOps(options.threads, options.precision);
   ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
                    LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
-                                    std::min(options.max_step_tokens, std::max(options.max_running, 1))));
+                                    std::min(options.max_step_tokens, options.max_running)));
   KvLayout layout = model->kv_layout();
   layout.page_tokens = options.page_tokens;
   layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;

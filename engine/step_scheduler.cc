@@ -113,9 +113,11 @@ bool StepScheduler::TryAdmit(Sequence* sequence, absl::Time now) {
 std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
   std::vector<StepItem> items;
   int budget = options_.max_step_tokens;
+  // A step has at most max_running rows of logits, and hand-overs that arrive together may be a few more than that.
+  const auto is_full = [&] { return budget == 0 || items.size() >= static_cast<size_t>(options_.max_running); };
   // Decoding sequences, one token each. Preemption shortens running_ from the back while this loop
   // runs.
-  for (size_t i = 0; i < running_.size() && budget > 0;) {
+  for (size_t i = 0; i < running_.size() && !is_full();) {
     Sequence* sequence = running_[i];
     if (sequence->num_tokens() - sequence->computed_tokens != 1) {
       ++i;
@@ -126,15 +128,17 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
     --budget;
     ++i;
   }
+  // Preemption may have hit a sequence that was planned before it.
+  std::erase_if(items, [](const StepItem& item) { return item.sequence->pages.empty(); });
   // Prefills that were begun, then new ones.
   for (Sequence* sequence : running_) {
     int remaining = sequence->num_tokens() - sequence->computed_tokens;
-    if (remaining <= 1 || budget == 0) continue;
+    if (remaining <= 1 || is_full()) continue;
     int chunk = std::min(remaining, budget);
     items.push_back({sequence, chunk});
     budget -= chunk;
   }
-  while (!waiting_.empty() && budget > 0 && num_running() < options_.max_running) {
+  while (!waiting_.empty() && !is_full() && num_running() < options_.max_running) {
     Sequence* sequence = waiting_.front();
     if (!TryAdmit(sequence, now)) break;  // Not passed by a shorter one, or it might wait for ever.
     waiting_.erase(waiting_.begin());
@@ -143,8 +147,6 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
     items.push_back({sequence, chunk});
     budget -= chunk;
   }
-  // Preemption may have hit a sequence that was planned before it.
-  std::erase_if(items, [](const StepItem& item) { return item.sequence->pages.empty(); });
   return items;
 }
 

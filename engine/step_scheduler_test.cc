@@ -1,6 +1,7 @@
 #include "engine/step_scheduler.h"
 
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -92,6 +93,33 @@ TEST_F(StepSchedulerTest, BoundsRunningSequences) {
   Make(32, 32, /*max_running=*/2);
   for (int i = 1; i <= 4; ++i) Add(i, 2);
   EXPECT_THAT(Step(), SizeIs(2));
+}
+
+TEST_F(StepSchedulerTest, PlansNoMoreRowsThanMayRunWhenMoreHandoversCome) {
+  Make(32, 32, /*max_running=*/2);
+  for (uint64_t id = 1; id <= 4; ++id) {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->request.id = RequestId(id);
+    sequence->request.tokens = {1, 2};
+    sequence->request.prompt_tokens = 2;
+    sequence->computed_tokens = 1;
+    sequence->pages = *cache_->Allocate(1);
+    scheduler_->AddRunning(std::move(sequence));
+  }
+  Add(9, 2);
+  EXPECT_THAT(Step(), SizeIs(2));
+}
+
+TEST_F(StepSchedulerTest, APreemptedSequenceIsNotPlannedTwice) {
+  Make(/*pages=*/3, 16);
+  Add(1, 4);
+  Add(2, 2);
+  for (int i = 0; i < 6; ++i) {
+    std::vector<uint64_t> planned;
+    for (const Item& item : Step()) planned.push_back(item.first);
+    EXPECT_THAT(planned,
+                testing::WhenSorted(testing::UnorderedElementsAreArray(std::set(planned.begin(), planned.end()))));
+  }
 }
 
 TEST_F(StepSchedulerTest, PreemptsTheLastWhenPagesRunOutAndRecomputesIt) {

@@ -51,23 +51,26 @@ void KvReceiver::OnPeerDead(Incarnation peer) {
 
 bool KvReceiver::IsFenced(Incarnation peer) const { return quarantined_.contains(peer); }
 
-void KvReceiver::Expect(HandoverId handover) { expected_.insert(handover); }
+void KvReceiver::Expect(HandoverId handover, std::vector<TokenId> tokens) { expected_[handover] = std::move(tokens); }
 
 void KvReceiver::Cancel(HandoverId handover, const std::string& reason) {
   expected_.erase(handover);
   std::erase_if(waiting_, [&](const Waiting& waiting) {
     if (waiting.offer.handover != handover) return false;
-    Refuse(waiting.peer, handover, reason, /*retryable=*/false);
+    Refuse(waiting.peer, handover, reason);
     return true;
   });
   auto entry = granted_.find(handover);
-  if (entry == granted_.end() || entry->second.aborting) return;
-  Granted& granted = entry->second;
+  if (entry != granted_.end() && !entry->second.aborting) AbortGranted(handover, reason, ErrorReason::kUnknown);
+}
+
+void KvReceiver::AbortGranted(HandoverId handover, const std::string& reason, ErrorReason error_reason) {
+  Granted& granted = granted_.at(handover);
   granted.aborting = true;
   pages_.Free(granted.held);
   granted.held.clear();
   pages_.Quarantine(granted.pages);
-  messages_.emplace_back(granted.peer, AbortMessage{handover, granted.epoch, reason});
+  messages_.emplace_back(granted.peer, AbortMessage{handover, granted.epoch, reason, error_reason});
   ++counters_.aborts;
 }
 
@@ -88,17 +91,28 @@ void KvReceiver::RetryWaiting(absl::Time now) {
   // get any.
   bool short_of_pages = false;
   std::erase_if(waiting_, [&](const Waiting& waiting) {
-    bool expected = expected_.contains(waiting.offer.handover);
-    if (expected && !short_of_pages) {
+    auto expected = expected_.find(waiting.offer.handover);
+    if (expected != expected_.end() && expected->second != waiting.offer.tokens) {
+      Refuse(waiting.peer, waiting.offer.handover, "the decode leg has other tokens");
+      return true;
+    }
+    if (expected != expected_.end() && !short_of_pages) {
       if (TryGrant(waiting)) return true;
       short_of_pages = true;
     }
     if (now - waiting.since < options_.offer_wait) return false;
-    Refuse(waiting.peer, waiting.offer.handover,
-           expected ? "too few KV pages" : "the router has not started the decode leg",
-           /*retryable=*/true);
+    if (expected != expected_.end()) {
+      Refuse(waiting.peer, waiting.offer.handover, "too few KV pages", ErrorReason::kPoolExhausted);
+    } else {
+      Refuse(waiting.peer, waiting.offer.handover, "the router has not started the decode leg");
+    }
     return true;
   });
+}
+
+int KvReceiver::num_granted() const {
+  return static_cast<int>(
+      std::count_if(granted_.begin(), granted_.end(), [](const auto& entry) { return !entry.second.aborting; }));
 }
 
 bool KvReceiver::TryGrant(const Waiting& waiting) {
@@ -108,9 +122,10 @@ bool KvReceiver::TryGrant(const Waiting& waiting) {
   if (num_tokens == 0 || num_pages > layout_.num_pages) {
     Refuse(waiting.peer, offer.handover,
            absl::StrCat(num_tokens, " tokens never fit the pool of ", layout_.num_pages, " pages"),
-           /*retryable=*/false);
+           ErrorReason::kRequestTooLong);
     return true;
   }
+  if (!pages_.HasRoom(num_granted())) return false;
   Granted granted{.peer = waiting.peer, .num_tokens = num_tokens};
   granted.held = pages_.AcquireHeld(offer.tokens);
   const int first_missing = static_cast<int>(granted.held.size());
@@ -127,8 +142,8 @@ bool KvReceiver::TryGrant(const Waiting& waiting) {
   return true;
 }
 
-void KvReceiver::Refuse(Incarnation peer, HandoverId handover, const std::string& reason, bool retryable) {
-  messages_.emplace_back(peer, RefuseMessage{handover, reason, retryable});
+void KvReceiver::Refuse(Incarnation peer, HandoverId handover, const std::string& reason, ErrorReason error_reason) {
+  messages_.emplace_back(peer, RefuseMessage{handover, reason, error_reason});
   expected_.erase(handover);
   ++counters_.refusals;
 }
@@ -211,11 +226,7 @@ absl::StatusOr<std::optional<ReceivedKv>> KvReceiver::OnCommit(Incarnation peer,
   }
   if (commit.pages_written != granted->pages.size() || !ChecksumsMatch(*granted, commit)) {
     ++counters_.checksum_failures;
-    messages_.emplace_back(peer, AbortMessage{commit.handover, commit.epoch, "checksum mismatch"});
-    granted->aborting = true;
-    pages_.Free(granted->held);
-    granted->held.clear();
-    pages_.Quarantine(granted->pages);
+    AbortGranted(commit.handover, "other bytes arrived than were sent", ErrorReason::kChecksumMismatch);
     expected_.erase(commit.handover);
     return MakeError(absl::StatusCode::kDataLoss, ErrorReason::kChecksumMismatch, "KV arrived damaged");
   }

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
@@ -22,6 +21,8 @@ namespace tandem {
 class HandoverPages {
  public:
   virtual ~HandoverPages() = default;
+  // Whether one more sequence may come, beside the `granted` that are on their way.
+  virtual bool HasRoom(int granted) const = 0;
   // Pages that hold the longest known prefix of `tokens`, full pages only, with a reference each.
   virtual std::vector<PageIndex> AcquireHeld(absl::Span<const TokenId> tokens) = 0;
   // Pages in state granted; nullopt when there are too few.
@@ -69,16 +70,16 @@ class KvReceiver {
   // Whether pages wait for this peer's death: then a new link to it is refused.
   bool IsFenced(Incarnation peer) const;
 
-  // The decode leg of this hand-over was started: its offer may be granted.
-  void Expect(HandoverId handover);
+  // The decode leg of this hand-over was started: an offer of exactly these tokens may be granted.
+  void Expect(HandoverId handover, std::vector<TokenId> tokens);
   // The decode leg ended before its KV was taken over.
   void Cancel(HandoverId handover, const std::string& reason);
 
   void OnOffer(Incarnation peer, OfferMessage offer, absl::Time now);
   void OnAbort(Incarnation peer, const AbortMessage& abort);
   void OnAbortDone(Incarnation peer, const AbortDoneMessage& done);
-  // Verifies and hands over. nullopt for stale messages. DATA_LOSS (CHECKSUM_MISMATCH): the pages
-  // are free again and the hand-over is aborted.
+  // Verifies and hands over. nullopt for stale messages. DATA_LOSS (CHECKSUM_MISMATCH): the
+  // hand-over is aborted, and its pages are free after the peer's AbortDone.
   absl::StatusOr<std::optional<ReceivedKv>> OnCommit(Incarnation peer, const CommitMessage& commit);
   // Pages may have become free, or time has passed: grants or refuses what waits.
   void RetryWaiting(absl::Time now);
@@ -86,7 +87,6 @@ class KvReceiver {
   std::vector<std::pair<Incarnation, LinkMessage>> TakeMessages() { return std::exchange(messages_, {}); }
   const Counters& counters() const { return counters_; }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
-  int num_granted() const { return static_cast<int>(granted_.size()); }
 
  private:
   struct Peer {
@@ -106,8 +106,13 @@ class KvReceiver {
     int num_tokens = 0;
     bool aborting = false;  // Quarantined; AbortDone is awaited.
   };
+  // Hand-overs whose KV is on its way.
+  int num_granted() const;
   bool TryGrant(const Waiting& waiting);
-  void Refuse(Incarnation peer, HandoverId handover, const std::string& reason, bool retryable);
+  void Refuse(Incarnation peer, HandoverId handover, const std::string& reason,
+              ErrorReason error_reason = ErrorReason::kUnknown);
+  // Takes a granted hand-over's pages out of circulation until the peer's AbortDone.
+  void AbortGranted(HandoverId handover, const std::string& reason, ErrorReason error_reason);
   Granted* FindCurrent(Incarnation peer, HandoverId handover, TransferEpoch epoch);
   void ReleaseGranted(HandoverId handover);
   bool ChecksumsMatch(const Granted& granted, const CommitMessage& commit) const;
@@ -117,8 +122,8 @@ class KvReceiver {
   const uint8_t* const pool_;
   HandoverPages& pages_;
   absl::flat_hash_map<Incarnation, Peer> peers_;
-  absl::flat_hash_set<HandoverId> expected_;
-  std::vector<Waiting> waiting_;  // Oldest first.
+  absl::flat_hash_map<HandoverId, std::vector<TokenId>> expected_;  // With the tokens of their legs.
+  std::vector<Waiting> waiting_;                                    // Oldest first.
   absl::flat_hash_map<HandoverId, Granted> granted_;
   // Pages whose writer is gone but not known to be dead.
   absl::flat_hash_map<Incarnation, std::vector<PageIndex>> quarantined_;

@@ -25,6 +25,7 @@ class FakePages final : public HandoverPages {
   explicit FakePages(int count) {
     for (int page = count - 1; page >= 0; --page) free_.push_back(page);
   }
+  bool HasRoom(int granted) const override { return granted < room; }
   std::vector<PageIndex> AcquireHeld(absl::Span<const TokenId>) override { return held; }
   std::optional<std::vector<PageIndex>> AllocateGranted(int count) override {
     if (count > free_.size()) return std::nullopt;
@@ -42,6 +43,7 @@ class FakePages final : public HandoverPages {
   int num_free() const { return static_cast<int>(free_.size()); }
   std::vector<PageIndex> held;
   int quarantined = 0;  // Ever.
+  int room = 100;
 
  private:
   std::vector<PageIndex> free_;
@@ -65,7 +67,7 @@ class KvReceiverTest : public testing::Test {
     return found;
   }
   GrantMessage GrantFor(int tokens, Incarnation peer = kPeer) {
-    receiver_.Expect(kHandover);
+    receiver_.Expect(kHandover, Offer(tokens).tokens);
     receiver_.OnOffer(peer, Offer(tokens), kNow);
     std::vector<GrantMessage> grants = Messages<GrantMessage>();
     EXPECT_THAT(grants, SizeIs(1));
@@ -93,7 +95,7 @@ TEST_F(KvReceiverTest, BindsNoPagesBeforeTheDecodeLegWasStarted) {
   receiver_.OnOffer(kPeer, Offer(6), kNow);
   EXPECT_EQ(pages_.num_free(), 8);
   EXPECT_THAT(Messages<GrantMessage>(), IsEmpty());
-  receiver_.Expect(kHandover);
+  receiver_.Expect(kHandover, Offer(6).tokens);
   receiver_.RetryWaiting(kNow);
   EXPECT_THAT(Messages<GrantMessage>(), SizeIs(1));
 }
@@ -105,13 +107,13 @@ TEST_F(KvReceiverTest, RefusesAnOfferThatWaitedTooLong) {
   receiver_.RetryWaiting(kNow + absl::Seconds(5));
   std::vector<RefuseMessage> refusals = Messages<RefuseMessage>();
   ASSERT_THAT(refusals, SizeIs(1));
-  EXPECT_TRUE(refusals[0].retryable);
+  EXPECT_EQ(refusals[0].error_reason, ErrorReason::kUnknown);
 }
 
 TEST_F(KvReceiverTest, WaitsForPagesInOrderOfArrival) {
   GrantMessage first = GrantFor(28);  // 7 of 8 pages.
-  receiver_.Expect(HandoverId(8));
-  receiver_.Expect(HandoverId(9));
+  receiver_.Expect(HandoverId(8), Offer(8).tokens);
+  receiver_.Expect(HandoverId(9), Offer(4).tokens);
   receiver_.OnOffer(kPeer, Offer(8, HandoverId(8)), kNow);
   receiver_.OnOffer(kPeer, Offer(4, HandoverId(9)), kNow);  // Would fit, but must not overtake.
   EXPECT_THAT(Messages<GrantMessage>(), IsEmpty());
@@ -121,11 +123,11 @@ TEST_F(KvReceiverTest, WaitsForPagesInOrderOfArrival) {
 }
 
 TEST_F(KvReceiverTest, RefusesWhatNeverFits) {
-  receiver_.Expect(kHandover);
+  receiver_.Expect(kHandover, Offer(100).tokens);
   receiver_.OnOffer(kPeer, Offer(100), kNow);
   std::vector<RefuseMessage> refusals = Messages<RefuseMessage>();
   ASSERT_THAT(refusals, SizeIs(1));
-  EXPECT_FALSE(refusals[0].retryable);
+  EXPECT_EQ(refusals[0].error_reason, ErrorReason::kRequestTooLong);
 }
 
 TEST_F(KvReceiverTest, NamesOnlyPagesItDoesNotHold) {
@@ -193,7 +195,7 @@ TEST_F(KvReceiverTest, IgnoresAndCountsStaleMessages) {
   receiver_.OnOffer(kPeer, Offer(4), kNow);  // A duplicate.
   receiver_.OnAbort(kPeer, {HandoverId(99), TransferEpoch(), ""});
   EXPECT_EQ(receiver_.counters().ignored_messages, 4);
-  EXPECT_EQ(receiver_.num_granted(), 1);
+  EXPECT_EQ(pages_.num_free(), 7);  // Still granted.
 }
 
 TEST_F(KvReceiverTest, RefusesDamagedKvAndKeepsItsPagesUntilTheSenderStopped) {

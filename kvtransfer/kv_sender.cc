@@ -82,7 +82,7 @@ void KvSender::OnRefuse(const RefuseMessage& refuse) {
     ++ignored_messages_;
     return;
   }
-  End(refuse.handover, HandoverOutcome::Kind::kRefused, refuse.reason, refuse.retryable);
+  End(refuse.handover, HandoverOutcome::Kind::kRefused, refuse.reason, refuse.error_reason);
 }
 
 KvSender::Handover* KvSender::FindCurrent(HandoverId id, TransferEpoch epoch) {
@@ -101,7 +101,8 @@ void KvSender::OnAck(const AckMessage& ack, absl::Time now) {
     ++ignored_messages_;
     return;
   }
-  End(ack.handover, HandoverOutcome::Kind::kAcked, "", false, now - std::min(now, handover->first_push));
+  End(ack.handover, HandoverOutcome::Kind::kAcked, "", ErrorReason::kUnknown,
+      now - std::min(now, handover->first_push));
 }
 
 void KvSender::OnAbort(const AbortMessage& abort) {
@@ -113,6 +114,7 @@ void KvSender::OnAbort(const AbortMessage& abort) {
   }
   entry->second.ending = Handover::Ending::kByPeer;
   entry->second.end_reason = abort.reason;
+  entry->second.end_error = abort.error_reason;
   MoveOn(abort.handover);
 }
 
@@ -142,7 +144,7 @@ void KvSender::MoveOn(HandoverId id) {
       return;
     case Handover::Ending::kByPeer:
       messages_.push_back(AbortDoneMessage{id, handover.grant.has_value() ? handover.grant->epoch : TransferEpoch()});
-      End(id, HandoverOutcome::Kind::kAborted, handover.end_reason);
+      End(id, HandoverOutcome::Kind::kAborted, handover.end_reason, handover.end_error);
       return;
     case Handover::Ending::kNone:
       break;
@@ -164,17 +166,19 @@ std::vector<uint32_t> KvSender::Checksums(const Handover& handover) const {
                        {grant.first_missing_page * destination_.page_tokens, static_cast<int>(handover.tokens.size())});
 }
 
-void KvSender::End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, bool retryable,
+void KvSender::End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, ErrorReason error_reason,
                    absl::Duration transfer_time) {
   auto entry = handovers_.find(id);
-  outcomes_.push_back({id, kind, reason, retryable, transfer_time, entry->second.bytes});
+  // A copy: the reason may be the hand-over's own.
+  HandoverOutcome outcome{id, kind, reason, error_reason, transfer_time, entry->second.bytes};
   handovers_.erase(entry);
+  outcomes_.push_back(std::move(outcome));
 }
 
 void KvSender::LoseAll(const std::string& reason) {
   std::vector<HandoverId> ids;
   for (const auto& [id, handover] : handovers_) ids.push_back(id);
-  for (HandoverId id : ids) End(id, HandoverOutcome::Kind::kLost, reason, /*retryable=*/true);
+  for (HandoverId id : ids) End(id, HandoverOutcome::Kind::kLost, reason, ErrorReason::kLinkDown);
   messages_.clear();
   pushes_.clear();
 }

@@ -24,14 +24,14 @@ struct PushOrder {
 struct HandoverOutcome {
   enum class Kind {
     kAcked,    // Decode took over.
-    kRefused,  // Decode said no; `retryable` whether it may say yes later.
+    kRefused,  // Decode said no.
     kAborted,  // Cancelled by either side.
     kLost,     // The link went down.
   };
   HandoverId handover;
   Kind kind = Kind::kAcked;
   std::string reason;
-  bool retryable = false;
+  ErrorReason error_reason = ErrorReason::kUnknown;
   absl::Duration transfer_time;  // kAcked: first push (or Commit) to Ack.
   int64_t bytes = 0;             // Pushed.
 };
@@ -89,14 +89,15 @@ class KvSender {
     bool committed = false;
     enum class Ending { kNone, kByUs, kByPeer } ending = Ending::kNone;
     std::string end_reason;
+    ErrorReason end_error = ErrorReason::kUnknown;
     absl::Time first_push = absl::InfiniteFuture();
     int64_t bytes = 0;
   };
   void Push(HandoverId id, Handover& handover, const Ready& ready, absl::Time now);
   // Sends Commit, or ends an aborted hand-over, if nothing is in flight any more.
   void MoveOn(HandoverId id);
-  void End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, bool retryable = false,
-           absl::Duration transfer_time = absl::ZeroDuration());
+  void End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason,
+           ErrorReason error_reason = ErrorReason::kUnknown, absl::Duration transfer_time = absl::ZeroDuration());
   // The hand-over, if the message's epoch is that of its grant.
   Handover* FindCurrent(HandoverId id, TransferEpoch epoch);
   std::vector<uint32_t> Checksums(const Handover& handover) const;

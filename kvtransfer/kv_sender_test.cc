@@ -142,7 +142,7 @@ TEST_F(KvSenderTest, IgnoresAndCountsStaleMessages) {
   Grant({1}, 0, 4);                                    // A second grant.
   sender_.OnAck({kHandover, TransferEpoch(3)}, kNow);  // Before Commit.
   sender_.OnAck({kHandover, TransferEpoch(2)}, kNow);  // Of another epoch.
-  sender_.OnRefuse({HandoverId(99), "", false});
+  sender_.OnRefuse({HandoverId(99), ""});
   EXPECT_EQ(sender_.ignored_messages(), 4);
   EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
 }
@@ -153,12 +153,12 @@ TEST_F(KvSenderTest, LosesAllWithTheLink) {
   std::vector<HandoverOutcome> outcomes = sender_.TakeOutcomes();
   ASSERT_THAT(outcomes, SizeIs(1));
   EXPECT_EQ(outcomes[0].kind, HandoverOutcome::Kind::kLost);
-  EXPECT_TRUE(outcomes[0].retryable);
+  EXPECT_EQ(outcomes[0].error_reason, ErrorReason::kLinkDown);
 }
 
 TEST_F(KvSenderTest, ReportsARefusal) {
   StartWithTokens(4);
-  sender_.OnRefuse({kHandover, "too few KV pages", true});
+  sender_.OnRefuse({kHandover, "too few KV pages"});
   std::vector<HandoverOutcome> outcomes = sender_.TakeOutcomes();
   ASSERT_THAT(outcomes, SizeIs(1));
   EXPECT_EQ(outcomes[0].kind, HandoverOutcome::Kind::kRefused);

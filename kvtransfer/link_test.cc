@@ -41,6 +41,7 @@ HelloMessage Hello(const std::string& worker, uint64_t incarnation, int page_tok
 
 class BumpPages final : public HandoverPages {
  public:
+  bool HasRoom(int) const override { return true; }
   std::vector<PageIndex> AcquireHeld(absl::Span<const TokenId>) override { return {}; }
   std::optional<std::vector<PageIndex>> AllocateGranted(int count) override {
     std::vector<PageIndex> pages;
@@ -94,7 +95,7 @@ class DecodeEnd final : public ReceiverEvents {
   void OnMessage(Incarnation peer, const LinkMessage& message) override {
     absl::MutexLock lock(&mu_);
     if (const auto* offer = std::get_if<OfferMessage>(&message)) {
-      receiver_->Expect(offer->handover);
+      receiver_->Expect(offer->handover, offer->tokens);
       receiver_->OnOffer(peer, *offer, absl::UnixEpoch());
     } else if (const auto* commit = std::get_if<CommitMessage>(&message)) {
       auto received = receiver_->OnCommit(peer, *commit);
@@ -225,7 +226,7 @@ void ExpectDamageIsSeen(const TransferFaults& faults) {
   prefill.hub_->Finish(Incarnation(200), HandoverId(9), 1);
   ASSERT_TRUE(prefill.Await([&] { return !prefill.outcomes_.empty(); }));
   EXPECT_EQ(prefill.outcomes_[0].kind, HandoverOutcome::Kind::kAborted);
-  EXPECT_EQ(prefill.outcomes_[0].reason, "checksum mismatch");
+  EXPECT_EQ(prefill.outcomes_[0].error_reason, ErrorReason::kChecksumMismatch);
   EXPECT_TRUE(decode.Await([&] { return decode.damaged_ == 1; }));
   EXPECT_TRUE(decode.received_.empty());
 }

@@ -291,7 +291,7 @@ void SenderHub::OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable
       events_.OnOutcome({.handover = handover,
                          .kind = HandoverOutcome::Kind::kLost,
                          .reason = "the link to the decode worker is down",
-                         .retryable = true});
+                         .error_reason = ErrorReason::kLinkDown});
       return;
     }
     action(*link->second->sender());

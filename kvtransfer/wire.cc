@@ -92,7 +92,7 @@ struct Encoder {
     v1::Refuse* refuse = out.mutable_refuse();
     refuse->set_handover(message.handover.value());
     refuse->set_reason(message.reason);
-    refuse->set_retryable(message.retryable);
+    refuse->set_error_reason(std::string(ErrorReasonName(message.error_reason)));
   }
   void operator()(const CommitMessage& message) {
     v1::Commit* commit = out.mutable_commit();
@@ -110,6 +110,7 @@ struct Encoder {
     out.mutable_abort()->set_handover(message.handover.value());
     out.mutable_abort()->set_epoch(message.epoch.value());
     out.mutable_abort()->set_reason(message.reason);
+    out.mutable_abort()->set_error_reason(std::string(ErrorReasonName(message.error_reason)));
   }
   void operator()(const AbortDoneMessage& message) {
     out.mutable_abort_done()->set_handover(message.handover.value());
@@ -191,8 +192,8 @@ absl::StatusOr<LinkMessage> DecodeLinkMessage(absl::string_view payload) {
                                       {proto.grant().pages().begin(), proto.grant().pages().end()},
                                       proto.grant().first_missing_page()});
     case v1::LinkMessage::kRefuse:
-      return LinkMessage(
-          RefuseMessage{HandoverId(proto.refuse().handover()), proto.refuse().reason(), proto.refuse().retryable()});
+      return LinkMessage(RefuseMessage{HandoverId(proto.refuse().handover()), proto.refuse().reason(),
+                                       ParseErrorReason(proto.refuse().error_reason())});
     case v1::LinkMessage::kCommit:
       return LinkMessage(CommitMessage{HandoverId(proto.commit().handover()),
                                        TransferEpoch(proto.commit().epoch()),
@@ -203,7 +204,7 @@ absl::StatusOr<LinkMessage> DecodeLinkMessage(absl::string_view payload) {
       return LinkMessage(AckMessage{HandoverId(proto.ack().handover()), TransferEpoch(proto.ack().epoch())});
     case v1::LinkMessage::kAbort:
       return LinkMessage(AbortMessage{HandoverId(proto.abort().handover()), TransferEpoch(proto.abort().epoch()),
-                                      proto.abort().reason()});
+                                      proto.abort().reason(), ParseErrorReason(proto.abort().error_reason())});
     case v1::LinkMessage::kAbortDone:
       return LinkMessage(
           AbortDoneMessage{HandoverId(proto.abort_done().handover()), TransferEpoch(proto.abort_done().epoch())});

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/error_reason.h"
 #include "common/ids.h"
 #include "common/kv_layout.h"
 #include "kvtransfer/transport.h"
@@ -57,7 +58,7 @@ struct GrantMessage {
 struct RefuseMessage {
   HandoverId handover;
   std::string reason;
-  bool retryable = false;
+  ErrorReason error_reason = ErrorReason::kUnknown;
 };
 struct CommitMessage {
   HandoverId handover;
@@ -74,6 +75,7 @@ struct AbortMessage {
   HandoverId handover;
   TransferEpoch epoch;  // Not set: whatever was or will be granted for this hand-over.
   std::string reason;
+  ErrorReason error_reason = ErrorReason::kUnknown;
 };
 struct AbortDoneMessage {
   HandoverId handover;

@@ -61,7 +61,11 @@ TEST(WireTest, HandoverMessagesKeepEveryField) {
   EXPECT_EQ(commit.first_token, 42);
   EXPECT_EQ(RoundTrip(AbortMessage{HandoverId(5), TransferEpoch(9), "why"}).reason, "why");
   EXPECT_TRUE(RoundTrip(LinkRefusedMessage{"why", true, true}).must_restart);
-  EXPECT_TRUE(RoundTrip(RefuseMessage{HandoverId(1), "full", true}).retryable);
+  EXPECT_EQ(RoundTrip(RefuseMessage{HandoverId(1), "full", ErrorReason::kPoolExhausted}).error_reason,
+            ErrorReason::kPoolExhausted);
+  EXPECT_EQ(
+      RoundTrip(AbortMessage{HandoverId(1), TransferEpoch(2), "bad", ErrorReason::kChecksumMismatch}).error_reason,
+      ErrorReason::kChecksumMismatch);
   EXPECT_EQ(RoundTrip(AckMessage{HandoverId(1), TransferEpoch(2)}).epoch, TransferEpoch(2));
   EXPECT_EQ(RoundTrip(AbortDoneMessage{HandoverId(1), TransferEpoch(2)}).epoch, TransferEpoch(2));
   EXPECT_EQ(RoundTrip(LinkHeartbeatMessage{Incarnation(3), 4}).sequence, 4);

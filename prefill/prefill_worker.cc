@@ -33,14 +33,10 @@ void PrefillWorker::StartLegNow(Engine& engine, int64_t session, const StartLeg&
 
 void PrefillWorker::OnProgress(const Engine& engine, const KvProgress& progress) {
   auto entry = legs_.find(progress.id);
-  if (entry == legs_.end() || entry->second.cancelled) return;
+  if (entry == legs_.end() || entry->second.over) return;
   Leg& leg = entry->second;
-  if (!std::exchange(leg.scheduled, true)) {  // Decode binds its pages from now on, not earlier.
-    leg.offered = true;
-    handovers_[leg.start.handover] = progress.id;
-    absl::Span<const PageIndex> pages = engine.PagesOf(progress.id);
-    destination_.Start(leg.start.peer, leg.start.handover, leg.start.tokens, {pages.begin(), pages.end()});
-  }
+  // Decode binds its pages from now on, not earlier.
+  if (!std::exchange(leg.scheduled, true)) Offer(engine, leg);
   if (!leg.offered) return;
   destination_.LayersReady(leg.start.peer, leg.start.handover, {progress.begin_token, progress.end_token},
                            {progress.begin_layer, progress.end_layer});
@@ -60,7 +56,7 @@ void PrefillWorker::OnEngineEvents(Engine& engine, std::vector<SequenceEvent> ev
     if (event.first_token) metrics_.ObserveFirstToken(event.queue_time, event.prefill_time, event.cached_tokens);
     if (event.token.has_value()) leg.first_token = event.token->token;
     leg.held_since = clock_.Now();
-    if (!leg.cancelled) send_(leg.session, ToLegEvent(std::move(event)));
+    if (!leg.over) send_(leg.session, ToLegEvent(std::move(event)));
     if (failed) {
       EndLeg(engine, id, "failed");
     } else if (finish != FinishReason::kNone) {
@@ -77,85 +73,77 @@ void PrefillWorker::OnOutcome(Engine& engine, const HandoverOutcome& outcome) {
   const RequestId id = handover->second;
   handovers_.erase(handover);
   Leg& leg = legs_.at(id);
-  leg.offered = false;
+  --leg.open_handovers;
   metrics_.CountHandover(outcome);
+  const bool current = leg.start.handover == outcome.handover;
+  if (current) leg.offered = false;
+  if (leg.over) {
+    FreeIfUnread(engine, id);
+    return;
+  }
   if (outcome.kind == HandoverOutcome::Kind::kAcked) {
-    if (!leg.cancelled) {
-      send_(leg.session, {.id = id, .finish = LegFinish::kHandedOver, .transfer = outcome.transfer_time});
-      metrics_.CountLeg("handed_over");
-    }
-    EraseLeg(engine, id);
+    // Also of an older hand-over: a decode worker has taken over, and the router learns which.
+    send_(
+        leg.session,
+        {.id = id, .finish = LegFinish::kHandedOver, .handover = outcome.handover, .transfer = outcome.transfer_time});
+    metrics_.CountLeg("handed_over");
+    EndLeg(engine, id, "another decode worker took over");
     return;
   }
-  if (leg.cancelled) {
-    EraseLeg(engine, id);
-    return;
-  }
+  if (!current) return;
   // The KV is still here (or still being computed): the router says where to.
-  ErrorReason reason = outcome.kind == HandoverOutcome::Kind::kLost      ? ErrorReason::kLinkDown
-                       : outcome.kind == HandoverOutcome::Kind::kRefused ? ErrorReason::kPoolExhausted
-                       : outcome.reason == "checksum mismatch"           ? ErrorReason::kChecksumMismatch
-                                                                         : ErrorReason::kWorkerLost;
   LogInfo("hand-over failed",
           {{"request", leg.start.name}, {"peer", leg.start.peer_worker}, {"reason", outcome.reason}});
   send_(leg.session, {.id = id,
-                      .handover_error = MakeError(absl::StatusCode::kUnavailable, reason, outcome.reason),
+                      .handover_error = MakeError(absl::StatusCode::kUnavailable, outcome.error_reason, outcome.reason),
                       .handover = outcome.handover});
   if (leg.held_since == absl::InfiniteFuture() && leg.first_token.has_value()) leg.held_since = clock_.Now();
 }
 
 void PrefillWorker::Retarget(Engine& engine, const CancelLeg& command) {
   auto entry = legs_.find(command.id);
-  if (entry == legs_.end()) {
-    return;  // It ended meanwhile; the router has been told.
-  }
+  if (entry == legs_.end() || entry->second.over) return;  // It ended meanwhile; the router has been told.
   Leg& leg = entry->second;
-  if (leg.cancelled) return;
-  if (leg.offered) {
-    // The router heard of the loss first: end the old hand-over without waiting for its outcome.
-    // Both only read.
-    destination_.Cancel(leg.start.peer, leg.start.handover, "moved to another decode worker");
-    handovers_.erase(leg.start.handover);
-  }
+  // The router heard of the loss first: the old hand-over ends without waiting for its outcome. Both only read.
+  if (leg.offered) destination_.Cancel(leg.start.peer, leg.start.handover, "moved to another decode worker");
   leg.start.peer = command.retarget;
   leg.start.peer_worker = command.retarget_worker;
   leg.start.handover = command.handover;
   leg.offered = false;
   metrics_.CountLeg("retargeted");
-  if (engine.ComputedTokens(command.id) > 0) Offer(engine, leg);
-}
-
-void PrefillWorker::Offer(const Engine& engine, Leg& leg) {
-  const RequestId id = leg.start.id;
-  leg.offered = true;
-  handovers_[leg.start.handover] = id;
-  absl::Span<const PageIndex> pages = engine.PagesOf(id);
-  destination_.Start(leg.start.peer, leg.start.handover, leg.start.tokens, {pages.begin(), pages.end()});
-  destination_.LayersReady(leg.start.peer, leg.start.handover, {0, engine.ComputedTokens(id)},
+  if (!leg.scheduled) return;  // It is offered when it begins.
+  Offer(engine, leg);
+  destination_.LayersReady(leg.start.peer, leg.start.handover, {0, engine.ComputedTokens(command.id)},
                            {0, engine.layout().num_layers});
   if (leg.first_token.has_value()) destination_.Finish(leg.start.peer, leg.start.handover, *leg.first_token);
 }
 
+void PrefillWorker::Offer(const Engine& engine, Leg& leg) {
+  leg.offered = true;
+  ++leg.open_handovers;
+  handovers_[leg.start.handover] = leg.start.id;
+  absl::Span<const PageIndex> pages = engine.PagesOf(leg.start.id);
+  destination_.Start(leg.start.peer, leg.start.handover, leg.start.tokens, {pages.begin(), pages.end()});
+}
+
 void PrefillWorker::CancelLegNow(Engine& engine, RequestId id, const std::string& reason) {
-  if (!legs_.contains(id)) return;
+  auto entry = legs_.find(id);
+  if (entry == legs_.end() || entry->second.over) return;
   metrics_.CountLeg("cancelled");
   EndLeg(engine, id, reason);
 }
 
 void PrefillWorker::EndLeg(Engine& engine, RequestId id, const std::string& reason) {
   Leg& leg = legs_.at(id);
-  if (!leg.offered) {
-    EraseLeg(engine, id);
-    return;
-  }
-  if (std::exchange(leg.cancelled, true)) return;
+  if (std::exchange(leg.over, true)) return;
   engine.StopAndHold(id);
-  destination_.Cancel(leg.start.peer, leg.start.handover, reason);
+  if (leg.offered) destination_.Cancel(leg.start.peer, leg.start.handover, reason);
+  FreeIfUnread(engine, id);
 }
 
-void PrefillWorker::EraseLeg(Engine& engine, RequestId id) {
+void PrefillWorker::FreeIfUnread(Engine& engine, RequestId id) {
+  if (legs_.at(id).open_handovers > 0) return;
   engine.Cancel(id);
-  handovers_.erase(legs_.at(id).start.handover);
   legs_.erase(id);
 }
 
@@ -172,7 +160,7 @@ void PrefillWorker::OnTurn(Engine& engine) {
   std::vector<RequestId> expired;
   for (const auto& [id, leg] : legs_) {
     bool past_deadline = leg.start.remaining < absl::InfiniteDuration() && leg.started + leg.start.remaining <= now;
-    if (!leg.cancelled && leg.first_token.has_value() && (now - leg.held_since > kv_hold_ || past_deadline)) {
+    if (!leg.over && leg.first_token.has_value() && (now - leg.held_since > kv_hold_ || past_deadline)) {
       expired.push_back(id);
     }
   }

@@ -56,8 +56,9 @@ class PrefillWorker {
     int64_t session = 0;
     StartLeg start;
     bool scheduled = false;  // The engine has begun to compute it.
-    bool offered = false;    // The hand-over was started and has had no outcome yet.
-    bool cancelled = false;  // Nobody wants it; it waits for the outcome.
+    bool offered = false;    // The current hand-over was started and has had no outcome yet.
+    int open_handovers = 0;  // Without an outcome, the current and older ones: their pushes may still read the pages.
+    bool over = false;       // Nobody wants it any more; it waits for the last outcome.
     std::optional<TokenId> first_token;
     absl::Time held_since = absl::InfiniteFuture();
     absl::Time started;
@@ -65,10 +66,11 @@ class PrefillWorker {
   void StartLegNow(Engine& engine, int64_t session, const StartLeg& start);
   void CancelLegNow(Engine& engine, RequestId id, const std::string& reason);
   void Retarget(Engine& engine, const CancelLeg& command);
-  // Offers everything computed so far.
+  // Starts the current hand-over.
   void Offer(const Engine& engine, Leg& leg);
-  void EraseLeg(Engine& engine, RequestId id);
-  // Frees the leg's pages, now or when its hand-over is over.
+  // Frees the pages of a leg that is over, unless a hand-over may still read them.
+  void FreeIfUnread(Engine& engine, RequestId id);
+  // Ends the leg and its hand-over.
   void EndLeg(Engine& engine, RequestId id, const std::string& reason);
 
   const absl::Duration kv_hold_;

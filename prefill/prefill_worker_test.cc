@@ -61,8 +61,9 @@ class PrefillWorkerTest : public testing::Test {
     worker_.OnEngineEvents(
         engine(), engine().Step([this](const KvProgress& progress) { worker_.OnProgress(engine(), progress); }));
   }
-  void Outcome(HandoverOutcome::Kind kind, HandoverId handover = kHandover, const std::string& reason = "") {
-    worker_.OnOutcome(engine(), {.handover = handover, .kind = kind, .reason = reason});
+  void Outcome(HandoverOutcome::Kind kind, HandoverId handover = kHandover,
+               ErrorReason reason = ErrorReason::kUnknown) {
+    worker_.OnOutcome(engine(), {.handover = handover, .kind = kind, .error_reason = reason});
   }
   bool AllPagesFree() { return engine().cache().pool().available() == engine().cache().pool().num_pages(); }
 
@@ -125,7 +126,7 @@ TEST_F(PrefillWorkerTest, ARouterThatIsGoneTakesItsLegsAlong) {
 TEST_F(PrefillWorkerTest, KeepsTheKvOfAFailedHandoverForAnotherDecode) {
   StartLegOf(10);
   Step();
-  Outcome(HandoverOutcome::Kind::kLost);
+  Outcome(HandoverOutcome::Kind::kLost, kHandover, ErrorReason::kLinkDown);
   EXPECT_EQ(GetErrorReason(events_.back().handover_error), ErrorReason::kLinkDown);
   EXPECT_EQ(events_.back().handover, kHandover);
   destination_.moved = 0;
@@ -137,6 +138,31 @@ TEST_F(PrefillWorkerTest, KeepsTheKvOfAFailedHandoverForAnotherDecode) {
   Outcome(HandoverOutcome::Kind::kAborted, kHandover);  // Late news of the old one changes nothing.
   EXPECT_EQ(worker_.num_legs(), 1);
   Outcome(HandoverOutcome::Kind::kAcked, kHandover2);
+  EXPECT_TRUE(AllPagesFree());
+}
+
+TEST_F(PrefillWorkerTest, KeepsThePagesWhileAnOlderHandoverMayReadThem) {
+  StartLegOf(10);
+  Step();
+  worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg, .retarget = kDecode2, .handover = kHandover2}}});
+  EXPECT_THAT(destination_.cancelled, testing::ElementsAre(kHandover));
+  Outcome(HandoverOutcome::Kind::kAcked, kHandover2);
+  EXPECT_EQ(events_.back().finish, LegFinish::kHandedOver);
+  EXPECT_FALSE(AllPagesFree());
+  Outcome(HandoverOutcome::Kind::kAborted, kHandover);
+  EXPECT_TRUE(AllPagesFree());
+  EXPECT_EQ(worker_.num_legs(), 0);
+}
+
+TEST_F(PrefillWorkerTest, TellsWhichHandoverWasTakenWhenItIsNoLongerTheCurrentOne) {
+  StartLegOf(10);
+  Step();
+  worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg, .retarget = kDecode2, .handover = kHandover2}}});
+  Outcome(HandoverOutcome::Kind::kAcked, kHandover);  // Its Ack was on the way.
+  EXPECT_EQ(events_.back().finish, LegFinish::kHandedOver);
+  EXPECT_EQ(events_.back().handover, kHandover);
+  EXPECT_THAT(destination_.cancelled, testing::ElementsAre(kHandover, kHandover2));
+  Outcome(HandoverOutcome::Kind::kAborted, kHandover2);
   EXPECT_TRUE(AllPagesFree());
 }
 
@@ -155,7 +181,7 @@ TEST_F(PrefillWorkerTest, RetargetInTheMiddleOfThePromptMovesAllOfIt) {
 TEST_F(PrefillWorkerTest, TellsWhyAHandoverFailed) {
   StartLegOf(10);
   Step();
-  Outcome(HandoverOutcome::Kind::kAborted, kHandover, "checksum mismatch");
+  Outcome(HandoverOutcome::Kind::kAborted, kHandover, ErrorReason::kChecksumMismatch);
   EXPECT_EQ(GetErrorReason(events_.back().handover_error), ErrorReason::kChecksumMismatch);
 }
 

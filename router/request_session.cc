@@ -14,6 +14,7 @@ RequestSession::RequestSession(const Options& options, const Request& request, i
       request_(request),
       sample_(sample),
       text_(tokenizer, request.stops),
+      tokens_(request.prompt),
       waiting_since_(now),
       arrival_(request.arrival) {}
 
@@ -27,7 +28,7 @@ SessionActions RequestSession::Begin() {
 
 PlacementRequest RequestSession::placement_request() const {
   PlacementRequest request;
-  request.tokens = request_.prompt;
+  request.tokens = tokens_;
   request.split = options_.split;
   request.avoid = avoid_;
   if (state_ == State::kAwaitingDecode) request.fixed_prefill = prefill_.worker;
@@ -53,9 +54,8 @@ SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placeme
 StartLeg RequestSession::MakeStart(absl::Time now) const {
   StartLeg start;
   start.name = request_.name;
-  start.tokens = request_.prompt;
-  start.tokens.insert(start.tokens.end(), output_.begin(), output_.end());
-  start.output_tokens = static_cast<int>(output_.size());
+  start.tokens = tokens_;
+  start.output_tokens = static_cast<int>(output().size());
   start.sampling = request_.sampling;
   start.sampling.seed += static_cast<uint64_t>(sample_) * 0x9E3779B97F4A7C15ull;
   start.priority = request_.priority;
@@ -134,7 +134,10 @@ void RequestSession::OnPrefillEvent(LegEvent event, absl::Time now, SessionActio
     return;
   }
   if (!event.handover_error.ok()) {
-    if (event.handover == handover_ && state_ != State::kAwaitingDecode) {
+    if (state_ == State::kDecoding) {
+      // Decode took over, and prefill has not heard of it: the KV that it still holds is of no use.
+      Close(prefill_, actions);
+    } else if (event.handover == handover_ && state_ != State::kAwaitingDecode) {
       FindAnotherDecode(event.handover_error, decode_.worker, now, actions);
     }
     return;
@@ -142,6 +145,13 @@ void RequestSession::OnPrefillEvent(LegEvent event, absl::Time now, SessionActio
   if (event.finish == LegFinish::kHandedOver) {
     stages_.transfer += event.transfer;
     prefill_.id = {};
+    // The decode worker that took over may have been given up meanwhile: then the KV is gone.
+    const bool given_up = state_ == State::kAwaitingDecode || event.handover != handover_;
+    if (given_up && state_ != State::kDecoding && state_ != State::kQueued) {
+      Retry(MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerLost,
+                      "the decode worker that took over was lost"),
+            decode_.worker, now, actions);
+    }
     return;
   }
   // The first token of this attempt, and maybe the end.
@@ -195,15 +205,16 @@ void RequestSession::OnDecodeEvent(LegEvent event, absl::Time now, SessionAction
 
 void RequestSession::Deliver(std::vector<SampledToken> tokens, absl::Time now, SessionActions& actions) {
   for (SampledToken& token : tokens) {
-    output_.push_back(token.token);
-    if (!actions.has_update) actions.update.latency = now - (output_.size() == 1 ? arrival_ : last_token_time_);
-    if (output_.size() == 1) {
+    tokens_.push_back(token.token);
+    const int num_output = static_cast<int>(output().size());
+    if (!actions.has_update) actions.update.latency = now - (num_output == 1 ? arrival_ : last_token_time_);
+    if (num_output == 1) {
       first_token_time_ = now;
       actions.update.has_first_token = true;
     }
-    if (output_.size() == 2) second_token_time_ = now;
+    if (num_output == 2) second_token_time_ = now;
     last_token_time_ = now;
-    bool check_stops = static_cast<int>(output_.size()) > request_.sampling.min_tokens;
+    bool check_stops = num_output > request_.sampling.min_tokens;
     bool stopped = text_.Append(token.token, check_stops);
     actions.has_update = true;
     actions.update.tokens.push_back(std::move(token));
@@ -259,7 +270,7 @@ bool RequestSession::CountRetry(const absl::Status& cause, SessionActions& actio
 void RequestSession::Retry(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions) {
   if (!CountRetry(cause, actions)) return;
   LogInfo("request starts again",
-          {{"request", request_.name}, {"tokens_kept", output_.size()}, {"cause", cause.message()}});
+          {{"request", request_.name}, {"tokens_kept", output().size()}, {"cause", cause.message()}});
   CloseLegs(actions);
   avoid_ = {avoid};
   early_tokens_.clear();
@@ -272,7 +283,7 @@ void RequestSession::Retry(const absl::Status& cause, Incarnation avoid, absl::T
 
 void RequestSession::FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now,
                                        SessionActions& actions) {
-  if (!CountRetry(cause, actions)) return;
+  if (GetErrorReason(cause) != ErrorReason::kPoolExhausted && !CountRetry(cause, actions)) return;
   LogInfo("KV goes to another decode worker", {{"request", request_.name}, {"cause", cause.message()}});
   Close(decode_, actions);
   avoid_ = {avoid};
@@ -325,7 +336,7 @@ SessionActions RequestSession::OnTick(absl::Time now) {
 RequestUsage RequestSession::usage() const {
   RequestUsage usage;
   usage.prompt_tokens = prompt_tokens();
-  usage.completion_tokens = static_cast<int>(output_.size());
+  usage.completion_tokens = static_cast<int>(output().size());
   usage.cached_tokens = cached_tokens_;
   usage.retries = retries_;
   usage.stages = stages_;
@@ -338,7 +349,7 @@ RequestUsage RequestSession::usage() const {
   if (second_token_time_ < absl::InfiniteFuture()) {
     usage.stages.decode = last_token_time_ - second_token_time_;
     absl::Duration step =
-        output_.size() > 2 ? usage.stages.decode / static_cast<int64_t>(output_.size() - 2) : absl::ZeroDuration();
+        output().size() > 2 ? usage.stages.decode / static_cast<int64_t>(output().size() - 2) : absl::ZeroDuration();
     usage.stages.handover = std::max(absl::ZeroDuration(), second_token_time_ - first_token_time_ - step);
   }
   return usage;

@@ -70,12 +70,10 @@ class RequestSession {
   Incarnation prefill_worker() const { return prefill_.worker; }
   Incarnation decode_worker() const { return decode_.worker; }
   bool waits_for_placement() const { return state_ == State::kQueued || state_ == State::kAwaitingDecode; }
-  bool waits_for_first_token() const { return state_ == State::kPrefilling; }
   bool finished() const { return state_ == State::kOver; }
   int prompt_tokens() const { return static_cast<int>(request_.prompt.size()); }
   // So far.
   RequestUsage usage() const;
-  absl::Time first_token_time() const { return first_token_time_; }
   const std::string& name() const { return request_.name; }
 
  private:
@@ -104,8 +102,11 @@ class RequestSession {
   void Fail(const absl::Status& status, SessionActions& actions);
   // Starts again from the tokens there are, unless that happened too often.
   void Retry(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions);
-  // Looks for another decode worker for the KV that prefill has.
+  // Looks for another decode worker for the KV that prefill has. Counts as a retry, unless decode was just full: that
+  // is bounded by the time for which prefill holds KV.
   void FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions);
+  // The tokens that were delivered.
+  absl::Span<const TokenId> output() const { return absl::MakeConstSpan(tokens_).subspan(request_.prompt.size()); }
   bool CountRetry(const absl::Status& cause, SessionActions& actions);
   void CloseLegs(SessionActions& actions);
   void Close(Leg& leg, SessionActions& actions);
@@ -117,7 +118,7 @@ class RequestSession {
   State state_ = State::kQueued;
   Leg prefill_, decode_;
   HandoverId handover_;
-  std::vector<TokenId> output_;             // Delivered, of all attempts.
+  std::vector<TokenId> tokens_;             // The prompt, and what was delivered, of all attempts.
   bool first_token_seen_ = false;           // Of this attempt.
   std::vector<SampledToken> early_tokens_;  // Decode's, that overtook prefill's first token.
   std::optional<LegEvent> early_end_;

@@ -60,6 +60,8 @@ class RequestSessionTest : public testing::Test {
     for (TokenId id : ids) event.tokens.push_back({.token = id});
     return event;
   }
+  // Of the decode leg that was started last.
+  HandoverId Handover() const { return handover_; }
   // To the middle of decoding: "def" is out.
   void StartDecoding() {
     Start();
@@ -69,6 +71,7 @@ class RequestSessionTest : public testing::Test {
   }
   const SessionActions& Do(SessionActions actions) {
     text_ += actions.update.text;
+    if (!actions.starts.empty()) handover_ = actions.starts[0].second.handover;
     last_ = std::move(actions);
     return last_;
   }
@@ -79,6 +82,7 @@ class RequestSessionTest : public testing::Test {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<RequestSession> session_;
   SessionActions last_;
+  HandoverId handover_;
   std::string text_;
   absl::Time now_ = kNow;
 };
@@ -99,7 +103,7 @@ TEST_F(RequestSessionTest, OpensBothLegsAtOnceForOneHandover) {
 
 TEST_F(RequestSessionTest, StreamsFromBothLegsToTheEnd) {
   StartDecoding();
-  Prefill({.finish = LegFinish::kHandedOver, .transfer = absl::Milliseconds(3)});
+  Prefill({.finish = LegFinish::kHandedOver, .handover = Handover(), .transfer = absl::Milliseconds(3)});
   EXPECT_FALSE(last_.finished.has_value());
   Decode(Tokens({6}, LegFinish::kLength));
   EXPECT_EQ(text_, "defg");
@@ -215,7 +219,55 @@ TEST_F(RequestSessionTest, FailedHandoverGoesElsewhereAndOldNewsOfItIsIgnored) {
   Place(kPrefill, kDecode2);
   Prefill(failed);  // The same word again, about a hand-over that is over.
   EXPECT_FALSE(last_.needs_placement);
+}
+
+TEST_F(RequestSessionTest, AFullDecodeWorkerCostsNoRetryAndOtherFailuresDo) {
+  options_.max_retries = 1;
+  Start();
+  Prefill(Tokens({3}));
+  for (int i = 0; i < 5; ++i) {
+    Prefill({.handover_error = Retryable(ErrorReason::kPoolExhausted), .handover = Handover()});
+    ASSERT_TRUE(last_.needs_placement);
+    Place(kPrefill, kDecode);
+  }
+  EXPECT_EQ(session_->usage().retries, 0);
+  Prefill({.handover_error = Retryable(ErrorReason::kLinkDown), .handover = Handover()});
   EXPECT_EQ(session_->usage().retries, 1);
+}
+
+TEST_F(RequestSessionTest, AnAckThatWasLostLeavesDecodeAlone) {
+  StartDecoding();
+  Prefill({.handover_error = Retryable(ErrorReason::kLinkDown), .handover = Handover()});
+  EXPECT_FALSE(last_.needs_placement);
+  ASSERT_THAT(last_.cancels, SizeIs(1));
+  EXPECT_EQ(last_.cancels[0].first, kPrefill);
+  Decode(Tokens({6}, LegFinish::kLength));
+  EXPECT_EQ(text_, "defg");
+  EXPECT_EQ(session_->usage().retries, 0);
+}
+
+TEST_F(RequestSessionTest, StartsAgainWhenTheDecodeWorkerThatTookOverIsGone) {
+  Start();
+  const HandoverId first = Handover();
+  Prefill(Tokens({3}));
+  Do(session_->OnWorkerLost(kDecode, now_));
+  const bool placed_already[] = {false, true};
+  for (bool placed : placed_already) {
+    if (placed) Place(kPrefill, kDecode2);
+    // Prefill had the Ack before it heard of the move: the KV is gone with the worker.
+    Prefill({.finish = LegFinish::kHandedOver, .handover = first});
+    EXPECT_TRUE(last_.needs_placement);
+    EXPECT_FALSE(session_->placement_request().fixed_prefill.is_set());
+    Start();
+    Prefill(Tokens({3}));
+    Do(session_->OnWorkerLost(kDecode, now_));
+  }
+}
+
+TEST_F(RequestSessionTest, PlacesAMovedRequestByAllItsTokens) {
+  StartDecoding();
+  Do(session_->OnWorkerLost(kDecode, now_));
+  EXPECT_THAT(session_->placement_request().tokens, ElementsAre(0, 1, 2, 3, 4, 5));
 }
 
 TEST_F(RequestSessionTest, GivesUpAfterTooManyRetries) {

@@ -39,18 +39,23 @@ void RouterCore::Post(absl::AnyInvocable<void()> work) {
 
 RouterCore::~RouterCore() { Stop(); }
 
-void RouterCore::Stop() {
+void RouterCore::FailAll() {
   Post([this] {
     std::vector<Session*> all;
     for (auto& [key, session] : sessions_) all.push_back(key);
     for (Session* session : all) {
+      if (!sessions_.contains(session)) continue;  // A sample of a call that failed before.
       SessionActions actions = session->machine->OnCancel(clock_.Now());
       actions.finished = absl::UnavailableError("the router is shutting down");
       Apply(session, std::move(actions));
     }
     FlushCommands();
-    inbox_.Close();
   });
+}
+
+void RouterCore::Stop() {
+  FailAll();
+  Post([this] { inbox_.Close(); });
   if (thread_.joinable()) thread_.join();
 }
 
@@ -122,7 +127,10 @@ void RouterCore::CancelCallNow(const Request* request) {
   for (auto& [key, session] : sessions_) {
     if (session->call == call->second.get()) samples.push_back(key);
   }
-  for (Session* session : samples) Apply(session, session->machine->OnCancel(clock_.Now()));
+  // The end of one sample ends the others.
+  for (Session* session : samples) {
+    if (sessions_.contains(session)) Apply(session, session->machine->OnCancel(clock_.Now()));
+  }
 }
 
 void RouterCore::CancelByName(const std::string& name, std::function<void(absl::Status)> done) {
@@ -147,6 +155,8 @@ void RouterCore::OnRegister(const WorkerRegistration& registration, std::functio
                                                    options_.model_fingerprint)));
       return;
     }
+    // The same process may register again when its stream broke before this side saw it.
+    if (view_.Find(registration.incarnation) != nullptr) DropWorker(registration.incarnation, "it registered again");
     Incarnation replaced = view_.Register(registration, clock_.Now());
     if (replaced.is_set()) LoseWorker(replaced, "its process was started anew");
     LogInfo("worker registered", {{"worker", registration.worker_id},
@@ -186,15 +196,21 @@ void RouterCore::OnWorkerSession(Incarnation worker, bool up) {
 }
 
 void RouterCore::LoseWorker(Incarnation worker, const std::string& reason) {
+  if (view_.Find(worker) == nullptr) return;
+  outside_.Expel(worker, reason);
+  DropWorker(worker, reason);
+}
+
+void RouterCore::DropWorker(Incarnation worker, const std::string& reason) {
   const WorkerView* lost = view_.Find(worker);
-  if (lost == nullptr) return;
   const bool was_decode = lost->registration.role == Role::kDecode;
   LogWarning("worker lost", {{"worker", lost->registration.worker_id}, {"reason", reason}});
   metrics_.CountWorkerLost(lost->registration.worker_id);
-  outside_.Expel(worker, reason);
   view_.Remove(worker);
   clients_.erase(worker);
   commands_.erase(worker);
+  // Events of it that are on their way belong to no session any more.
+  absl::erase_if(legs_, [&](const auto& entry) { return entry.second.worker == worker; });
   if (was_decode) DirectPrefillWorkers();
   std::vector<Session*> hit;
   for (auto& [key, session] : sessions_) {
@@ -212,12 +228,12 @@ void RouterCore::DirectPrefillWorkers() {
   }
 }
 
-void RouterCore::OnWorkerEvents(Incarnation, EventFrame frame) {
-  Post([this, frame = std::move(frame)]() mutable {
+void RouterCore::OnWorkerEvents(Incarnation worker, EventFrame frame) {
+  Post([this, worker, frame = std::move(frame)]() mutable {
     const absl::Time now = clock_.Now();
     for (LegEvent& event : frame.events) {
       auto leg = legs_.find(event.id);
-      if (leg == legs_.end()) continue;  // Of a leg that was closed.
+      if (leg == legs_.end() || leg->second.worker != worker) continue;  // Of a leg that was closed.
       Session* session = leg->second.session;
       const LegKind kind = leg->second.kind;
       const RequestId id = event.id;

@@ -77,7 +77,9 @@ class RouterCore {
   // Starts the owner thread, which waits at `wait` (not owned), or, if that is null, for calls
   // only.
   void Start(OwnerWait* wait = nullptr);
-  // Fails all requests with UNAVAILABLE and joins. Idempotent.
+  // Fails all requests there are with UNAVAILABLE.
+  void FailAll();
+  // As FailAll, and joins: nothing that is posted later runs. Idempotent.
   void Stop();
 
   // A client's call. Its sink gets everything that follows.
@@ -115,7 +117,9 @@ class RouterCore {
   void Post(absl::AnyInvocable<void()> work);
   void SubmitNow(std::shared_ptr<const Request> request);
   void CancelCallNow(const Request* request);
+  // A worker that is lost is dropped from the view with its legs; then its sessions are told.
   void LoseWorker(Incarnation worker, const std::string& reason);
+  void DropWorker(Incarnation worker, const std::string& reason);
   void DirectPrefillWorkers();
   void Tick();
   // Carries out what a session wants, places it if need be, and drops it when it is over.

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <thread>
 #include <utility>
 
 #include "common/log.h"
@@ -25,14 +24,14 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   ~RouterParts() override {
     gate_.Close();
     if (generate_ != nullptr) generate_->Stop();
-    if (core_ != nullptr) core_->Stop();
+    if (core_ != nullptr) core_->FailAll();
     control_.Close();
-    if (server_ == nullptr) return;
-    // The owner thread is gone: somebody must handle the calls' last events.
-    std::thread drain([this] { loop_->Drain(); });
-    server_->Shutdown(absl::Milliseconds(200));
+    // The owner thread lives until no call is left: each waits for an answer of it.
+    if (server_ != nullptr) server_->Shutdown(absl::Milliseconds(200));
+    if (core_ != nullptr) core_->Stop();
+    if (loop_ == nullptr) return;
     loop_->Shutdown();
-    drain.join();
+    loop_->Drain();
   }
 
   absl::Status Build(const Topology& topology, const ProcessPlan& plan);

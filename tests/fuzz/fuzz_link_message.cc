@@ -33,7 +33,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   NoPages pages;
   KvReceiver receiver({}, layout, pool.data(), pages);
   receiver.OnPeerUp(Incarnation(1), layout, true);
-  for (uint64_t id = 0; id < 3; ++id) receiver.Expect(HandoverId(id));
   if (const auto* hello = std::get_if<HelloMessage>(&*message)) CheckCompatible(hello->layout, layout).IgnoreError();
   if (const auto* grant = std::get_if<GrantMessage>(&*message)) sender.OnGrant(*grant, absl::UnixEpoch());
   if (const auto* refuse = std::get_if<RefuseMessage>(&*message)) sender.OnRefuse(*refuse);
@@ -42,8 +41,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     sender.OnAbort(*abort);
     receiver.OnAbort(Incarnation(1), *abort);
   }
-  if (const auto* offer = std::get_if<OfferMessage>(&*message))
+  if (const auto* offer = std::get_if<OfferMessage>(&*message)) {
+    receiver.Expect(offer->handover, offer->tokens);
     receiver.OnOffer(Incarnation(1), *offer, absl::UnixEpoch());
+  }
   if (const auto* commit = std::get_if<CommitMessage>(&*message))
     receiver.OnCommit(Incarnation(1), *commit).status().IgnoreError();
   for (const PushOrder& push : sender.TakePushes()) {

@@ -1,0 +1,177 @@
+#include "router/router_core.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "common/fake_clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr Incarnation kDecode(11), kDecode2(12);
+
+// Token i is the letter 'a' + i.
+std::unique_ptr<Tokenizer> Letters() {
+  TokenizerSpec spec;
+  for (char letter = 'a'; letter <= 'z'; ++letter) spec.tokens.push_back({std::string(1, letter)});
+  return *Tokenizer::Create(std::move(spec));
+}
+
+// Remembers what a call was told. Touched on the owner thread, read after RouterCoreTest::Settle.
+class FakeSink final : public ResponseSink {
+ public:
+  void Write(SampleUpdate update) override { text += update.text; }
+  void Finish(const absl::Status& status, const RequestUsage&) override { ends.push_back(status); }
+  std::string text;
+  std::vector<absl::Status> ends;
+};
+
+class FakeOutside final : public RouterOutside {
+ public:
+  class Client final : public WorkerClient {
+   public:
+    Client(FakeOutside& outside, Incarnation worker) : outside_(outside), worker_(worker) {}
+    void Send(const CommandFrame& frame) override {
+      for (const StartLeg& start : frame.starts) outside_.starts.emplace_back(worker_, start);
+      for (const CancelLeg& cancel : frame.cancels) outside_.cancels.emplace_back(worker_, cancel.id);
+    }
+
+   private:
+    FakeOutside& outside_;
+    const Incarnation worker_;
+  };
+  std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) override {
+    return std::make_unique<Client>(*this, registration.incarnation);
+  }
+  void Direct(Incarnation, const RouterDirective&) override {}
+  void Expel(Incarnation worker, const std::string&) override { expelled.push_back(worker); }
+  std::vector<std::pair<Incarnation, StartLeg>> starts;
+  std::vector<std::pair<Incarnation, RequestId>> cancels;
+  std::vector<Incarnation> expelled;
+};
+
+// A router of aggregated workers, so that each sample has one leg.
+class RouterCoreTest : public testing::Test {
+ protected:
+  RouterCoreTest()
+      : tokenizer_(Letters()),
+        core_({.max_retries = 3, .split = false, .model_fingerprint = 1}, *tokenizer_, metrics_, outside_, clock_) {
+    core_.Start();
+  }
+  ~RouterCoreTest() override { core_.Stop(); }
+
+  // All that was posted before has run, and its commands were sent.
+  void Settle() {
+    for (int i = 0; i < 2; ++i) {
+      absl::Notification done;
+      core_.Run([&done] { done.Notify(); });
+      done.WaitForNotification();
+    }
+  }
+  void Register(Incarnation worker) {
+    core_.OnRegister({.worker_id = "decode-" + std::to_string(worker.value()),
+                      .incarnation = worker,
+                      .role = Role::kDecode,
+                      .model_fingerprint = 1,
+                      .total_pages = 100,
+                      .page_tokens = 4,
+                      .max_context_tokens = 400},
+                     [](const absl::Status& status) { EXPECT_THAT(status, IsOk()); });
+    core_.OnWorkerSession(worker, true);
+    WorkerHeartbeat heartbeat;
+    heartbeat.state = "ready";
+    heartbeat.free_pages = 100;
+    heartbeat.sequence = 1;
+    core_.OnHeartbeat(worker, heartbeat);
+    Settle();
+  }
+  std::shared_ptr<Request> Submit(int samples) {
+    auto request = std::make_shared<Request>();
+    request->name = "r";
+    request->prompt = {0, 1, 2};
+    request->num_samples = samples;
+    request->arrival = clock_.Now();
+    sink_ = std::make_shared<FakeSink>();
+    request->sink = sink_;
+    core_.Submit(request);
+    Settle();
+    return request;
+  }
+  static LegEvent Token(RequestId leg, TokenId token) {
+    LegEvent event{.id = leg};
+    event.tokens.push_back({.token = token});
+    return event;
+  }
+
+  FakeClock clock_;
+  MetricsServer metrics_server_;
+  RouterMetrics metrics_{metrics_server_};
+  std::unique_ptr<Tokenizer> tokenizer_;
+  FakeOutside outside_;
+  std::shared_ptr<FakeSink> sink_;
+  RouterCore core_;
+};
+
+TEST_F(RouterCoreTest, CancelOfACallOfSeveralSamplesEndsItOnce) {
+  Register(kDecode);
+  std::shared_ptr<Request> request = Submit(/*samples=*/4);
+  EXPECT_THAT(outside_.starts, SizeIs(4));
+  core_.CancelCall(request.get());
+  Settle();
+  EXPECT_THAT(sink_->ends, ElementsAre(StatusIs(absl::StatusCode::kCancelled)));
+  EXPECT_THAT(outside_.cancels, SizeIs(4));
+}
+
+TEST_F(RouterCoreTest, OneFailedSampleEndsTheOthers) {
+  Register(kDecode);
+  Submit(/*samples=*/3);
+  core_.OnWorkerEvents(kDecode, {{{.id = outside_.starts[1].second.id, .error = absl::InvalidArgumentError("bad")}}});
+  Settle();
+  EXPECT_THAT(sink_->ends, ElementsAre(StatusIs(absl::StatusCode::kInvalidArgument)));
+  EXPECT_THAT(outside_.cancels, SizeIs(2));
+}
+
+TEST_F(RouterCoreTest, StopFailsRunningCallsOfSeveralSamples) {
+  Register(kDecode);
+  Submit(/*samples=*/3);
+  core_.Stop();
+  EXPECT_THAT(sink_->ends, ElementsAre(StatusIs(absl::StatusCode::kUnavailable)));
+}
+
+TEST_F(RouterCoreTest, TokensOfALostWorkerThatComeLateAreNobodys) {
+  Register(kDecode);
+  Submit(/*samples=*/1);
+  const RequestId old_leg = outside_.starts[0].second.id;
+  core_.OnWorkerEvents(kDecode, {{Token(old_leg, 3)}});
+  Register(kDecode2);
+  core_.OnWorkerGone(kDecode, "killed");
+  core_.OnWorkerEvents(kDecode, {{Token(old_leg, 4)}});
+  Settle();
+  ASSERT_THAT(outside_.starts, SizeIs(2));
+  EXPECT_THAT(outside_.starts[1].second.tokens, ElementsAre(0, 1, 2, 3));
+  core_.OnWorkerEvents(kDecode2, {{Token(outside_.starts[1].second.id, 4)}});
+  Settle();
+  EXPECT_EQ(sink_->text, "de");
+}
+
+TEST_F(RouterCoreTest, AWorkerThatRegistersAgainLosesItsLegsAndKeepsItsNewStream) {
+  Register(kDecode);
+  Submit(/*samples=*/1);
+  Register(kDecode);
+  EXPECT_THAT(outside_.expelled, IsEmpty());
+  ASSERT_THAT(outside_.starts, SizeIs(2));
+  EXPECT_NE(outside_.starts[0].second.id, outside_.starts[1].second.id);
+  EXPECT_THAT(sink_->ends, IsEmpty());
+}
+
+}  // namespace
+}  // namespace tandem
