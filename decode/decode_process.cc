@@ -21,6 +21,7 @@
 #include "engine/engine_thread.h"
 #include "engine/worker_reporter.h"
 #include "engine/worker_setup.h"
+#include "kvtransfer/hello.h"
 #include "kvtransfer/receiver_hub.h"
 #include "kvtransfer/self_test.h"
 #include "kvtransfer/transport_factory.h"
@@ -89,6 +90,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   // ReceiverEvents, on the link thread.
   void OnHello(int64_t connection, const HelloMessage& hello) override {
     engine_->Post([this, connection, hello](Engine&) {
+      if (hello.writes_over) worker_->OnWritesOver(hello.incarnation);
       if (std::optional<LinkRefusedMessage> refusal = CheckHello(hello); refusal.has_value()) {
         LogWarning("link refused", {{"peer", hello.worker_id}, {"reason", refusal->reason}});
         hub_->Refuse(connection, *refusal);
@@ -100,11 +102,11 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   void OnPeerUp(const HelloMessage& hello) override {
     engine_->Post([this, hello](Engine&) { worker_->OnPeerUp(hello); });
   }
-  void OnPeerLost(Incarnation peer, bool proven_dead) override {
-    engine_->Post([this, peer, proven_dead](Engine&) { worker_->OnPeerLost(peer, proven_dead); });
+  void OnPeerLost(Incarnation peer, bool writes_over) override {
+    engine_->Post([this, peer, writes_over](Engine&) { worker_->OnPeerLost(peer, writes_over); });
   }
-  void OnPeerDead(Incarnation peer) override {
-    engine_->Post([this, peer](Engine&) { worker_->OnPeerDead(peer); });
+  void OnWritesOver(Incarnation peer) override {
+    engine_->Post([this, peer](Engine&) { worker_->OnWritesOver(peer); });
   }
   void OnMessage(Incarnation peer, const LinkMessage& message) override {
     engine_->Post([this, peer, message](Engine& engine) { worker_->OnLinkMessage(engine, peer, message); });
@@ -171,6 +173,7 @@ absl::Status DecodeParts::StartHub(const Topology& topology, const ProcessPlan& 
   options.heartbeat = topology.links.heartbeat;
   options.missed_heartbeats = topology.links.missed_heartbeats;
   ASSIGN_OR_RETURN(hub_, ReceiverHub::Create(std::move(options), std::move(transports), *this));
+  hub_->Start();
   return absl::OkStatus();
 }
 
@@ -180,18 +183,7 @@ std::optional<LinkRefusedMessage> DecodeParts::CheckHello(const HelloMessage& he
         .reason = "pages that this process was writing to when its link was lost wait for its end",
         .must_restart = true};
   }
-  if (hello.protocol_version != hello_.protocol_version) {
-    return LinkRefusedMessage{
-        absl::StrCat("link protocol version ", hello.protocol_version, "; here it is ", hello_.protocol_version)};
-  }
-  if (hello.model_fingerprint != hello_.model_fingerprint) {
-    return LinkRefusedMessage{absl::StrCat("model fingerprint ", hello.model_fingerprint, "; here it is ",
-                                           hello_.model_fingerprint, ": not the same weights and precision")};
-  }
-  if (hello.ucx_version != hello_.ucx_version) {
-    return LinkRefusedMessage{absl::StrCat("UCX ", hello.ucx_version, "; here it is ", hello_.ucx_version)};
-  }
-  if (absl::Status status = CheckCompatible(hello.layout, hello_.layout); !status.ok()) {
+  if (absl::Status status = CheckHellos(hello, hello_); !status.ok()) {
     return LinkRefusedMessage{std::string(status.message())};
   }
   return std::nullopt;

@@ -156,16 +156,16 @@ void DecodeWorker::OnPeerUp(const HelloMessage& hello) {
   receiver_.OnPeerUp(hello.incarnation, hello.layout, hello.checksums);
 }
 
-void DecodeWorker::OnPeerLost(Incarnation peer, bool proven_dead) {
+void DecodeWorker::OnPeerLost(Incarnation peer, bool writes_over) {
   absl::Status error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerLost,
                                  "the link to the prefill worker was lost before the KV was complete");
-  for (HandoverId handover : receiver_.OnPeerLost(peer, proven_dead)) FailWaiting(handover, error);
+  for (HandoverId handover : receiver_.OnPeerLost(peer, writes_over)) FailWaiting(handover, error);
   receiver_.RetryWaiting(clock_.Now());
   SendPeerMessages();
 }
 
-void DecodeWorker::OnPeerDead(Incarnation peer) {
-  receiver_.OnPeerDead(peer);
+void DecodeWorker::OnWritesOver(Incarnation peer) {
+  receiver_.OnWritesOver(peer);
   receiver_.RetryWaiting(clock_.Now());
   SendPeerMessages();
 }

@@ -57,8 +57,8 @@ class DecodeWorker {
   void OnEngineEvents(std::vector<SequenceEvent> events);
   void OnLinkMessage(Engine& engine, Incarnation peer, const LinkMessage& message);
   void OnPeerUp(const HelloMessage& hello);
-  void OnPeerLost(Incarnation peer, bool proven_dead);
-  void OnPeerDead(Incarnation peer);
+  void OnPeerLost(Incarnation peer, bool writes_over);
+  void OnWritesOver(Incarnation peer);
   // Deadlines of legs that wait for KV, and offers that wait for pages.
   void OnTurn();
   int num_legs() const { return static_cast<int>(legs_.size()); }

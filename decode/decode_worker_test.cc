@@ -142,10 +142,10 @@ TEST_F(DecodeWorkerTest, CancelBetweenCommitAndTheNextStepFreesEverything) {
 TEST_F(DecodeWorkerTest, ALostPrefillFailsItsLegsRetryably) {
   Start(Leg());
   FromPeer(OfferMessage{kHandover, Prompt()});
-  worker_.OnPeerLost(kPrefill, /*proven_dead=*/false);
+  worker_.OnPeerLost(kPrefill, /*writes_over=*/false);
   EXPECT_EQ(GetErrorReason(events_.back().error), ErrorReason::kWorkerLost);
   EXPECT_EQ(Count(PageState::kQuarantined), 2);
-  worker_.OnPeerDead(kPrefill);
+  worker_.OnWritesOver(kPrefill);
   EXPECT_TRUE(AllPagesFree());
 }
 

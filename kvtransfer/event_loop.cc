@@ -10,6 +10,11 @@
 #include "common/clock.h"
 
 namespace tandem {
+namespace {
+
+constexpr int kMaxEvents = 64;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create() {
   int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -86,21 +91,22 @@ void EventLoop::Run(absl::Duration interval, std::function<void()> tick, std::fu
   const Clock& clock = Clock::Real();
   absl::Time next_tick = clock.Now();
   while (RunPosted()) {
-    absl::Time now = clock.Now();
-    if (now >= next_tick) {
-      tick();
-      next_tick = now + interval;
-    }
     bool again = poll();
     absl::Duration wait = again ? absl::ZeroDuration() : next_tick - clock.Now();
     int64_t timeout_ms = wait <= absl::ZeroDuration() ? 0 : absl::ToInt64Milliseconds(wait) + 1;
-    epoll_event events[16];
-    int count = epoll_wait(epoll_fd_, events, 16, static_cast<int>(timeout_ms));
+    epoll_event events[kMaxEvents];
+    int count = epoll_wait(epoll_fd_, events, kMaxEvents, static_cast<int>(timeout_ms));
     for (int i = 0; i < count; ++i) {
       auto entry = watched_.find(events[i].data.fd);
       if (entry == watched_.end()) continue;  // An earlier callback of this turn unwatched it.
       auto on_event = entry->second;
       (*on_event)(events[i].events);
+    }
+    // After the sockets: a tick that comes late because this thread was held up must not mistake that for the peers'
+    // silence.
+    if (absl::Time now = clock.Now(); now >= next_tick) {
+      tick();
+      next_tick = now + interval;
     }
   }
 }

@@ -13,7 +13,7 @@ void KvReceiver::OnPeerUp(Incarnation peer, const KvLayout& layout, bool checksu
   peers_[peer] = {layout, checksums};
 }
 
-std::vector<HandoverId> KvReceiver::OnPeerLost(Incarnation peer, bool proven_dead) {
+std::vector<HandoverId> KvReceiver::OnPeerLost(Incarnation peer, bool writes_over) {
   std::vector<HandoverId> hit;
   std::erase_if(waiting_, [&](const Waiting& waiting) {
     if (waiting.peer == peer) hit.push_back(waiting.offer.handover);
@@ -36,13 +36,13 @@ std::vector<HandoverId> KvReceiver::OnPeerLost(Incarnation peer, bool proven_dea
   peers_.erase(peer);
   if (quarantined.empty()) {
     quarantined_.erase(peer);
-  } else if (proven_dead) {
-    OnPeerDead(peer);
+  } else if (writes_over) {
+    OnWritesOver(peer);
   }
   return hit;
 }
 
-void KvReceiver::OnPeerDead(Incarnation peer) {
+void KvReceiver::OnWritesOver(Incarnation peer) {
   auto entry = quarantined_.find(peer);
   if (entry == quarantined_.end()) return;
   pages_.Free(entry->second);

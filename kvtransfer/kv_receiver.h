@@ -62,12 +62,13 @@ class KvReceiver {
 
   // A link came up; `checksums`: its commits carry them.
   void OnPeerUp(Incarnation peer, const KvLayout& layout, bool checksums);
-  // Its link went down: granted pages become quarantined. With `proven_dead` they are freed at
-  // once. Returns the hand-overs that were hit.
-  std::vector<HandoverId> OnPeerLost(Incarnation peer, bool proven_dead);
-  // The process behind a lost link is known to be dead: its quarantined pages are free.
-  void OnPeerDead(Incarnation peer);
-  // Whether pages wait for this peer's death: then a new link to it is refused.
+  // Its link went down: granted pages become quarantined. With `writes_over` (nothing it wrote can
+  // land any more) they are free at once. Returns the hand-overs that were hit.
+  std::vector<HandoverId> OnPeerLost(Incarnation peer, bool writes_over);
+  // Nothing that was written over a lost link can land any more: its process is dead, or says so of
+  // itself. Its quarantined pages are free.
+  void OnWritesOver(Incarnation peer);
+  // Whether pages wait for that: then a new link to the peer is refused.
   bool IsFenced(Incarnation peer) const;
 
   // The decode leg of this hand-over was started: an offer of exactly these tokens may be granted.

@@ -156,17 +156,17 @@ TEST_F(KvReceiverTest, QuarantinesPagesOfACancelledGrantUntilAbortDone) {
 
 TEST_F(KvReceiverTest, KeepsPagesOfALostPeerUntilItIsDead) {
   GrantFor(8);
-  EXPECT_THAT(receiver_.OnPeerLost(kPeer, /*proven_dead=*/false), ElementsAre(kHandover));
+  EXPECT_THAT(receiver_.OnPeerLost(kPeer, /*writes_over=*/false), ElementsAre(kHandover));
   EXPECT_TRUE(receiver_.IsFenced(kPeer));
   EXPECT_EQ(pages_.num_free(), 6);
-  receiver_.OnPeerDead(kPeer);
+  receiver_.OnWritesOver(kPeer);
   EXPECT_FALSE(receiver_.IsFenced(kPeer));
   EXPECT_EQ(pages_.num_free(), 8);
 }
 
 TEST_F(KvReceiverTest, FreesPagesOfADeadPeerAtOnce) {
   GrantFor(8);
-  receiver_.OnPeerLost(kPeer, /*proven_dead=*/true);
+  receiver_.OnPeerLost(kPeer, /*writes_over=*/true);
   EXPECT_EQ(pages_.num_free(), 8);
   EXPECT_FALSE(receiver_.IsFenced(kPeer));
 }
@@ -174,14 +174,14 @@ TEST_F(KvReceiverTest, FreesPagesOfADeadPeerAtOnce) {
 TEST_F(KvReceiverTest, KeepsAbortingPagesInQuarantineWhenThePeerIsLost) {
   GrantFor(8);
   receiver_.Cancel(kHandover, "");
-  receiver_.OnPeerLost(kPeer, /*proven_dead=*/false);
+  receiver_.OnPeerLost(kPeer, /*writes_over=*/false);
   EXPECT_EQ(pages_.num_free(), 6);
-  receiver_.OnPeerDead(kPeer);
+  receiver_.OnWritesOver(kPeer);
   EXPECT_EQ(pages_.num_free(), 8);
 }
 
 TEST_F(KvReceiverTest, DoesNotFenceAPeerWithoutPages) {
-  receiver_.OnPeerLost(kPeer, /*proven_dead=*/false);
+  receiver_.OnPeerLost(kPeer, /*writes_over=*/false);
   EXPECT_FALSE(receiver_.IsFenced(kPeer));
 }
 

@@ -26,6 +26,11 @@ void KvSender::LayersReady(HandoverId id, IndexRange tokens, IndexRange layers, 
   }
 }
 
+void KvSender::DropPushes(HandoverId id) {
+  std::erase_if(pushes_, [&](const PushOrder& push) { return push.handover == id; });
+  handovers_.at(id).pending = 0;
+}
+
 void KvSender::Push(HandoverId id, Handover& handover, const Ready& ready, absl::Time now) {
   const GrantMessage& grant = *handover.grant;
   IndexRange tokens = ready.tokens;
@@ -35,7 +40,7 @@ void KvSender::Push(HandoverId id, Handover& handover, const Ready& ready, absl:
   if (order.runs.empty()) return;
   for (const CopyRun& run : order.runs) handover.bytes += run.bytes;
   handover.first_push = std::min(handover.first_push, now);
-  handover.unflushed = true;
+  ++handover.pending;
   pushes_.push_back(std::move(order));
 }
 
@@ -51,6 +56,7 @@ void KvSender::Cancel(HandoverId id, const std::string& reason) {
   if (entry == handovers_.end() || entry->second.ending != Handover::Ending::kNone) return;
   entry->second.ending = Handover::Ending::kByUs;
   entry->second.end_reason = reason;
+  DropPushes(id);
   MoveOn(id);
 }
 
@@ -115,6 +121,7 @@ void KvSender::OnAbort(const AbortMessage& abort) {
   entry->second.ending = Handover::Ending::kByPeer;
   entry->second.end_reason = abort.reason;
   entry->second.end_error = abort.error_reason;
+  DropPushes(abort.handover);
   MoveOn(abort.handover);
 }
 
@@ -125,7 +132,7 @@ void KvSender::OnAbortDone(const AbortDoneMessage&) {
 void KvSender::OnFlushed() {
   std::vector<HandoverId> flushed;
   for (auto& [id, handover] : handovers_) {
-    if (handover.unflushed) flushed.push_back(id);
+    if (handover.unflushed && handover.pending == 0) flushed.push_back(id);
   }
   for (HandoverId id : flushed) {
     handovers_[id].unflushed = false;
@@ -135,7 +142,7 @@ void KvSender::OnFlushed() {
 
 void KvSender::MoveOn(HandoverId id) {
   Handover& handover = handovers_.at(id);
-  if (handover.unflushed) return;
+  if (handover.unflushed || handover.pending > 0) return;
   switch (handover.ending) {
     case Handover::Ending::kByUs:
       messages_.push_back(
@@ -169,6 +176,7 @@ std::vector<uint32_t> KvSender::Checksums(const Handover& handover) const {
 void KvSender::End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, ErrorReason error_reason,
                    absl::Duration transfer_time) {
   auto entry = handovers_.find(id);
+  DropPushes(id);
   // A copy: the reason may be the hand-over's own.
   HandoverOutcome outcome{id, kind, reason, error_reason, transfer_time, entry->second.bytes};
   handovers_.erase(entry);
@@ -183,16 +191,25 @@ void KvSender::LoseAll(const std::string& reason) {
   pushes_.clear();
 }
 
-std::vector<PushOrder> KvSender::TakePushes() {
-  // Those of hand-overs that ended meanwhile must not touch the peer any more.
-  std::erase_if(pushes_, [&](const PushOrder& push) { return !handovers_.contains(push.handover); });
-  return std::exchange(pushes_, {});
+std::vector<PushOrder> KvSender::TakePushes(int64_t max_bytes) {
+  std::vector<PushOrder> taken;
+  while (!pushes_.empty() && max_bytes > 0) {
+    PushOrder& push = pushes_.front();
+    Handover& handover = handovers_.at(push.handover);
+    --handover.pending;
+    handover.unflushed = true;
+    for (const CopyRun& run : push.runs) max_bytes -= run.bytes;
+    taken.push_back(std::move(push));
+    pushes_.pop_front();
+  }
+  return taken;
 }
 
 bool KvSender::WantsFlush() const {
   return std::any_of(handovers_.begin(), handovers_.end(), [](const auto& entry) {
     const Handover& handover = entry.second;
-    return handover.unflushed && (handover.first_token.has_value() || handover.ending != Handover::Ending::kNone);
+    return handover.unflushed && handover.pending == 0 &&
+           (handover.first_token.has_value() || handover.ending != Handover::Ending::kNone);
   });
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
@@ -62,13 +63,15 @@ class KvSender {
   void OnAbort(const AbortMessage& abort);
   void OnAbortDone(const AbortDoneMessage& done);
 
-  // All pushes taken so far are visible at the destination.
+  // All pushes that were taken are visible at the destination.
   void OnFlushed();
   // The link is down: all hand-overs end as kLost.
   void LoseAll(const std::string& reason);
 
   std::vector<LinkMessage> TakeMessages() { return std::exchange(messages_, {}); }
-  std::vector<PushOrder> TakePushes();
+  // Pushes in order, as many as hold about `max_bytes`; others stay for the next call.
+  std::vector<PushOrder> TakePushes(int64_t max_bytes);
+  bool HasPushes() const { return !pushes_.empty(); }
   std::vector<HandoverOutcome> TakeOutcomes() { return std::exchange(outcomes_, {}); }
   // A flush must be waited for (a commit or an end depends on it).
   bool WantsFlush() const;
@@ -85,6 +88,7 @@ class KvSender {
     std::optional<GrantMessage> grant;
     std::vector<Ready> ready;            // Reported before the grant came.
     std::optional<TokenId> first_token;  // Set: finished.
+    int pending = 0;                     // Pushes that were not taken yet.
     bool unflushed = false;              // Pushes were taken that no flush has covered yet.
     bool committed = false;
     enum class Ending { kNone, kByUs, kByPeer } ending = Ending::kNone;
@@ -93,6 +97,8 @@ class KvSender {
     absl::Time first_push = absl::InfiniteFuture();
     int64_t bytes = 0;
   };
+  // Forgets pushes of a hand-over that ends: they must not touch the peer any more.
+  void DropPushes(HandoverId id);
   void Push(HandoverId id, Handover& handover, const Ready& ready, absl::Time now);
   // Sends Commit, or ends an aborted hand-over, if nothing is in flight any more.
   void MoveOn(HandoverId id);
@@ -107,7 +113,7 @@ class KvSender {
   const uint8_t* const pool_;
   absl::flat_hash_map<HandoverId, Handover> handovers_;
   std::vector<LinkMessage> messages_;
-  std::vector<PushOrder> pushes_;
+  std::deque<PushOrder> pushes_;
   std::vector<HandoverOutcome> outcomes_;
   int64_t ignored_messages_ = 0;
 };

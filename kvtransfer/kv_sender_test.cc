@@ -47,7 +47,7 @@ TEST_F(KvSenderTest, CommitsAfterTheLastPushIsFlushed) {
   Grant({4, 5});
   sender_.LayersReady(kHandover, {0, 6}, {0, 2}, kNow);
   sender_.Finish(kHandover, 42);
-  EXPECT_THAT(sender_.TakePushes(), SizeIs(1));
+  EXPECT_THAT(sender_.TakePushes(1 << 30), SizeIs(1));
   EXPECT_TRUE(sender_.WantsFlush());
   EXPECT_THAT(Messages<CommitMessage>(), IsEmpty());
   sender_.OnFlushed();
@@ -68,18 +68,18 @@ TEST_F(KvSenderTest, CommitsAfterTheLastPushIsFlushed) {
 TEST_F(KvSenderTest, PushesWhatWasReadyBeforeTheGrant) {
   StartWithTokens(8);
   sender_.LayersReady(kHandover, {0, 8}, {0, 1}, kNow);
-  EXPECT_THAT(sender_.TakePushes(), IsEmpty());
+  EXPECT_THAT(sender_.TakePushes(1 << 30), IsEmpty());
   Grant({1, 2});
-  EXPECT_THAT(sender_.TakePushes(), SizeIs(1));
+  EXPECT_THAT(sender_.TakePushes(1 << 30), SizeIs(1));
   sender_.LayersReady(kHandover, {0, 8}, {1, 2}, kNow);
-  EXPECT_THAT(sender_.TakePushes(), SizeIs(1));
+  EXPECT_THAT(sender_.TakePushes(1 << 30), SizeIs(1));
 }
 
 TEST_F(KvSenderTest, SkipsPagesThatDecodeHolds) {
   StartWithTokens(8);
   Grant({6}, /*first_missing=*/1);
   sender_.LayersReady(kHandover, {0, 8}, {0, 2}, kNow);
-  std::vector<PushOrder> pushes = sender_.TakePushes();
+  std::vector<PushOrder> pushes = sender_.TakePushes(1 << 30);
   ASSERT_THAT(pushes, SizeIs(1));
   int64_t bytes = 0;
   for (const CopyRun& run : pushes[0].runs) bytes += run.bytes;
@@ -91,7 +91,7 @@ TEST_F(KvSenderTest, CommitsWithoutAPushWhenDecodeHoldsEverything) {
   Grant({}, /*first_missing=*/2);
   sender_.LayersReady(kHandover, {0, 8}, {0, 2}, kNow);
   sender_.Finish(kHandover, 1);
-  EXPECT_THAT(sender_.TakePushes(), IsEmpty());
+  EXPECT_THAT(sender_.TakePushes(1 << 30), IsEmpty());
   EXPECT_THAT(Messages<CommitMessage>(), SizeIs(1));
 }
 
@@ -110,7 +110,7 @@ TEST_F(KvSenderTest, CancelWaitsForWritesInFlight) {
   StartWithTokens(4);
   Grant({0});
   sender_.LayersReady(kHandover, {0, 4}, {0, 2}, kNow);
-  EXPECT_THAT(sender_.TakePushes(), SizeIs(1));
+  EXPECT_THAT(sender_.TakePushes(1 << 30), SizeIs(1));
   sender_.Cancel(kHandover, "client gone");
   EXPECT_TRUE(sender_.WantsFlush());
   EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
@@ -124,7 +124,7 @@ TEST_F(KvSenderTest, AnswersAbortOfThePeerWhenNothingIsInFlight) {
   StartWithTokens(4);
   Grant({0});
   sender_.LayersReady(kHandover, {0, 4}, {0, 1}, kNow);
-  sender_.TakePushes();
+  sender_.TakePushes(1 << 30);
   sender_.OnAbort({kHandover, TransferEpoch(3), "cancelled"});
   EXPECT_THAT(Messages<AbortDoneMessage>(), IsEmpty());
   sender_.OnFlushed();

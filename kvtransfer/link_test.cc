@@ -1,9 +1,12 @@
 // Sender and receiver hubs together, over real sockets and memory of this process.
 
+#include <unistd.h>
+
 #include <memory>
 #include <random>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/synchronization/mutex.h"
 #include "common/clock.h"
 #include "gmock/gmock.h"
@@ -15,9 +18,8 @@
 #include "kvtransfer/self_test.h"
 #include "kvtransfer/sender_hub.h"
 #include "kvtransfer/shm/shm_transport.h"
+#include "kvtransfer/transport_factory.h"
 #include "tests/support/status_matchers.h"
-
-#include <unistd.h>
 
 namespace tandem {
 namespace {
@@ -35,6 +37,7 @@ HelloMessage Hello(const std::string& worker, uint64_t incarnation, int page_tok
   hello.host_boot_id = HostId();
   hello.pid = getpid();
   hello.layout = TestLayout(page_tokens);
+  hello.model_fingerprint = 1;
   hello.checksums = true;
   return hello;
 }
@@ -71,11 +74,13 @@ class DecodeEnd final : public ReceiverEvents {
     EXPECT_THAT(hub, IsOk());
     absl::MutexLock lock(&mu_);
     hub_ = *std::move(hub);
+    hub_->Start();
   }
   ~DecodeEnd() override { hub_->Stop(); }
 
-  void OnHello(int64_t connection, const HelloMessage&) override {
+  void OnHello(int64_t connection, const HelloMessage& hello) override {
     absl::MutexLock lock(&mu_);
+    hello_ = hello;
     if (refuse_) {
       hub_->Refuse(connection, {.reason = "not you"});
     } else {
@@ -86,12 +91,13 @@ class DecodeEnd final : public ReceiverEvents {
     absl::MutexLock lock(&mu_);
     receiver_->OnPeerUp(hello.incarnation, hello.layout, hello.checksums);
   }
-  void OnPeerLost(Incarnation peer, bool proven_dead) override {
+  void OnPeerLost(Incarnation peer, bool writes_over) override {
     absl::MutexLock lock(&mu_);
-    receiver_->OnPeerLost(peer, proven_dead);
+    receiver_->OnPeerLost(peer, writes_over);
+    writes_over_ = writes_over;
     ++lost_;
   }
-  void OnPeerDead(Incarnation) override {}
+  void OnWritesOver(Incarnation) override {}
   void OnMessage(Incarnation peer, const LinkMessage& message) override {
     absl::MutexLock lock(&mu_);
     if (const auto* offer = std::get_if<OfferMessage>(&message)) {
@@ -106,7 +112,13 @@ class DecodeEnd final : public ReceiverEvents {
     } else if (const auto* done = std::get_if<AbortDoneMessage>(&message)) {
       receiver_->OnAbortDone(peer, *done);
     }
-    for (auto& [to, answer] : receiver_->TakeMessages()) hub_->Send(to, answer);
+    for (auto& [to, answer] : receiver_->TakeMessages()) {
+      if (const auto* grant = std::get_if<GrantMessage>(&answer)) {
+        granted_ = grant->pages;
+        ++grants_;
+      }
+      hub_->Send(to, answer);
+    }
   }
 
   template <typename Predicate>
@@ -122,24 +134,27 @@ class DecodeEnd final : public ReceiverEvents {
   BumpPages pages_;
   std::unique_ptr<KvReceiver> receiver_;
   std::vector<ReceivedKv> received_;
-  int lost_ = 0, damaged_ = 0;
-  bool refuse_ = false;
+  HelloMessage hello_;  // The peer's newest.
+  std::vector<PageIndex> granted_;
+  int lost_ = 0, damaged_ = 0, grants_ = 0;
+  bool refuse_ = false, writes_over_ = false;
   std::unique_ptr<ReceiverHub> hub_;
 };
 
 class PrefillEnd final : public SenderEvents {
  public:
-  PrefillEnd(std::unique_ptr<Transport> transport, int page_tokens, const TransferFaults& faults = {})
+  PrefillEnd(std::unique_ptr<Transport> transport, int page_tokens, const TransferFaults& faults = {},
+             uint64_t fingerprint = 1)
       : memory_(TestLayout(page_tokens).pool_bytes()) {
     std::mt19937 random(4);
     for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
     std::vector<std::unique_ptr<Transport>> transports;
     transports.push_back(std::move(transport));
-    auto hub = SenderHub::Create({.hello = Hello("prefill-0", 100, page_tokens),
-                                  .pool = memory_.data(),
-                                  .reconnect_delay = absl::Milliseconds(1),
-                                  .faults = faults},
-                                 std::move(transports), *this);
+    HelloMessage hello = Hello("prefill-0", 100, page_tokens);
+    hello.model_fingerprint = fingerprint;
+    auto hub = SenderHub::Create(
+        {.hello = hello, .pool = memory_.data(), .reconnect_delay = absl::Milliseconds(1), .faults = faults},
+        std::move(transports), *this);
     EXPECT_THAT(hub, IsOk());
     hub_ = *std::move(hub);
   }
@@ -207,6 +222,72 @@ TEST(LinkTest, MovesKvOverSharedMemoryBetweenUnlikePages) {
   DecodeEnd decode(NewShmTransport(shm.get()), shm.get());
   PrefillEnd prefill(NewShmTransport(nullptr), 8);
   TransferAndCompare(prefill, decode, 8);
+}
+
+std::unique_ptr<Transport> UcxTransportOrNull() {
+  auto transports = MakeTransports({"ucx"}, nullptr);
+  return transports.ok() ? std::move((*transports)[0]) : nullptr;
+}
+
+TEST(LinkTest, MovesKvOverUcx) {
+  if (TransportVersion().empty()) GTEST_SKIP() << "built without UCX";
+  DecodeEnd decode(UcxTransportOrNull());
+  PrefillEnd prefill(UcxTransportOrNull(), 8);
+  TransferAndCompare(prefill, decode, 8);
+}
+
+TEST(LinkTest, OverUcxALostLinkNeedsNoProofOfDeath) {
+  if (TransportVersion().empty()) GTEST_SKIP() << "built without UCX";
+  DecodeEnd decode(UcxTransportOrNull());
+  PrefillEnd prefill(UcxTransportOrNull(), 8);
+  prefill.LinkTo(decode.port());
+  ASSERT_TRUE(prefill.AwaitUp());
+  prefill.hub_->SetPeers({});
+  ASSERT_TRUE(decode.Await([&] { return decode.lost_ == 1; }));
+  EXPECT_TRUE(decode.writes_over_);
+}
+
+TEST(LinkTest, OverSharedMemoryOnlyAProofOfDeathEndsTheWritesOfALostLink) {
+  ASSERT_OK_AND_ASSIGN(auto shm, ShmPool::Create(TestLayout(16).pool_bytes() + kTestAreaBytes));
+  DecodeEnd decode(NewShmTransport(shm.get()), shm.get());
+  PrefillEnd prefill(NewShmTransport(nullptr), 8);
+  prefill.LinkTo(decode.port());
+  ASSERT_TRUE(prefill.AwaitUp());
+  prefill.hub_->SetPeers({});
+  ASSERT_TRUE(decode.Await([&] { return decode.lost_ == 1; }));
+  EXPECT_FALSE(decode.writes_over_);
+  // Made anew, the link says that nothing of the old one is in flight.
+  prefill.LinkTo(decode.port());
+  ASSERT_TRUE(prefill.AwaitUp());
+  EXPECT_TRUE(decode.Await([&] { return decode.hello_.writes_over; }));
+}
+
+TEST(LinkTest, AnOutcomeOfALostLinkComesAfterItsLastWrite) {
+  DecodeEnd decode(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16, {.late_write_ms = 100});
+  prefill.LinkTo(decode.port());
+  ASSERT_TRUE(prefill.AwaitUp());
+  const std::vector<PageIndex> pages = {0, 1, 2};
+  prefill.hub_->Start(Incarnation(200), HandoverId(9), std::vector<TokenId>(40, 1), pages);
+  prefill.hub_->LayersReady(Incarnation(200), HandoverId(9), {0, 40}, {0, 3});
+  prefill.hub_->Finish(Incarnation(200), HandoverId(9), 1);
+  ASSERT_TRUE(decode.Await([&] { return decode.grants_ == 1; }));
+  prefill.hub_->SetPeers({});
+  ASSERT_TRUE(prefill.Await([&] { return !prefill.outcomes_.empty(); }));
+  EXPECT_EQ(prefill.outcomes_[0].kind, HandoverOutcome::Kind::kLost);
+  // What landed lies in the granted pages, in full.
+  for (const CopyRun& run : PlanTransfer(TestLayout(16), {pages}, TestLayout(16), {decode.granted_}, {0, 40}, {0, 3})) {
+    ASSERT_EQ(
+        std::vector<uint8_t>(prefill.memory_.data() + run.source, prefill.memory_.data() + run.source + run.bytes),
+        std::vector<uint8_t>(decode.base_ + run.destination, decode.base_ + run.destination + run.bytes));
+  }
+}
+
+TEST(LinkTest, ADecodeWorkerOfAnotherModelIsNoPeer) {
+  DecodeEnd decode(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16, {}, /*fingerprint=*/77);
+  prefill.LinkTo(decode.port());
+  EXPECT_TRUE(prefill.Await([&] { return absl::StrContains(prefill.state_.error, "model fingerprint"); }));
 }
 
 TEST(LinkTest, DelaysAndDuplicatesChangeNothing) {

@@ -47,18 +47,32 @@ class ReceiverHub::Connection {
     if (up_) Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
   }
 
+  // Opens the pool to the peer, and says how it may be reached.
   void BeginTest() {
     last_heard_ = Clock::Real().Now();
-    Send(hub_.options_.hello);
+    HelloMessage hello = hub_.options_.hello;
+    for (const auto& transport : hub_.transports_) {
+      absl::StatusOr<std::unique_ptr<ExportedPool>> pool = transport->Export(hub_.options_.pool, hub_.pool_bytes());
+      if (!pool.ok()) {
+        LogWarning("pool not exported", {{"transport", transport->name()}, {"reason", pool.status().message()}});
+        continue;
+      }
+      hello.exports.push_back((*pool)->description());
+      exports_.push_back(*std::move(pool));
+    }
+    Send(hello);
   }
 
-  void Close(const std::string& reason, bool proven_dead = false) {
+  void Close(const std::string& reason, bool process_ended = false) {
     if (closed()) return;
     socket_.reset();
     if (hub_.testing_ == id_) hub_.testing_ = 0;
+    bool revoked = true;
+    for (const auto& pool : exports_) revoked &= pool->revocable() || pool->description().transport != transport_;
+    exports_.clear();
     if (!up_) return;
     LogWarning("link lost", {{"peer", hello_.worker_id}, {"reason", reason}});
-    hub_.events_.OnPeerLost(hello_.incarnation, proven_dead);
+    hub_.events_.OnPeerLost(hello_.incarnation, process_ended || revoked);
   }
 
  private:
@@ -100,6 +114,7 @@ class ReceiverHub::Connection {
       return;
     }
     up_ = true;
+    transport_ = done.transport;
     hub_.testing_ = 0;
     if (hello_.host_boot_id == HostId()) hub_.WatchProcess(hello_.incarnation, hello_.pid);
     LogInfo("link up", {{"peer", hello_.worker_id},
@@ -114,6 +129,8 @@ class ReceiverHub::Connection {
   const int64_t id_;
   std::unique_ptr<FrameSocket> socket_;  // Null: closed.
   HelloMessage hello_;
+  std::vector<std::unique_ptr<ExportedPool>> exports_;  // From BeginTest on.
+  std::string transport_;                               // The peer's choice.
   bool up_ = false;
   absl::Time last_heard_;
   int64_t heartbeats_ = 0;
@@ -122,14 +139,13 @@ class ReceiverHub::Connection {
 absl::StatusOr<std::unique_ptr<ReceiverHub>> ReceiverHub::Create(Options options,
                                                                  std::vector<std::unique_ptr<Transport>> transports,
                                                                  ReceiverEvents& events) {
+  // Tried once here, so that a transport that cannot work is an error of the start.
   const uint64_t size = options.hello.layout.pool_bytes() + kTestAreaBytes;
   for (const auto& transport : transports) {
-    absl::StatusOr<PoolExport> pool = transport->Export(options.pool, size);
-    if (!pool.ok()) {
+    if (absl::StatusOr<std::unique_ptr<ExportedPool>> pool = transport->Export(options.pool, size); !pool.ok()) {
       return absl::Status(pool.status().code(),
                           absl::StrCat("transport ", transport->name(), ": ", pool.status().message()));
     }
-    options.hello.exports.push_back(*std::move(pool));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
   ASSIGN_OR_RETURN(FrameSocket::Listener listener, FrameSocket::Listen(options.listen));
@@ -144,7 +160,11 @@ ReceiverHub::ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>
       events_(events),
       loop_(std::move(loop)),
       listener_fd_(listener_fd),
-      port_(port) {
+      port_(port) {}
+
+uint64_t ReceiverHub::pool_bytes() const { return options_.hello.layout.pool_bytes() + kTestAreaBytes; }
+
+void ReceiverHub::Start() {
   loop_->Watch(listener_fd_, EPOLLIN, [this](uint32_t) { AcceptAll(); });
   for (const auto& transport : transports_) {
     if (transport->event_fd() >= 0) loop_->Watch(transport->event_fd(), EPOLLIN, [](uint32_t) {});
@@ -214,10 +234,10 @@ void ReceiverHub::WatchProcess(Incarnation peer, int64_t pid) {
     for (auto& [id, connection] : connections_) {
       if (connection->up() && connection->peer() == peer) {
         was_up = true;
-        connection->Close("the process ended", /*proven_dead=*/true);
+        connection->Close("the process ended", /*process_ended=*/true);
       }
     }
-    if (!was_up) events_.OnPeerDead(peer);
+    if (!was_up) events_.OnWritesOver(peer);
   });
 }
 

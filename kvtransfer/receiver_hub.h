@@ -22,10 +22,10 @@ class ReceiverEvents {
   // A prefill worker wants a link: answer with Accept or Refuse of the same connection.
   virtual void OnHello(int64_t connection, const HelloMessage& hello) = 0;
   virtual void OnPeerUp(const HelloMessage& hello) = 0;
-  // `proven_dead`: its process is gone, so it writes no more.
-  virtual void OnPeerLost(Incarnation peer, bool proven_dead) = 0;
-  // The process behind a lost link is gone now.
-  virtual void OnPeerDead(Incarnation peer) = 0;
+  // `writes_over`: nothing that it wrote can land any more.
+  virtual void OnPeerLost(Incarnation peer, bool writes_over) = 0;
+  // The process behind a lost link is gone now: its writes are over.
+  virtual void OnWritesOver(Incarnation peer) = 0;
   virtual void OnMessage(Incarnation peer, const LinkMessage& message) = 0;
 };
 
@@ -38,7 +38,7 @@ class ReceiverEvents {
 class ReceiverHub {
  public:
   struct Options {
-    HelloMessage hello;       // Of this worker; exports are added by the hub.
+    HelloMessage hello;       // Of this worker; exports are added for each link.
     std::string listen;       // host:port
     uint8_t* pool = nullptr;  // KV pool, then the test area.
     absl::Duration heartbeat = absl::Milliseconds(250);
@@ -48,6 +48,8 @@ class ReceiverHub {
                                                              std::vector<std::unique_ptr<Transport>> transports,
                                                              ReceiverEvents& events);
   ~ReceiverHub();
+  // Begins to take links; callbacks may come from now on.
+  void Start();
   // Ends the thread and all links; no callback runs after it. Calls are then ignored. Idempotent.
   void Stop();
 
@@ -61,6 +63,8 @@ class ReceiverHub {
   class Connection;
   ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>> transports, ReceiverEvents& events,
               std::unique_ptr<EventLoop> loop, int listener_fd, int port);
+  // Of the KV pool and the test area.
+  uint64_t pool_bytes() const;
   void AcceptAll();
   void Tick();
   bool Poll();

@@ -2,6 +2,7 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -10,9 +11,16 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "kvtransfer/frame_socket.h"
+#include "kvtransfer/hello.h"
 #include "kvtransfer/self_test.h"
 
 namespace tandem {
+namespace {
+
+// More are copied in the next turn, so that heartbeats go out in between.
+constexpr int64_t kMaxBytesPerTurn = int64_t{64} << 20;
+
+}  // namespace
 
 // The link to one decode worker: connecting -> greeted -> tested -> up, and back to waiting after a
 // loss.
@@ -32,7 +40,7 @@ class SenderHub::Link {
 
   void Tick(absl::Time now) {
     if (socket_ == nullptr) {
-      if (now >= next_attempt_) Connect(now);
+      if (now >= next_attempt_ && !hub_.IsSettling(peer_.incarnation)) Connect(now);
       return;
     }
     const absl::Duration silence_limit = hub_.options_.heartbeat * hub_.options_.missed_heartbeats;
@@ -48,20 +56,20 @@ class SenderHub::Link {
   // Carries out what the sender wants; true while a flush is awaited.
   bool Pump() {
     if (sender_ == nullptr) return false;
-    for (PushOrder& push : sender_->TakePushes()) {
+    for (PushOrder& push : sender_->TakePushes(kMaxBytesPerTurn)) {
       if (absl::Status status = pool_->Write(hub_.options_.pool, push.runs); !status.ok()) {
         Lose(absl::StrCat("write failed: ", status.message()));
         return false;
       }
     }
-    bool waiting = false;
+    bool waiting = sender_->HasPushes();
     if (sender_->WantsFlush()) {
       absl::StatusOr<bool> flushed = pool_->PollFlushed();
       if (!flushed.ok()) {
         Lose(absl::StrCat("write failed: ", flushed.status().message()));
         return false;
       }
-      waiting = !*flushed;
+      waiting |= !*flushed;
       if (*flushed) sender_->OnFlushed();
     }
     for (const LinkMessage& message : sender_->TakeMessages()) Send(message);
@@ -82,7 +90,9 @@ class SenderHub::Link {
         *hub_.loop_, *fd,
         FrameSocket::Callbacks{.on_frame = [this](absl::string_view payload) { OnFrame(payload); },
                                .on_closed = [this](const std::string& reason) { Lose(reason); }});
-    Send(hub_.options_.hello);
+    HelloMessage hello = hub_.options_.hello;
+    hello.writes_over = !hub_.unsettled_.contains(peer_.incarnation);
+    Send(hello);
   }
 
   void Send(const LinkMessage& message) {
@@ -120,6 +130,11 @@ class SenderHub::Link {
       Lose(absl::StrCat("another process answers at ", peer_.address));
       return;
     }
+    if (pool_ != nullptr) return;  // It said so before.
+    if (absl::Status status = CheckHellos(hub_.options_.hello, hello); !status.ok()) {
+      Lose(std::string(status.message()));
+      return;
+    }
     peer_hello_ = hello;
     next_transport_ = 0;
     failures_.clear();
@@ -132,6 +147,10 @@ class SenderHub::Link {
       Transport& transport = *hub_.transports_[next_transport_++];
       for (const PoolExport& pool : peer_hello_.exports) {
         if (pool.transport != transport.name()) continue;
+        if (transport.same_host_only() && peer_hello_.host_boot_id != hub_.options_.hello.host_boot_id) {
+          failures_.push_back(absl::StrCat(transport.name(), ": the decode worker is on another host"));
+          continue;
+        }
         if (absl::Status status = Test(transport, pool); status.ok()) {
           return;  // The peer's verdict comes as LinkReady or LinkRefused.
         } else {
@@ -190,7 +209,7 @@ class SenderHub::Link {
     if (sender_ != nullptr) {
       LogWarning("link lost", {{"peer", peer_.worker_id}, {"reason", reason}});
       sender_->LoseAll(reason);
-      for (const HandoverOutcome& outcome : sender_->TakeOutcomes()) hub_.events_.OnOutcome(outcome);
+      hub_.Retire(peer_.incarnation, std::move(pool_), sender_->TakeOutcomes());
       sender_.reset();
     }
     pool_.reset();
@@ -242,6 +261,7 @@ SenderHub::SenderHub(Options options, std::vector<std::unique_ptr<Transport>> tr
     loop_->Run(
         options_.heartbeat, [this] { Tick(); }, [this] { return Poll(); });
     links_.clear();
+    retired_.clear();
   });
 }
 
@@ -258,10 +278,33 @@ void SenderHub::Tick() {
 
 bool SenderHub::Poll() {
   for (const auto& transport : transports_) transport->Progress();
-  bool waiting = false;
+  bool waiting = SettleRetired();
   for (auto& [incarnation, link] : links_) waiting |= link->Pump();
   for (const auto& transport : transports_) waiting |= !transport->PrepareToSleep();
   return waiting;
+}
+
+void SenderHub::Retire(Incarnation peer, std::unique_ptr<RemotePool> pool, std::vector<HandoverOutcome> outcomes) {
+  const absl::Duration patience = options_.heartbeat * options_.missed_heartbeats;
+  retired_.push_back({peer, std::move(pool), std::move(outcomes), Clock::Real().Now() + patience});
+  SettleRetired();
+}
+
+bool SenderHub::SettleRetired() {
+  std::erase_if(retired_, [&](RetiredPool& retired) {
+    absl::StatusOr<bool> flushed = retired.pool->PollFlushed();
+    const bool landed = flushed.ok() && *flushed;
+    if (flushed.ok() && !landed && Clock::Real().Now() < retired.give_up) return false;
+    if (!landed) unsettled_.insert(retired.peer);
+    retired.pool.reset();
+    for (const HandoverOutcome& outcome : retired.outcomes) events_.OnOutcome(outcome);
+    return true;
+  });
+  return !retired_.empty();
+}
+
+bool SenderHub::IsSettling(Incarnation peer) const {
+  return std::any_of(retired_.begin(), retired_.end(), [&](const RetiredPool& pool) { return pool.peer == peer; });
 }
 
 void SenderHub::SetPeers(std::vector<LinkPeer> peers) {
@@ -287,6 +330,12 @@ void SenderHub::ApplyPeers(const std::vector<LinkPeer>& peers) {
 void SenderHub::OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action) {
   loop_->Post([this, peer, handover, action = std::move(action)]() mutable {
     auto link = links_.find(peer);
+    // The outcome of one whose link was lost comes when its writes are over.
+    for (const RetiredPool& retired : retired_) {
+      for (const HandoverOutcome& outcome : retired.outcomes) {
+        if (outcome.handover == handover) return;
+      }
+    }
     if (link == links_.end() || link->second->sender() == nullptr) {
       events_.OnOutcome({.handover = handover,
                          .kind = HandoverOutcome::Kind::kLost,

@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "kvtransfer/event_loop.h"
 #include "kvtransfer/kv_sender.h"
-#include "kvtransfer/loopback/loopback_transport.h"
+#include "kvtransfer/transfer_faults.h"
 #include "kvtransfer/transport.h"
 #include "kvtransfer/wire.h"
 
@@ -48,7 +49,9 @@ class SenderEvents {
 
 // All links of a prefill worker, and the thread that owns them.
 //
-// Links are made, tested and re-made by themselves; a lost one ends its hand-overs as kLost.
+// Links are made, tested and re-made by themselves; a lost one ends its hand-overs as kLost, when its last
+// writes have landed or were given up. A link is made anew only after that, so that the decode worker can be told
+// whether writes of the old one may still land.
 //
 // Thread-safety: thread-safe; calls are posted to the link thread.
 // Ownership: owns the thread, links and transports. Borrows the pool and the events, which outlive
@@ -81,11 +84,23 @@ class SenderHub {
 
  private:
   class Link;
+  // A pool of a lost link whose last writes are under way.
+  struct RetiredPool {
+    Incarnation peer;
+    std::unique_ptr<RemotePool> pool;
+    std::vector<HandoverOutcome> outcomes;  // Told when nothing reads the source any more.
+    absl::Time give_up;
+  };
   SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events,
             std::unique_ptr<EventLoop> loop);
   // Runs `action` on the link's sender and carries out what it wants.
   void OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action);
   void ApplyPeers(const std::vector<LinkPeer>& peers);
+  // Takes over the pool of a lost link with what its hand-overs ended in.
+  void Retire(Incarnation peer, std::unique_ptr<RemotePool> pool, std::vector<HandoverOutcome> outcomes);
+  // Ends retired pools whose writes have landed; true while there are others.
+  bool SettleRetired();
+  bool IsSettling(Incarnation peer) const;
   void Tick();
   bool Poll();
 
@@ -93,7 +108,10 @@ class SenderHub {
   const std::vector<std::unique_ptr<Transport>> transports_;
   SenderEvents& events_;
   const std::unique_ptr<EventLoop> loop_;
-  absl::flat_hash_map<Incarnation, std::unique_ptr<Link>> links_;  // Link thread only.
+  // Link thread only.
+  absl::flat_hash_map<Incarnation, std::unique_ptr<Link>> links_;
+  std::vector<RetiredPool> retired_;
+  absl::flat_hash_set<Incarnation> unsettled_;  // Peers to which writes were given up that may still land.
   std::thread thread_;
 };
 

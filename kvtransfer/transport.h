@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -20,16 +21,29 @@ struct PoolExport {
   uint64_t size_bytes = 0;
 };
 
+// The local pool, open to the writes of one peer.
+//
+// Thread-safety: the link thread only.
+class ExportedPool {
+ public:
+  virtual ~ExportedPool() = default;
+  // How the peer reaches it.
+  virtual const PoolExport& description() const = 0;
+  // Whether no byte of the peer lands after the end of this object, whatever the peer does.
+  virtual bool revocable() const = 0;
+};
+
 // A peer's pool, open for one-sided writes.
 //
 // Thread-safety: the link thread only.
-// Ownership: owns its mapping or endpoint; the peer owns the memory and may die at any time: writes
-// then go nowhere, and only the link's control connection tells.
+// Ownership: owns its mapping or endpoint, and reads the source no more once it is destroyed; the
+// peer owns the memory and may die at any time: writes then go nowhere, and only the link's control
+// connection tells.
 class RemotePool {
  public:
   virtual ~RemotePool() = default;
-  // Starts copying from `source_base`. The source must stay unchanged until PollFlushed is true.
-  // OUT_OF_RANGE: a run leaves the pool; nothing was written.
+  // Starts copying from `source_base`, and does not wait. The source must stay unchanged until
+  // PollFlushed is true. OUT_OF_RANGE: a run leaves the pool; nothing was written.
   virtual absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) = 0;
   // True when everything written so far can be read at the destination. An error is final: the link
   // is lost.
@@ -38,13 +52,16 @@ class RemotePool {
 
 // One way of moving bytes between processes.
 //
-// Thread-safety: the link thread only, but for Export, which is called once before it starts.
+// Thread-safety: the link thread only, or before it starts.
 class Transport {
  public:
   virtual ~Transport() = default;
   virtual absl::string_view name() const = 0;
-  // Makes the local pool reachable. FAILED_PRECONDITION when this pool cannot be exported so.
-  virtual absl::StatusOr<PoolExport> Export(uint8_t* base, uint64_t size_bytes) = 0;
+  // Whether only processes of one host reach each other.
+  virtual bool same_host_only() const { return false; }
+  // Opens the local pool, always the same one, to one more peer. FAILED_PRECONDITION when it cannot
+  // be exported so.
+  virtual absl::StatusOr<std::unique_ptr<ExportedPool>> Export(uint8_t* base, uint64_t size_bytes) = 0;
   // UNAVAILABLE when the pool cannot be reached from here.
   virtual absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) = 0;
   // Moves what is under way forward; cheap when nothing is.
@@ -53,6 +70,17 @@ class Transport {
   virtual int event_fd() const { return -1; }
   // Called before sleeping on event_fd: false when Progress must be called again first.
   virtual bool PrepareToSleep() { return true; }
+};
+
+// An exported pool whose peer cannot be kept from writing: a mapping in its address space.
+class MappedExport final : public ExportedPool {
+ public:
+  explicit MappedExport(PoolExport description) : description_(std::move(description)) {}
+  const PoolExport& description() const override { return description_; }
+  bool revocable() const override { return false; }
+
+ private:
+  const PoolExport description_;
 };
 
 // OUT_OF_RANGE unless each run lies in a destination of `size_bytes`.

@@ -5,8 +5,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
-#include "kvtransfer/loopback/loopback_transport.h"
 #include "kvtransfer/shm/shm_transport.h"
 #include "kvtransfer/transport.h"
 
@@ -17,8 +15,7 @@ namespace tandem {
 absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(const std::vector<std::string>& names,
                                                                        const ShmPool* pool);
 
-// Faults for drills: "flip_byte_every=3,peer=decode-0", with the names of TransferFaults' fields.
-// INVALID_ARGUMENT names an unknown one.
-absl::StatusOr<TransferFaults> ParseTransferFaults(absl::string_view text);
+// The version of UCX that this build moves KV with; empty without it.
+std::string TransportVersion();
 
 }  // namespace tandem

@@ -1,12 +1,6 @@
 #include "kvtransfer/wire.h"
 
-#include <unistd.h>
-
 #include "absl/strings/str_cat.h"
-#include "kvtransfer/peer_process.h"
-#if TANDEM_WITH_UCX
-#include "kvtransfer/ucx/ucx_transport.h"
-#endif
 #include "tandem/v1/link.pb.h"
 
 namespace tandem {
@@ -59,6 +53,7 @@ struct Encoder {
       proto->set_size_bytes(pool.size_bytes);
     }
     hello->set_checksums(message.checksums);
+    hello->set_writes_over(message.writes_over);
   }
   void operator()(const SelfTestDoneMessage& message) {
     v1::SelfTestDone* done = out.mutable_self_test_done();
@@ -138,26 +133,11 @@ HelloMessage ToNative(const v1::Hello& hello) {
         {pool.transport(), pool.address(), pool.remote_key(), pool.base_address(), pool.size_bytes()});
   }
   message.checksums = hello.checksums();
+  message.writes_over = hello.writes_over();
   return message;
 }
 
 }  // namespace
-
-HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, const KvLayout& layout,
-                       uint64_t model_fingerprint, bool checksums) {
-  HelloMessage hello;
-  hello.worker_id = worker_id;
-  hello.incarnation = incarnation;
-  hello.host_boot_id = HostId();
-  hello.pid = getpid();
-  hello.layout = layout;
-  hello.model_fingerprint = model_fingerprint;
-  hello.checksums = checksums;
-#if TANDEM_WITH_UCX
-  hello.ucx_version = UcxVersion();
-#endif
-  return hello;
-}
 
 std::string EncodeLinkMessage(const LinkMessage& message) {
   v1::LinkMessage proto;

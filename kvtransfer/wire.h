@@ -31,6 +31,7 @@ struct HelloMessage {
   KvLayout layout;
   std::vector<PoolExport> exports;
   bool checksums = false;
+  bool writes_over = false;
 };
 struct SelfTestDoneMessage {
   std::string transport;
@@ -85,10 +86,6 @@ struct LinkHeartbeatMessage {
   Incarnation incarnation;
   int64_t sequence = 0;
 };
-
-// This process's greeting: host, pid and UCX version filled in.
-HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, const KvLayout& layout,
-                       uint64_t model_fingerprint, bool checksums);
 
 using LinkMessage =
     std::variant<HelloMessage, SelfTestDoneMessage, LinkReadyMessage, LinkRefusedMessage, OfferMessage, GrantMessage,

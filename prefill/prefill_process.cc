@@ -18,6 +18,7 @@
 #include "engine/engine_thread.h"
 #include "engine/worker_reporter.h"
 #include "engine/worker_setup.h"
+#include "kvtransfer/hello.h"
 #include "kvtransfer/sender_hub.h"
 #include "kvtransfer/transport_factory.h"
 #include "prefill/prefill_metrics.h"

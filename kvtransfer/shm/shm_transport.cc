@@ -10,12 +10,15 @@
 #include <cstring>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/units.h"
 
 namespace tandem {
 namespace {
+
+constexpr char kPoolName[] = "tandem-kv";
 
 class ShmRemotePool final : public RemotePool {
  public:
@@ -44,12 +47,15 @@ class ShmTransport final : public Transport {
   explicit ShmTransport(const ShmPool* pool) : pool_(pool) {}
   absl::string_view name() const override { return "shm"; }
 
-  absl::StatusOr<PoolExport> Export(uint8_t* base, uint64_t size_bytes) override {
+  bool same_host_only() const override { return true; }
+
+  absl::StatusOr<std::unique_ptr<ExportedPool>> Export(uint8_t* base, uint64_t size_bytes) override {
     if (pool_ == nullptr || base != pool_->base() || size_bytes != pool_->size_bytes()) {
       return absl::FailedPreconditionError("the pool is no shared memory");
     }
-    return PoolExport{
-        .transport = "shm", .address = absl::StrCat("/proc/", getpid(), "/fd/", pool_->fd()), .size_bytes = size_bytes};
+    return std::make_unique<MappedExport>(PoolExport{.transport = "shm",
+                                                     .address = absl::StrCat("/proc/", getpid(), "/fd/", pool_->fd()),
+                                                     .size_bytes = size_bytes});
   }
 
   absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) override {
@@ -59,12 +65,19 @@ class ShmTransport final : public Transport {
                                                  " (is the peer on this host, under the same user?)"));
     }
     absl::Cleanup close_fd = [fd] { close(fd); };
+    // The path came from another process: nothing but a pool is written to.
+    char target[64] = {};
+    if (readlink(pool.address.c_str(), target, sizeof(target) - 1) < 0 ||
+        !absl::StartsWith(target, absl::StrCat("/memfd:", kPoolName))) {
+      return absl::UnavailableError(absl::StrCat(pool.address, " is no KV pool"));
+    }
     struct stat info;
     if (fstat(fd, &info) != 0 || static_cast<uint64_t>(info.st_size) < pool.size_bytes || pool.size_bytes == 0) {
       return absl::UnavailableError(
           absl::StrCat(pool.address, " is not the exported pool of ", pool.size_bytes, " bytes"));
     }
-    void* base = mmap(nullptr, pool.size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+    // Not populated: that would hold up all links for as long as a large pool takes.
+    void* base = mmap(nullptr, pool.size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED)
       return absl::UnavailableError(absl::StrCat("cannot map ", pool.address, ": ", strerror(errno)));
     return std::unique_ptr<RemotePool>(std::make_unique<ShmRemotePool>(static_cast<uint8_t*>(base), pool.size_bytes));
@@ -77,7 +90,7 @@ class ShmTransport final : public Transport {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ShmPool>> ShmPool::Create(uint64_t size_bytes) {
-  int fd = memfd_create("tandem-kv", MFD_CLOEXEC);
+  int fd = memfd_create(kPoolName, MFD_CLOEXEC);
   if (fd < 0) return absl::ErrnoToStatus(errno, "cannot create shared memory");
   absl::Cleanup close_fd = [fd] { close(fd); };
   // fallocate and not ftruncate: too little memory is an error here, not a signal at some later

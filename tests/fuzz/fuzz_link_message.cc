@@ -47,7 +47,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (const auto* commit = std::get_if<CommitMessage>(&*message))
     receiver.OnCommit(Incarnation(1), *commit).status().IgnoreError();
-  for (const PushOrder& push : sender.TakePushes()) {
+  for (const PushOrder& push : sender.TakePushes(1 << 30)) {
     for (const CopyRun& run : push.runs) {
       if (run.source < 0 || run.source + run.bytes > layout.pool_bytes() ||
           run.destination + run.bytes > layout.pool_bytes())

@@ -1,6 +1,8 @@
 #include "tests/support/process_cluster.h"
 
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -16,15 +18,37 @@ namespace tandem {
 namespace {
 
 constexpr absl::Duration kPatience = absl::Seconds(30);
+// By then nothing of a fault may be left, says the failure table.
+constexpr absl::Duration kAftermath = absl::Seconds(5);
+
+// A port that nobody uses now.
+int FreePort() {
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  socklen_t size = sizeof(address);
+  int port = 0;
+  if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0) {
+    port = ntohs(address.sin_port);
+  }
+  close(fd);
+  return port;
+}
+
+std::string PortsText(const ProcessCluster::Options& options) {
+  if (!options.fixed_ports) return "";
+  return absl::StrCat(", ports: {service: ", FreePort(), ", link: ", FreePort(), "}");
+}
 
 std::string TopologyText(const ProcessCluster::Options& options, const std::string& folder) {
   std::string pools;
   if (options.prefill_replicas > 0) {
     absl::StrAppend(&pools, "  - {name: prefill, role: prefill, replicas: ", options.prefill_replicas,
-                    ", kv_memory: ", options.prefill_kv_memory, ", limits: ", options.limits, "}\n");
+                    ", kv_memory: ", options.prefill_kv_memory, ", limits: ", options.limits, PortsText(options),
+                    "}\n");
   }
   absl::StrAppend(&pools, "  - {name: decode, role: decode, replicas: ", options.decode_replicas,
-                  ", kv_memory: ", options.decode_kv_memory, ", limits: ", options.limits, "}\n");
+                  ", kv_memory: ", options.decode_kv_memory, ", limits: ", options.limits, PortsText(options), "}\n");
   return absl::StrCat("model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
                       "router:\n  listen: unix:", folder, "/router.sock\n  metrics_listen: \"\"\n",
                       options.router_extra, "pools:\n", pools, "links: {transports: [", options.transports,
@@ -82,8 +106,8 @@ ProcessCluster::~ProcessCluster() {
   std::filesystem::remove_all(folder_);
 }
 
-bool ProcessCluster::AwaitStatus(const std::function<bool(const ClusterSummary&)>& condition) {
-  const absl::Time deadline = Clock::Real().Now() + kPatience;
+bool ProcessCluster::AwaitStatus(absl::Duration patience, const std::function<bool(const ClusterSummary&)>& condition) {
+  const absl::Time deadline = Clock::Real().Now() + patience;
   while (Clock::Real().Now() < deadline) {
     absl::StatusOr<ClusterSummary> status = client_->Status();
     if (status.ok() && condition(*status)) return true;
@@ -96,7 +120,7 @@ bool ProcessCluster::AwaitStatus(const std::function<bool(const ClusterSummary&)
 bool ProcessCluster::AwaitReady() {
   const int links = options_.prefill_replicas * options_.decode_replicas;
   const int workers = options_.prefill_replicas + options_.decode_replicas;
-  return AwaitStatus([&](const ClusterSummary& status) {
+  return AwaitStatus(kPatience, [&](const ClusterSummary& status) {
     int up = 0;
     for (const LinkSummary& link : status.links) up += link.up;
     return status.ready && status.workers.size() == workers && up == links;
@@ -105,7 +129,7 @@ bool ProcessCluster::AwaitReady() {
 
 bool ProcessCluster::AwaitAllPagesFree() {
   std::string problem;
-  bool free = AwaitStatus([&](const ClusterSummary& status) {
+  bool free = AwaitStatus(kAftermath, [&](const ClusterSummary& status) {
     problem = status.active_requests > 0 ? absl::StrCat(status.active_requests, " requests are active\n") : "";
     if (status.workers.size() != options_.prefill_replicas + options_.decode_replicas) {
       absl::StrAppend(&problem, "only ", status.workers.size(), " workers are registered\n");
@@ -128,7 +152,7 @@ bool ProcessCluster::AwaitAllPagesFree() {
 }
 
 bool ProcessCluster::AwaitPagesInState(const std::string& state) {
-  return AwaitStatus([&](const ClusterSummary& status) {
+  return AwaitStatus(kPatience, [&](const ClusterSummary& status) {
     for (const WorkerSummary& worker : status.workers) {
       for (const auto& [name, count] : worker.pages) {
         if (name == state && count > 0) return true;
@@ -149,7 +173,7 @@ int ProcessCluster::restarts(const std::string& process) {
 }
 
 bool ProcessCluster::AwaitRestarts(const std::string& process, int count) {
-  return AwaitStatus([&](const ClusterSummary&) { return restarts(process) >= count; });
+  return AwaitStatus(kPatience, [&](const ClusterSummary&) { return restarts(process) >= count; });
 }
 
 std::string ProcessCluster::Output() {

@@ -29,6 +29,7 @@ class ProcessCluster {
     int prefill_replicas = 2, decode_replicas = 2;
     std::string prefill_kv_memory = "64 MiB", decode_kv_memory = "64 MiB";
     bool checksums = false;
+    bool fixed_ports = false;   // Each life of a process has the addresses of the one before; one replica a pool.
     std::string router_extra;   // More lines of the router's mapping.
     std::string limits = "{}";  // Of all pools.
     std::string precision = "quantised";
@@ -42,7 +43,7 @@ class ProcessCluster {
   // Every process is registered, every pair linked.
   bool AwaitReady();
   // No request is active, every worker's pages sum to its pool and none is granted, committed, in
-  // use or quarantined. Prints what is wrong when that does not come true.
+  // use or quarantined: within 5 s. Prints what is wrong when that does not come true.
   bool AwaitAllPagesFree();
   // Some worker shows pages in this state.
   bool AwaitPagesInState(const std::string& state);
@@ -62,7 +63,7 @@ class ProcessCluster {
   Answer Ask(const GenerateOptions& options, const std::function<bool(int tokens)>& on_piece = nullptr);
 
  private:
-  bool AwaitStatus(const std::function<bool(const ClusterSummary&)>& condition);
+  bool AwaitStatus(absl::Duration patience, const std::function<bool(const ClusterSummary&)>& condition);
 
   const Options options_;
   std::string folder_;
