@@ -17,6 +17,9 @@
 namespace tandem {
 namespace {
 
+// For calls that a router answers at once.
+constexpr absl::Duration kShortCall = absl::Seconds(5);
+
 absl::Duration DecodeDuration(const google::protobuf::Duration& proto) {
   return absl::Seconds(proto.seconds()) + absl::Nanoseconds(proto.nanos());
 }
@@ -111,6 +114,7 @@ absl::StatusOr<GenerateSummary> RouterClient::Generate(const GenerateOptions& op
 
 absl::Status RouterClient::Cancel(const std::string& request_id) {
   grpc::ClientContext context;
+  SetTimeout(context, kShortCall);
   v1::CancelRequest request;
   request.set_request_id(request_id);
   v1::CancelResponse response;
@@ -145,6 +149,7 @@ absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
 
 absl::Status RouterClient::Drain(const std::string& worker_id) {
   grpc::ClientContext context;
+  SetTimeout(context, kShortCall);
   v1::DrainRequest request;
   request.set_worker_id(worker_id);
   v1::DrainResponse response;

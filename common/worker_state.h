@@ -37,7 +37,7 @@ struct WorkerHeartbeat {
   int free_pages = 0;
   std::vector<std::pair<std::string, int>> pages;  // By state; sums to the pool.
   std::string state = "ready";                     // "ready", "draining" or "degraded".
-  int64_t steps = 0;
+  int64_t turns = 0;
   std::vector<LinkReport> links;
   std::vector<uint64_t> stored_hashes, dropped_hashes;
   int64_t sequence = 0;

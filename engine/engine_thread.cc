@@ -81,7 +81,7 @@ void EngineThread::PublishStats() {
   stats.waiting = scheduler.num_waiting();
   stats.held = engine_->num_held();
   stats.waiting_tokens = scheduler.waiting_tokens();
-  stats.steps = engine_->num_steps();
+  stats.turns = ++turns_;
   stats.preemptions = scheduler.preemptions();
   const PagePool& pool = engine_->cache().pool();
   for (int i = 0; i < kNumPageStates; ++i) {

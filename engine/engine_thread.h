@@ -20,7 +20,8 @@ namespace tandem {
 struct EngineStats {
   int running = 0, waiting = 0, held = 0;
   int64_t waiting_tokens = 0;
-  int64_t steps = 0, preemptions = 0;
+  int64_t turns = 0;  // Of the thread: goes on when it is idle.
+  int64_t preemptions = 0;
   std::vector<std::pair<std::string, int>> pages;  // By state; sums to the pool.
   int free_pages = 0;                              // Free or cached.
   PrefixIndex::Changes prefix_changes;             // Since the last TakeStats.
@@ -64,6 +65,7 @@ class EngineThread {
   Mailbox<absl::AnyInvocable<void(Engine&)>> inbox_;
   absl::Mutex mu_;
   EngineStats stats_ ABSL_GUARDED_BY(mu_);
+  int64_t turns_ = 0;  // The thread only.
   std::thread thread_;
 };
 

@@ -26,7 +26,7 @@ WorkerHeartbeat WorkerReporter::Collect(const std::string& router, bool restart)
   heartbeat.free_pages = stats.free_pages;
   heartbeat.pages = std::move(stats.pages);
   heartbeat.state = state_;
-  heartbeat.steps = stats.steps;
+  heartbeat.turns = stats.turns;
   for (const auto& [peer, link] : links_) heartbeat.links.push_back(link);
   heartbeat.stored_hashes = std::exchange(feed.stored, {});
   heartbeat.dropped_hashes = std::exchange(feed.dropped, {});

@@ -13,7 +13,6 @@ Incarnation ClusterView::Register(const WorkerRegistration& registration, absl::
   WorkerView& view = workers_[registration.incarnation] = WorkerView();
   view.registration = registration;
   view.last_heard = view.last_progress = now;
-
   return replaced;
 }
 
@@ -23,7 +22,7 @@ void ClusterView::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbe
   if (heartbeat.sequence != view->heartbeat.sequence + 1) view->prefix_hashes.clear();
   for (uint64_t hash : heartbeat.dropped_hashes) view->prefix_hashes.erase(hash);
   view->prefix_hashes.insert(heartbeat.stored_hashes.begin(), heartbeat.stored_hashes.end());
-  if (heartbeat.steps != view->heartbeat.steps || heartbeat.running_requests == 0) view->last_progress = now;
+  if (heartbeat.turns != view->heartbeat.turns) view->last_progress = now;
   view->heartbeat = heartbeat;
   view->heartbeat.stored_hashes.clear();
   view->heartbeat.dropped_hashes.clear();
@@ -40,8 +39,7 @@ std::vector<Incarnation> ClusterView::Lost(absl::Time now, absl::Duration timeou
   std::vector<Incarnation> lost;
   for (const auto& [incarnation, view] : workers_) {
     bool silent = now - view.last_heard > timeout;
-    // Only work that is not waiting for somebody else counts: decode always has a step to make.
-    bool stuck = view.registration.role == Role::kDecode && now - view.last_progress > stuck_timeout;
+    bool stuck = now - view.last_progress > stuck_timeout;
     if (silent || stuck) lost.push_back(incarnation);
   }
   return lost;

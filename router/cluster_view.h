@@ -23,7 +23,7 @@ struct WorkerView {
   // fresher than the heartbeat, but blind to other routers.
   int legs = 0;
   int64_t prefill_tokens = 0;
-  // Steps at the last change of heartbeat.steps, to see a worker that stands still.
+  // When heartbeat.turns changed last.
   absl::Time last_progress;
 
   bool AcceptsWork() const { return session_up && heartbeat.state == "ready"; }
@@ -40,8 +40,7 @@ class ClusterView {
   void OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now);
   void SetSessionUp(Incarnation worker, bool up);
   void Remove(Incarnation worker);
-  // Workers that were silent for `timeout`, or have running requests but finished no step for
-  // `stuck_timeout`.
+  // Workers that were silent for `timeout`, or whose engine made no turn for `stuck_timeout`.
   std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const;
 
   WorkerView* Find(Incarnation worker);

@@ -158,7 +158,7 @@ TEST_F(PlacementTest, SilentAndStuckWorkersAreLost) {
     for (uint64_t id : {1, 2, 11, 12}) {
       WorkerHeartbeat heartbeat = State(id);
       heartbeat.running_requests = 1;
-      if (id != 11) ++heartbeat.steps;
+      if (id != 11) heartbeat.turns = second;
       ++heartbeat.sequence;
       view_.OnHeartbeat(Incarnation(id), heartbeat, kNow + absl::Seconds(second));
     }

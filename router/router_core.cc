@@ -165,11 +165,9 @@ void RouterCore::OnRegister(const WorkerRegistration& registration, std::functio
                                   {"pages", registration.total_pages}});
     clients_[registration.incarnation] = outside_.Connect(registration);
     done(absl::OkStatus());
-    if (registration.role == Role::kDecode) {
-      DirectPrefillWorkers();
-    } else {
-      outside_.Direct(registration.incarnation, {.peers = view_.DecodePeers()});
-    }
+    // The first directive tells a worker that it is registered.
+    outside_.Direct(registration.incarnation, {.peers = view_.DecodePeers()});
+    if (registration.role == Role::kDecode) DirectPrefillWorkers();
   });
 }
 

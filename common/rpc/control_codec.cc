@@ -49,7 +49,7 @@ void EncodeHeartbeat(const WorkerHeartbeat& heartbeat, v1::Heartbeat* proto) {
   proto->set_free_pages(heartbeat.free_pages);
   for (const auto& [state, count] : heartbeat.pages) (*proto->mutable_pages())[state] = count;
   proto->set_state(heartbeat.state);
-  proto->set_steps(heartbeat.steps);
+  proto->set_turns(heartbeat.turns);
   for (const LinkReport& link : heartbeat.links) {
     v1::LinkReport* out = proto->add_links();
     out->set_peer_worker(link.peer_worker);
@@ -73,7 +73,7 @@ WorkerHeartbeat DecodeHeartbeat(const v1::Heartbeat& proto) {
   heartbeat.free_pages = proto.free_pages();
   for (const auto& [state, count] : proto.pages()) heartbeat.pages.emplace_back(state, count);
   heartbeat.state = proto.state();
-  heartbeat.steps = proto.steps();
+  heartbeat.turns = proto.turns();
   for (const v1::LinkReport& link : proto.links()) {
     heartbeat.links.push_back({link.peer_worker(), Incarnation(link.peer_incarnation()), link.up(), link.transport(),
                                link.gigabytes_per_second(), link.latency_us(), link.error()});

@@ -2,6 +2,8 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "common/log.h"
@@ -10,6 +12,13 @@
 #include "tandem/v1/control.grpc.pb.h"
 
 namespace tandem {
+namespace {
+
+// A router that takes no report for so long has given this worker up.
+constexpr absl::Duration kWritePatience = absl::Seconds(5);
+constexpr absl::Duration kFirstPause = absl::Milliseconds(100), kLongestPause = absl::Seconds(2);
+
+}  // namespace
 
 // One registration stream. Reads are gRPC's; writes are the agent's thread, one at a time.
 class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerReport, v1::RouterDirective> {
@@ -22,7 +31,7 @@ class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerRepor
     StartCall();
   }
 
-  // False when the stream ended.
+  // False when the stream ended, or the router takes nothing.
   bool Write(const v1::WorkerReport& report) {
     {
       absl::MutexLock lock(&mu_);
@@ -32,8 +41,7 @@ class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerRepor
     }
     StartWrite(&outgoing_);
     absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(this, &Stream::WriteFinished));
-    return write_ok_;
+    return mu_.AwaitWithTimeout(absl::Condition(this, &Stream::WriteFinished), kWritePatience) && write_ok_;
   }
 
   // Cancels and waits for the end.
@@ -51,9 +59,12 @@ class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerRepor
       write_ok_ = false;
       return;
     }
+    registered_ = true;
     on_directive_(DecodeDirective(incoming_));
     StartRead(&incoming_);
   }
+  // The router has answered.
+  bool registered() const { return registered_; }
   void OnWriteDone(bool ok) override {
     absl::MutexLock lock(&mu_);
     writing_ = false;
@@ -69,6 +80,7 @@ class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerRepor
   bool WriteFinished() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !writing_; }
 
   const std::function<void(const RouterDirective&)>& on_directive_;
+  std::atomic<bool> registered_ = false;
   grpc::ClientContext context_;
   v1::RouterDirective incoming_;
   v1::WorkerReport outgoing_;
@@ -102,27 +114,31 @@ bool WorkerAgent::Sleep(absl::Duration duration) {
 void WorkerAgent::Main() {
   auto channel = NewChannel(options_.router_address);
   auto stub = v1::Control::NewStub(channel);
-  bool said_unreachable = false;
+  bool said_lost = false;
+  absl::Duration pause = kFirstPause;
   while (!StopRequested()) {
     Stream stream(*stub, options_.on_directive);
     v1::WorkerReport report;
     EncodeRegistration(options_.registration, report.mutable_registration());
-    bool ok = stream.Write(report);
-    if (ok) {
-      LogInfo("registered", {{"router", options_.router_address}});
-      said_unreachable = false;
-    }
+    bool ok = stream.Write(report), said_registered = false;
     for (bool restart = true; ok; restart = false) {
+      report.Clear();
       EncodeHeartbeat(options_.collect(restart), report.mutable_heartbeat());
       ok = stream.Write(report) && Sleep(options_.heartbeat);
-      report.Clear();
+      if (stream.registered() && !std::exchange(said_registered, true)) {
+        LogInfo("registered", {{"router", options_.router_address}});
+        said_lost = false;
+        pause = kFirstPause;
+      }
     }
     grpc::Status status = stream.End();
-    if (!StopRequested() && !std::exchange(said_unreachable, true)) {
-      LogWarning("router lost; dialling again",
+    if (StopRequested()) break;
+    if (!std::exchange(said_lost, true)) {
+      LogWarning("no router; dialling again",
                  {{"router", options_.router_address}, {"cause", status.error_message()}});
     }
-    Sleep(absl::Milliseconds(100));
+    Sleep(pause);
+    pause = std::min(pause * 2, kLongestPause);
   }
 }
 
