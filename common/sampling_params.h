@@ -35,6 +35,7 @@ struct TokenLogprob {
 
 struct SampledToken {
   TokenId token = 0;
+  bool valid = true;              // False: the model's logits were no numbers.
   std::optional<float> logprob;   // Set when logprobs were asked for.
   std::vector<TokenLogprob> top;  // Best first.
 };

@@ -38,6 +38,7 @@ struct WorkerHeartbeat {
   std::vector<std::pair<std::string, int>> pages;  // By state; sums to the pool.
   std::string state = "ready";                     // "ready", "draining" or "degraded".
   int64_t turns = 0;
+  int64_t preemptions = 0;
   std::vector<LinkReport> links;
   std::vector<uint64_t> stored_hashes, dropped_hashes;
   int64_t sequence = 0;

@@ -109,12 +109,22 @@ TEST(PrefixIndexTest, ReportsChangesOnce) {
   std::vector<TokenId> token = {1};
   index.Insert(7, token, 0);
   EXPECT_FALSE(index.Insert(7, token, 1));  // The first page stays.
+  index.Insert(8, token, 2);
   index.Remove(0);
   index.Remove(0);
-  PrefixIndex::Changes changes = index.TakeChanges();
-  EXPECT_THAT(changes.stored, ElementsAre(7));
-  EXPECT_THAT(changes.dropped, ElementsAre(7));
-  EXPECT_THAT(index.TakeChanges().stored, IsEmpty());
+  // What came and went since is not held now.
+  EXPECT_THAT(index.TakeChanges(), testing::UnorderedElementsAre(std::pair(7, false), std::pair(8, true)));
+  EXPECT_THAT(index.TakeChanges(), IsEmpty());
+}
+
+TEST(KvCacheTest, PublishingInPiecesIsPublishingAtOnce) {
+  std::vector<TokenId> tokens = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+  KvCache at_once(8, 2), in_pieces(8, 2);
+  const uint64_t chain = at_once.Publish(tokens, *at_once.Allocate(5));
+  std::vector<PageIndex> pages = *in_pieces.Allocate(5);
+  const uint64_t half = in_pieces.Publish(absl::MakeConstSpan(tokens).subspan(0, 5), pages);
+  for (uint64_t known : {half, uint64_t{0}}) EXPECT_EQ(in_pieces.Publish(tokens, pages, 2, known), chain);
+  EXPECT_EQ(in_pieces.index().TakeChanges(), at_once.index().TakeChanges());
 }
 
 TEST(KvCacheTest, FindsTheLongestPrefixButNeverTheLastToken) {

@@ -86,10 +86,17 @@ absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> p
   sequence->computed_tokens = sequence->num_tokens() - 1;
   sequence->pages = std::move(pages);
   for (PageIndex page : sequence->pages) cache_.pool().SetState(page, PageState::kInUse);
-  cache_.Publish(absl::MakeConstSpan(sequence->tokens()).subspan(0, sequence->computed_tokens), sequence->pages);
-  sequence->published_pages = sequence->computed_tokens / layout_.page_tokens;
+  Publish(*sequence);
   scheduler_.AddRunning(std::move(sequence));
   return absl::OkStatus();
+}
+
+void Engine::Publish(Sequence& sequence) {
+  const int full_pages = sequence.computed_tokens / layout_.page_tokens;
+  if (full_pages <= sequence.published_pages) return;
+  sequence.page_chain = cache_.Publish(absl::MakeConstSpan(sequence.tokens()).subspan(0, sequence.computed_tokens),
+                                       sequence.pages, sequence.published_pages, sequence.page_chain);
+  sequence.published_pages = full_pages;
 }
 
 bool Engine::Cancel(RequestId id) {
@@ -133,14 +140,18 @@ void Engine::ReportCachedPrefixes(absl::Span<const StepItem> items,
   }
 }
 
+void Engine::EndEarly(RequestId id) {
+  // The pages of one that is being pushed are freed by its owner, when the push is over.
+  if (scheduler_.Find(id)->request.hold_after_first_token) {
+    StopAndHold(id);
+  } else {
+    Cancel(id);
+  }
+}
+
 void Engine::FailExpired(std::vector<SequenceEvent>& events) {
   for (RequestId id : scheduler_.Expired(clock_.Now())) {
-    // The pages of one that is being pushed are freed by its owner, when the push is over.
-    if (scheduler_.Find(id)->request.hold_after_first_token) {
-      StopAndHold(id);
-    } else {
-      Cancel(id);
-    }
+    EndEarly(id);
     events.push_back({.id = id, .error = absl::DeadlineExceededError("deadline passed on the worker")});
   }
 }
@@ -188,11 +199,7 @@ std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgres
   for (const StepItem& item : items) {
     Sequence& sequence = *item.sequence;
     sequence.computed_tokens += item.num_tokens;
-    int full_pages = sequence.computed_tokens / layout_.page_tokens;
-    if (full_pages > sequence.published_pages) {
-      cache_.Publish(absl::MakeConstSpan(sequence.tokens()).subspan(0, sequence.computed_tokens), sequence.pages);
-      sequence.published_pages = full_pages;
-    }
+    Publish(sequence);
     if (sequence.computed_tokens != sequence.num_tokens()) continue;
     forbidden.push_back(ForbiddenTokens(sequence));
     sampled.push_back(&sequence);
@@ -225,6 +232,12 @@ FinishReason Engine::CheckFinish(const Sequence& sequence, TokenId token) const 
 
 SequenceEvent Engine::Advance(Sequence& sequence, SampledToken token) {
   const RequestId id = sequence.request.id;
+  if (!token.valid) {
+    EndEarly(id);
+    return {.id = id,
+            .error = MakeError(absl::StatusCode::kInternal, ErrorReason::kEngineFailed,
+                               "the model's logits are no numbers")};
+  }
   SequenceEvent event{.id = id, .finish = CheckFinish(sequence, token.token)};
   if (sequence.cached_tokens >= 0) {  // Told once.
     event.first_token = true;

@@ -112,6 +112,10 @@ class Engine {
          KvLayout layout, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
   absl::Status CheckRequest(const SequenceRequest& request) const;
   const Sequence* FindSequence(RequestId id) const;
+  // Makes the pages that became full findable.
+  void Publish(Sequence& sequence);
+  // Takes out a sequence that failed.
+  void EndEarly(RequestId id);
   void FailExpired(std::vector<SequenceEvent>& events);
   // Tells `progress` about cached prefixes of sequences that are scheduled for the first time.
   void ReportCachedPrefixes(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress);

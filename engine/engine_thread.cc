@@ -7,10 +7,6 @@ namespace {
 
 constexpr absl::Duration kIdleTurn = absl::Milliseconds(20);
 
-void Append(std::vector<uint64_t>& to, const std::vector<uint64_t>& from) {
-  to.insert(to.end(), from.begin(), from.end());
-}
-
 }  // namespace
 
 EngineThread::EngineThread(std::unique_ptr<Engine> engine, Hooks hooks)
@@ -92,8 +88,7 @@ void EngineThread::PublishStats() {
   PrefixIndex::Changes changes = engine_->cache().index().TakeChanges();
   absl::MutexLock lock(&mu_);
   stats.prefix_changes = std::move(stats_.prefix_changes);
-  Append(stats.prefix_changes.stored, changes.stored);
-  Append(stats.prefix_changes.dropped, changes.dropped);
+  for (const auto& [hash, held] : changes) stats.prefix_changes[hash] = held;
   stats_ = std::move(stats);
 }
 

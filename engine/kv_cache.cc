@@ -34,11 +34,15 @@ KvCache::PrefixSize KvCache::FindPrefix(absl::Span<const TokenId> tokens) const 
   return size;
 }
 
-void KvCache::Publish(absl::Span<const TokenId> computed_tokens, absl::Span<const PageIndex> pages) {
-  std::vector<uint64_t> hashes = ChainedPageHashes(computed_tokens, page_tokens_);
-  for (size_t i = 0; i < hashes.size() && i < pages.size(); ++i) {
-    index_.Insert(hashes[i], computed_tokens.subspan(i * page_tokens_, page_tokens_), pages[i]);
+uint64_t KvCache::Publish(absl::Span<const TokenId> computed_tokens, absl::Span<const PageIndex> pages, int first_page,
+                          uint64_t chain) {
+  const int full_pages = static_cast<int>(computed_tokens.size()) / page_tokens_;
+  for (int i = chain == 0 ? 0 : first_page; i < full_pages; ++i) {
+    absl::Span<const TokenId> tokens = computed_tokens.subspan(i * page_tokens_, page_tokens_);
+    chain = NextPageHash(chain, tokens);
+    if (i >= first_page) index_.Insert(chain, tokens, pages[i]);
   }
+  return chain;
 }
 
 void KvCache::Release(absl::Span<const PageIndex> pages) {

@@ -34,8 +34,10 @@ class KvCache {
     int cached = 0;
   };
   PrefixSize FindPrefix(absl::Span<const TokenId> tokens) const;
-  // Makes the full pages of computed tokens findable.
-  void Publish(absl::Span<const TokenId> computed_tokens, absl::Span<const PageIndex> pages);
+  // Makes the full pages of computed tokens findable, from `first_page` on; those before it are. `chain`: hash of the
+  // page before it, or 0 when that is not known. Returns the hash of the last full page.
+  uint64_t Publish(absl::Span<const TokenId> computed_tokens, absl::Span<const PageIndex> pages, int first_page = 0,
+                   uint64_t chain = 0);
   // Gives back pages, the last ones first, so that of a long prefix its end is evicted first.
   void Release(absl::Span<const PageIndex> pages);
 

@@ -18,18 +18,17 @@ std::vector<PageIndex> PrefixIndex::Match(absl::Span<const uint64_t> hashes, abs
 }
 
 bool PrefixIndex::Insert(uint64_t hash, absl::Span<const TokenId> page_tokens, PageIndex page) {
-  auto [entry, inserted] =
-      entries_.try_emplace(hash, Entry{page, std::vector<TokenId>(page_tokens.begin(), page_tokens.end())});
-  if (!inserted) return entry->second.page == page;
+  if (auto held = entries_.find(hash); held != entries_.end()) return held->second.page == page;
+  entries_.emplace(hash, Entry{page, std::vector<TokenId>(page_tokens.begin(), page_tokens.end())});
   hashes_by_page_[page] = hash;
-  changes_.stored.push_back(hash);
+  changes_[hash] = true;
   return true;
 }
 
 void PrefixIndex::Remove(PageIndex page) {
   auto entry = hashes_by_page_.find(page);
   if (entry == hashes_by_page_.end()) return;
-  changes_.dropped.push_back(entry->second);
+  changes_[entry->second] = false;
   entries_.erase(entry->second);
   hashes_by_page_.erase(entry);
 }

@@ -12,8 +12,9 @@ namespace tandem {
 // Which full pages of KV a worker holds, by the tokens that they and everything before them stand
 // for.
 //
-// Hashes are those of ChainedPageHashes; a hit counts only if the page's own tokens are equal, too,
-// and the page before it was hit, so two prompts are never mixed up.
+// Hashes are those of ChainedPageHashes, which cover all tokens before a page; a hit counts only if the page's own
+// tokens are equal, too. Two prompts are mixed up only if two of their 64-bit hashes collide and the colliding pages
+// hold the same tokens.
 //
 // Thread-safety: not thread-safe; the engine thread owns it.
 class PrefixIndex {
@@ -29,10 +30,8 @@ class PrefixIndex {
   bool Holds(PageIndex page) const { return hashes_by_page_.contains(page); }
   int size() const { return static_cast<int>(entries_.size()); }
 
-  // Hashes stored and dropped since the last call, for the router's view.
-  struct Changes {
-    std::vector<uint64_t> stored, dropped;
-  };
+  // Hashes that were stored or dropped since the last call, with whether they are held now: for the router's view.
+  using Changes = absl::flat_hash_map<uint64_t, bool>;
   Changes TakeChanges();
 
  private:

@@ -1,6 +1,7 @@
 #include "engine/sampling.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -12,6 +13,9 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
+// A temperature below this is greedy: logits divided by it may be infinite.
+constexpr float kGreedyBelow = 1e-5f;
+
 struct Candidate {
   TokenId token;
   float logit;
@@ -20,6 +24,14 @@ struct Candidate {
 
 bool Better(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+}
+
+bool AreFinite(absl::Span<const float> logits) {
+  // By bits, so that the loop is vectorised: infinities and what is no number have all bits of the exponent set.
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t found = 0;
+  for (float logit : logits) found |= (std::bit_cast<uint32_t>(logit) & kExponent) == kExponent;
+  return found == 0;
 }
 
 TokenId ArgMax(absl::Span<const float> logits) {
@@ -121,6 +133,10 @@ double UniformDraw(uint64_t seed, uint64_t index) {
 SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input) {
   const SamplingParams& params = *input.params;
   SampledToken result;
+  if (!AreFinite(logits)) {
+    result.valid = false;
+    return result;
+  }
   double log_sum = 0;
   std::vector<float> raw;
   if (params.logprobs.has_value()) {
@@ -135,7 +151,7 @@ SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input) {
   for (TokenId token : input.forbidden) {
     if (token >= 0 && token < logits.size()) logits[token] = kNever;
   }
-  if (params.temperature <= 0) {
+  if (params.temperature < kGreedyBelow) {
     result.token = ArgMax(logits);
   } else {
     std::vector<Candidate> candidates = Filter(logits, params);

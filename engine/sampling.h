@@ -19,7 +19,7 @@ struct SampleInput {
 };
 
 // Chooses a token from `logits` [vocabulary], which it may overwrite. Ties go to the lower id. With
-// equal inputs the result is equal, bit for bit.
+// equal inputs the result is equal, bit for bit. Not valid unless all logits are finite.
 SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input);
 
 // A uniform number in [0, 1) that depends on the seed and the index only (SplitMix64).

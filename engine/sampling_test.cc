@@ -44,6 +44,23 @@ TEST(SamplingTest, TemperatureFollowsTheDistribution) {
   EXPECT_NEAR(shares[1], 0.9, 0.02);
 }
 
+TEST(SamplingTest, LogitsThatAreNoNumbersGiveNoToken) {
+  const float nan = std::nanf(""), infinity = INFINITY;
+  for (float temperature : {0.0f, 1.0f}) {
+    SamplingParams params = {.temperature = temperature};
+    for (std::vector<float> logits : {std::vector<float>{nan, nan}, {1, nan, 3}, {infinity, 1}, {1, -infinity}}) {
+      EXPECT_FALSE(SampleToken(absl::MakeSpan(logits), {.params = &params}).valid);
+    }
+    std::vector<float> good = {-3e38f, 0, 3e38f};
+    EXPECT_TRUE(SampleToken(absl::MakeSpan(good), {.params = &params}).valid);
+  }
+}
+
+TEST(SamplingTest, ATinyTemperatureIsGreedy) {
+  EXPECT_THAT(Shares({1, 3, 2}, {.temperature = 1e-38f}),
+              testing::ElementsAre(testing::Pair(1, testing::DoubleNear(1, 1e-6))));
+}
+
 TEST(SamplingTest, TopKKeepsK) { EXPECT_THAT(Shares({4, 3, 2, 1}, {.temperature = 5, .top_k = 2}), SizeIs(2)); }
 
 TEST(SamplingTest, TopPKeepsTheSmallestSet) {

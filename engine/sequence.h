@@ -34,6 +34,7 @@ struct Sequence {
   int cached_tokens = 0;         // Of those, found in the prefix cache when it was first admitted.
   bool prefix_reported = false;  // Of held sequences: progress was told about the cached prefix.
   int published_pages = 0;       // Leading pages that are in the prefix index.
+  uint64_t page_chain = 0;       // Hash of the last of them; 0: not known.
 
   std::vector<TokenId>& tokens() { return request.tokens; }
   const std::vector<TokenId>& tokens() const { return request.tokens; }

@@ -67,6 +67,7 @@ void StepScheduler::Preempt(Sequence* sequence) {
   sequence->pages.clear();
   sequence->computed_tokens = 0;
   sequence->published_pages = 0;
+  sequence->page_chain = 0;
   std::erase(running_, sequence);
   InsertOrdered(waiting_, sequence);
   ++preemptions_;

@@ -7,16 +7,14 @@ namespace tandem {
 WorkerHeartbeat WorkerReporter::Collect(const std::string& router, bool restart) {
   EngineStats stats = engine_.TakeStats();
   absl::MutexLock lock(&mu_);
-  for (uint64_t hash : stats.prefix_changes.dropped) held_.erase(hash);
-  for (uint64_t hash : stats.prefix_changes.stored) held_.insert(hash);
-  for (auto& [name, feed] : feeds_) {
-    feed.stored.insert(feed.stored.end(), stats.prefix_changes.stored.begin(), stats.prefix_changes.stored.end());
-    feed.dropped.insert(feed.dropped.end(), stats.prefix_changes.dropped.begin(), stats.prefix_changes.dropped.end());
+  for (const auto& [hash, held] : stats.prefix_changes) {
+    held ? static_cast<void>(held_.insert(hash)) : static_cast<void>(held_.erase(hash));
+    for (auto& [name, feed] : feeds_) feed.changes[hash] = held;
   }
   Feed& feed = feeds_[router];
   if (restart) {
-    feed.stored.assign(held_.begin(), held_.end());
-    feed.dropped.clear();
+    feed.changes.clear();
+    for (uint64_t hash : held_) feed.changes[hash] = true;
     feed.sequence = 0;
   }
   WorkerHeartbeat heartbeat;
@@ -27,9 +25,12 @@ WorkerHeartbeat WorkerReporter::Collect(const std::string& router, bool restart)
   heartbeat.pages = std::move(stats.pages);
   heartbeat.state = state_;
   heartbeat.turns = stats.turns;
+  heartbeat.preemptions = stats.preemptions;
   for (const auto& [peer, link] : links_) heartbeat.links.push_back(link);
-  heartbeat.stored_hashes = std::exchange(feed.stored, {});
-  heartbeat.dropped_hashes = std::exchange(feed.dropped, {});
+  for (const auto& [hash, held] : feed.changes) {
+    (held ? heartbeat.stored_hashes : heartbeat.dropped_hashes).push_back(hash);
+  }
+  feed.changes.clear();
   heartbeat.sequence = ++feed.sequence;
   return heartbeat;
 }
@@ -46,11 +47,6 @@ void WorkerReporter::SetLink(const LinkReport& link) {
 void WorkerReporter::SetState(const std::string& state) {
   absl::MutexLock lock(&mu_);
   state_ = state;
-}
-
-std::string WorkerReporter::state() const {
-  absl::MutexLock lock(&mu_);
-  return state_;
 }
 
 }  // namespace tandem

@@ -26,11 +26,10 @@ class WorkerReporter {
   void SetLink(const LinkReport& link) ABSL_LOCKS_EXCLUDED(mu_);
   // "ready", "draining" or "degraded".
   void SetState(const std::string& state) ABSL_LOCKS_EXCLUDED(mu_);
-  std::string state() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   struct Feed {
-    std::vector<uint64_t> stored, dropped;
+    PrefixIndex::Changes changes;  // Not told yet.
     int64_t sequence = 0;
   };
   EngineThread& engine_;

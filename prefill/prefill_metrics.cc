@@ -49,6 +49,8 @@ void PrefillMetrics::CountHandover(const HandoverOutcome& outcome) {
 void PrefillMetrics::SetEngine(const WorkerHeartbeat& heartbeat) {
   server_.Gauge("tandem_requests_running", "Sequences with pages.").Set(heartbeat.running_requests);
   server_.Gauge("tandem_requests_waiting", "Sequences that wait for pages or budget.").Set(heartbeat.waiting_requests);
+  server_.Gauge("tandem_preemptions", "Sequences that lost their pages and were computed again, since start.")
+      .Set(static_cast<double>(heartbeat.preemptions));
   for (const auto& [state, count] : heartbeat.pages) {
     server_.Gauge("tandem_kv_pages", "KV pages by state; they sum to the pool.", {{"state", state}}).Set(count);
   }

@@ -1,5 +1,7 @@
 #include "router/request_session.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +9,17 @@
 #include "common/log.h"
 
 namespace tandem {
+namespace {
+
+// The first sample has the request's own seed. The others' are hashed, not counted up: the sampler itself counts from
+// the seed, and their draws must not be those of another sample at another token.
+uint64_t SampleSeed(uint64_t seed, int sample) {
+  if (sample == 0) return seed;
+  const uint64_t pair[] = {seed, static_cast<uint64_t>(sample)};
+  return XXH3_64bits(pair, sizeof(pair));
+}
+
+}  // namespace
 
 RequestSession::RequestSession(const Options& options, const Request& request, int sample, const Tokenizer& tokenizer,
                                absl::Time now)
@@ -57,7 +70,7 @@ StartLeg RequestSession::MakeStart(absl::Time now) const {
   start.tokens = tokens_;
   start.output_tokens = static_cast<int>(output().size());
   start.sampling = request_.sampling;
-  start.sampling.seed += static_cast<uint64_t>(sample_) * 0x9E3779B97F4A7C15ull;
+  start.sampling.seed = SampleSeed(start.sampling.seed, sample_);
   start.priority = request_.priority;
   start.remaining = request_.deadline - now;
   return start;

@@ -353,6 +353,13 @@ TEST_F(RequestSessionTest, SamplesHaveSeedsOfTheirOwn) {
   EXPECT_EQ(seeds[0], 5);
   EXPECT_NE(seeds[1], seeds[0]);
   EXPECT_NE(seeds[2], seeds[1]);
+  // The sampler counts its draws up from the seed by this: no sample may draw what another one does some tokens later.
+  constexpr uint64_t kStep = 0x9E3779B97F4A7C15ull;
+  for (uint64_t shift = 1; shift < 10'000; ++shift) {
+    for (int a : {0, 1, 2}) {
+      for (int b : {0, 1, 2}) ASSERT_NE(seeds[a], seeds[b] + shift * kStep);
+    }
+  }
 }
 
 }  // namespace

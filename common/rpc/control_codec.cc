@@ -50,6 +50,7 @@ void EncodeHeartbeat(const WorkerHeartbeat& heartbeat, v1::Heartbeat* proto) {
   for (const auto& [state, count] : heartbeat.pages) (*proto->mutable_pages())[state] = count;
   proto->set_state(heartbeat.state);
   proto->set_turns(heartbeat.turns);
+  proto->set_preemptions(heartbeat.preemptions);
   for (const LinkReport& link : heartbeat.links) {
     v1::LinkReport* out = proto->add_links();
     out->set_peer_worker(link.peer_worker);
@@ -74,6 +75,7 @@ WorkerHeartbeat DecodeHeartbeat(const v1::Heartbeat& proto) {
   for (const auto& [state, count] : proto.pages()) heartbeat.pages.emplace_back(state, count);
   heartbeat.state = proto.state();
   heartbeat.turns = proto.turns();
+  heartbeat.preemptions = proto.preemptions();
   for (const v1::LinkReport& link : proto.links()) {
     heartbeat.links.push_back({link.peer_worker(), Incarnation(link.peer_incarnation()), link.up(), link.transport(),
                                link.gigabytes_per_second(), link.latency_us(), link.error()});

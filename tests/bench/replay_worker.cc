@@ -119,7 +119,7 @@ int Run(const std::string& router, const std::string& model, absl::Duration inte
                             {.peer_worker = "replay-decode", .peer = decode_registration.incarnation, .up = true}},
                     sequence = int64_t{0}](bool restart) mutable {
     sequence = restart ? 1 : sequence + 1;
-    return WorkerHeartbeat{.free_pages = 1 << 20, .links = links, .sequence = sequence};
+    return WorkerHeartbeat{.free_pages = 1 << 20, .turns = sequence, .links = links, .sequence = sequence};
   };
   auto ignore = [](const RouterDirective&) {};
   WorkerAgent decode_agent({router, decode_registration, absl::Milliseconds(250), heartbeat, ignore});
