@@ -9,6 +9,7 @@
 #include <sstream>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -153,9 +154,17 @@ absl::StatusOr<std::set<std::string>> WeightFiles(const std::filesystem::path& f
   return files;
 }
 
+// tokenizer_config.json's bos_token or eos_token: a text, or an object with its content; empty when it has none.
+absl::StatusOr<std::string> SpecialText(const boost::json::object& object, absl::string_view key) {
+  JsonReader reader(object, "tokenizer_config.json: ");
+  const boost::json::value* value = reader.Find(key);
+  if (value == nullptr) return "";
+  if (!value->is_object()) return reader.String(key);
+  return JsonReader(value->as_object(), absl::StrCat("tokenizer_config.json: ", key, ".")).String("content");
+}
+
 // tokenizer_config.json's chat_template: a text, or a list of named ones of which "default" counts.
-absl::StatusOr<std::string> TemplateOfTokenizerConfig(const std::string& text) {
-  ASSIGN_OR_RETURN(boost::json::object object, ParseJsonObject(text, "tokenizer_config.json"));
+absl::StatusOr<std::string> TemplateOfTokenizerConfig(const boost::json::object& object) {
   const boost::json::value* value = object.if_contains("chat_template");
   if (value == nullptr) return "";
   if (value->is_string()) return std::string(value->as_string());
@@ -212,18 +221,25 @@ absl::Status Checkpoint::OpenFolder(const std::string& path) {
     safetensors_.push_back(std::move(weights));
   }
   tokenizer_json_ = ReadText(folder / "tokenizer.json").value_or("");
-  absl::StatusOr<std::string> separate = ReadText(folder / "chat_template.jinja");
-  if (separate.ok()) {
+  boost::json::object tokenizer_config;
+  if (auto text = ReadText(folder / "tokenizer_config.json"); text.ok()) {
+    ASSIGN_OR_RETURN(tokenizer_config, ParseJsonObject(*text, "tokenizer_config.json"));
+    ASSIGN_OR_RETURN(bos_text_, SpecialText(tokenizer_config, "bos_token"));
+    ASSIGN_OR_RETURN(eos_text_, SpecialText(tokenizer_config, "eos_token"));
+  }
+  if (absl::StatusOr<std::string> separate = ReadText(folder / "chat_template.jinja"); separate.ok()) {
     chat_template_ = *std::move(separate);
-  } else if (auto text = ReadText(folder / "tokenizer_config.json"); text.ok()) {
-    ASSIGN_OR_RETURN(chat_template_, TemplateOfTokenizerConfig(*text));
+  } else {
+    ASSIGN_OR_RETURN(chat_template_, TemplateOfTokenizerConfig(tokenizer_config));
   }
   return absl::OkStatus();
 }
 
 absl::Status Checkpoint::CheckWeights() const {
+  absl::flat_hash_set<std::string> used;
   auto check = [&](const std::string& name, std::vector<int64_t> shape) -> absl::Status {
     ASSIGN_OR_RETURN(TensorView tensor, FindTensor(name));
+    used.insert(name);
     if (tensor.shape != shape) {
       return absl::InvalidArgumentError(absl::StrCat("weight ", name, " has shape [", absl::StrJoin(tensor.shape, ", "),
                                                      "], the config wants [", absl::StrJoin(shape, ", "), "]"));
@@ -275,6 +291,12 @@ absl::Status Checkpoint::CheckWeights() const {
       RETURN_IF_ERROR(check_mlp(absl::StrCat(prefix, "experts.", expert, "."), config_.moe.intermediate_size));
     }
   }
+  // A weight that is there and would be left out (a bias, a norm) means other results than its makers' code gives.
+  for (const auto& [name, tensor] : tensors_) {
+    if (used.contains(name) || (name == "lm_head" && config_.tied_embeddings)) continue;
+    return absl::UnimplementedError(absl::StrCat("weight ", tensor.name, " has no place in a ",
+                                                 ModelFamilyName(config_.family), " model as Tandem runs it"));
+  }
   return absl::OkStatus();
 }
 
@@ -284,19 +306,13 @@ absl::StatusOr<TensorView> Checkpoint::FindTensor(absl::string_view name) const 
   return entry->second;
 }
 
-int64_t Checkpoint::weight_bytes() const {
-  int64_t bytes = 0;
-  for (const auto& [name, tensor] : tensors_) bytes += static_cast<int64_t>(tensor.data.size());
-  return bytes;
-}
-
 uint64_t Checkpoint::Fingerprint(Precision precision) const {
   constexpr size_t kSampleBytes = 256;
   std::vector<absl::string_view> names;
   for (const auto& [name, tensor] : tensors_) names.push_back(name);
   std::sort(names.begin(), names.end());
-  const int traits[] = {config_.num_layers, static_cast<int>(precision)};
-  uint64_t hash = XXH3_64bits(traits, sizeof(traits));
+  const std::string traits = absl::StrCat(config_.Identity(), ";", static_cast<int>(precision));
+  uint64_t hash = XXH3_64bits(traits.data(), traits.size());
   for (absl::string_view name : names) {
     const TensorView& tensor = tensors_.at(name);
     std::string label = absl::StrCat(name, DTypeName(tensor.dtype), absl::StrJoin(tensor.shape, ","));

@@ -33,8 +33,7 @@ class Checkpoint {
   const ModelConfig& config() const { return config_; }
   // NOT_FOUND when missing.
   absl::StatusOr<TensorView> FindTensor(absl::string_view name) const;
-  int64_t weight_bytes() const;
-  // Depends on config, a sample of every weight and the precision they are computed with: KV of
+  // Depends on the config, a sample of every weight and the precision they are computed with: KV of
   // workers with unlike fingerprints must not be mixed.
   uint64_t Fingerprint(Precision precision) const;
 
@@ -42,6 +41,9 @@ class Checkpoint {
   absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const;
   // Jinja source; empty when the checkpoint has none.
   const std::string& chat_template() const { return chat_template_; }
+  // What tokenizer_config.json says that a template's bos_token and eos_token stand for; empty where it does not.
+  const std::string& bos_text() const { return bos_text_; }
+  const std::string& eos_text() const { return eos_text_; }
 
  private:
   Checkpoint() = default;
@@ -55,7 +57,7 @@ class Checkpoint {
   std::vector<std::unique_ptr<SafetensorsFile>> safetensors_;
   absl::flat_hash_map<std::string, TensorView> tensors_;
   std::string tokenizer_json_;
-  std::string chat_template_;
+  std::string chat_template_, bos_text_, eos_text_;
 };
 
 }  // namespace tandem

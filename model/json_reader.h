@@ -34,6 +34,17 @@ class JsonReader {
     if (!value->is_int64()) return Error(key, "expected a whole number");
     return value->as_int64();
   }
+  // A size, from 1 to `max`: anything else is an error, and never cut down to an int.
+  absl::Status Size(absl::string_view key, int64_t max, int& size,
+                    std::optional<int64_t> default_value = std::nullopt) const {
+    absl::StatusOr<int64_t> value = Int(key, default_value);
+    if (!value.ok()) return value.status();
+    if (*value < 1 || *value > max) {
+      return Error(key, absl::StrCat("expected a number from 1 to ", max, ", got ", *value));
+    }
+    size = static_cast<int>(*value);
+    return absl::OkStatus();
+  }
   absl::StatusOr<double> Number(absl::string_view key, std::optional<double> default_value = std::nullopt) const {
     const boost::json::value* value = Find(key);
     if (value == nullptr && default_value.has_value()) return *default_value;

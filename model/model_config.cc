@@ -2,14 +2,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
+#include "absl/base/casts.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "model/gguf.h"
 #include "model/json_reader.h"
 
 namespace tandem {
 namespace {
+
+// More than any model has; what is over them is a broken file.
+constexpr int64_t kMaxLayers = 10'000, kMaxHidden = 1 << 20, kMaxIntermediate = 1 << 22, kMaxHeads = 1 << 14,
+                  kMaxHeadDim = 1 << 12, kMaxVocabulary = 1 << 24, kMaxContext = 1 << 28, kMaxExperts = 1 << 16;
 
 struct FamilyName {
   ModelFamily family;
@@ -67,10 +75,27 @@ absl::Status ReadRope(const JsonReader& json, RopeConfig& rope) {
   return absl::OkStatus();
 }
 
+absl::Status ReadRope(const GgufFile& gguf, absl::string_view architecture, RopeConfig& rope) {
+  absl::StatusOr<double> theta = gguf.GetFloat(absl::StrCat(architecture, ".rope.freq_base"));
+  if (!theta.ok() && !absl::IsNotFound(theta.status())) return theta.status();
+  rope.theta = theta.value_or(rope.theta);
+  const std::string key = absl::StrCat(architecture, ".rope.scaling.type");
+  absl::StatusOr<std::string> type = gguf.GetString(key);
+  if (absl::IsNotFound(type.status())) return absl::OkStatus();
+  if (!type.ok()) return type.status();
+  if (*type == "none") return absl::OkStatus();
+  if (*type != "linear") return absl::UnimplementedError(absl::StrCat(key, " \"", *type, "\"; run are none, linear"));
+  rope.scaling = RopeConfig::Scaling::kLinear;
+  ASSIGN_OR_RETURN(rope.factor, gguf.GetFloat(absl::StrCat(architecture, ".rope.scaling.factor")));
+  if (!(rope.factor >= 1))
+    return absl::InvalidArgumentError(absl::StrCat(architecture, ".rope.scaling.factor: under 1"));
+  return absl::OkStatus();
+}
+
 absl::Status ReadMoe(const JsonReader& json, int num_layers, MoeConfig& moe) {
-  ASSIGN_OR_RETURN(moe.num_experts, json.Int("num_experts"));
-  ASSIGN_OR_RETURN(moe.experts_per_token, json.Int("num_experts_per_tok"));
-  ASSIGN_OR_RETURN(moe.intermediate_size, json.Int("moe_intermediate_size"));
+  RETURN_IF_ERROR(json.Size("num_experts", kMaxExperts, moe.num_experts));
+  RETURN_IF_ERROR(json.Size("num_experts_per_tok", moe.num_experts, moe.experts_per_token));
+  RETURN_IF_ERROR(json.Size("moe_intermediate_size", kMaxIntermediate, moe.intermediate_size));
   ASSIGN_OR_RETURN(moe.normalise_top_k, json.Bool("norm_topk_prob", false));
   ASSIGN_OR_RETURN(int64_t step, json.Int("decoder_sparse_step", 1));
   if (step < 1) return json.Error("decoder_sparse_step", "must be at least 1");
@@ -80,7 +105,9 @@ absl::Status ReadMoe(const JsonReader& json, int num_layers, MoeConfig& moe) {
   if (const boost::json::value* dense = json.Find("mlp_only_layers"); dense != nullptr) {
     if (!dense->is_array()) return json.Error("mlp_only_layers", "expected a list");
     for (const boost::json::value& layer : dense->as_array()) {
-      if (!layer.is_int64()) return json.Error("mlp_only_layers", "expected whole numbers");
+      if (!layer.is_int64() || layer.as_int64() < 0 || layer.as_int64() >= num_layers) {
+        return json.Error("mlp_only_layers", "expected numbers of layers");
+      }
       moe.dense_layers.push_back(static_cast<int>(layer.as_int64()));
     }
   }
@@ -92,7 +119,9 @@ absl::Status ReadEos(const JsonReader& json, std::vector<int32_t>& eos) {
   const boost::json::value* value = json.Find("eos_token_id");
   if (value == nullptr) return absl::OkStatus();
   auto add = [&](const boost::json::value& id) {
-    if (!id.is_int64()) return json.Error("eos_token_id", "expected whole numbers");
+    if (!id.is_int64() || id.as_int64() < 0 || id.as_int64() > kMaxVocabulary) {
+      return json.Error("eos_token_id", "expected token ids");
+    }
     eos.push_back(static_cast<int32_t>(id.as_int64()));
     return absl::OkStatus();
   };
@@ -144,15 +173,14 @@ absl::StatusOr<ModelConfig> ModelConfig::FromJson(absl::string_view config_text,
   ModelConfig config;
   ASSIGN_OR_RETURN(std::string type, json.String("model_type"));
   ASSIGN_OR_RETURN(config.family, FindFamily(type, &FamilyName::model_type));
-  ASSIGN_OR_RETURN(config.num_layers, json.Int("num_hidden_layers"));
-  ASSIGN_OR_RETURN(config.hidden_size, json.Int("hidden_size"));
-  ASSIGN_OR_RETURN(config.intermediate_size, json.Int("intermediate_size"));
-  ASSIGN_OR_RETURN(config.num_heads, json.Int("num_attention_heads"));
-  ASSIGN_OR_RETURN(config.num_kv_heads, json.Int("num_key_value_heads", config.num_heads));
-  if (config.num_heads <= 0) return json.Error("num_attention_heads", "must be over 0");
-  ASSIGN_OR_RETURN(config.head_dim, json.Int("head_dim", config.hidden_size / config.num_heads));
-  ASSIGN_OR_RETURN(config.vocab_size, json.Int("vocab_size"));
-  ASSIGN_OR_RETURN(config.max_context_tokens, json.Int("max_position_embeddings"));
+  RETURN_IF_ERROR(json.Size("num_hidden_layers", kMaxLayers, config.num_layers));
+  RETURN_IF_ERROR(json.Size("hidden_size", kMaxHidden, config.hidden_size));
+  RETURN_IF_ERROR(json.Size("intermediate_size", kMaxIntermediate, config.intermediate_size));
+  RETURN_IF_ERROR(json.Size("num_attention_heads", kMaxHeads, config.num_heads));
+  RETURN_IF_ERROR(json.Size("num_key_value_heads", kMaxHeads, config.num_kv_heads, config.num_heads));
+  RETURN_IF_ERROR(json.Size("head_dim", kMaxHeadDim, config.head_dim, config.hidden_size / config.num_heads));
+  RETURN_IF_ERROR(json.Size("vocab_size", kMaxVocabulary, config.vocab_size));
+  RETURN_IF_ERROR(json.Size("max_position_embeddings", kMaxContext, config.max_context_tokens));
   ASSIGN_OR_RETURN(config.rms_epsilon, json.Number("rms_norm_eps", 1e-6));
   ASSIGN_OR_RETURN(config.tied_embeddings, json.Bool("tie_word_embeddings", false));
   ASSIGN_OR_RETURN(config.qkv_bias, json.Bool("attention_bias", false));
@@ -179,28 +207,36 @@ absl::StatusOr<ModelConfig> ModelConfig::FromGguf(const GgufFile& gguf) {
   ModelConfig config;
   ASSIGN_OR_RETURN(config.family, FindFamily(architecture, &FamilyName::gguf_architecture));
   auto key = [&](absl::string_view name) { return absl::StrCat(architecture, ".", name); };
-  ASSIGN_OR_RETURN(config.num_layers, gguf.GetInt(key("block_count")));
-  ASSIGN_OR_RETURN(config.hidden_size, gguf.GetInt(key("embedding_length")));
-  ASSIGN_OR_RETURN(config.intermediate_size, gguf.GetInt(key("feed_forward_length")));
-  ASSIGN_OR_RETURN(config.num_heads, gguf.GetInt(key("attention.head_count")));
-  if (config.num_heads <= 0) return absl::InvalidArgumentError(key("attention.head_count must be over 0"));
-  ASSIGN_OR_RETURN(config.max_context_tokens, gguf.GetInt(key("context_length")));
+  // As JsonReader::Size; a default counts only for a key that is missing.
+  auto read_size = [&](absl::string_view name, int64_t max, int& size,
+                       std::optional<int64_t> default_value = std::nullopt) -> absl::Status {
+    absl::StatusOr<int64_t> value = gguf.GetInt(key(name));
+    if (absl::IsNotFound(value.status()) && default_value.has_value()) value = *default_value;
+    if (!value.ok()) return value.status();
+    if (*value < 1 || *value > max) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(key(name), ": expected a number from 1 to ", max, ", got ", *value));
+    }
+    size = static_cast<int>(*value);
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(read_size("block_count", kMaxLayers, config.num_layers));
+  RETURN_IF_ERROR(read_size("embedding_length", kMaxHidden, config.hidden_size));
+  RETURN_IF_ERROR(read_size("feed_forward_length", kMaxIntermediate, config.intermediate_size));
+  RETURN_IF_ERROR(read_size("attention.head_count", kMaxHeads, config.num_heads));
+  RETURN_IF_ERROR(read_size("attention.head_count_kv", kMaxHeads, config.num_kv_heads, config.num_heads));
+  RETURN_IF_ERROR(
+      read_size("attention.key_length", kMaxHeadDim, config.head_dim, config.hidden_size / config.num_heads));
+  RETURN_IF_ERROR(read_size("context_length", kMaxContext, config.max_context_tokens));
   ASSIGN_OR_RETURN(config.rms_epsilon, gguf.GetFloat(key("attention.layer_norm_rms_epsilon")));
-  config.num_kv_heads = static_cast<int>(gguf.GetInt(key("attention.head_count_kv")).value_or(config.num_heads));
-  config.head_dim =
-      static_cast<int>(gguf.GetInt(key("attention.key_length")).value_or(config.hidden_size / config.num_heads));
-  config.rope.theta = gguf.GetFloat(key("rope.freq_base")).value_or(10000.0);
+  RETURN_IF_ERROR(ReadRope(gguf, architecture, config.rope));
   if (config.family == ModelFamily::kLlama) config.rope.pairing = RopeConfig::Pairing::kAdjacent;
-  if (gguf.GetString(key("rope.scaling.type")).value_or("none") == "linear") {
-    config.rope.scaling = RopeConfig::Scaling::kLinear;
-    ASSIGN_OR_RETURN(config.rope.factor, gguf.GetFloat(key("rope.scaling.factor")));
-  }
   ASSIGN_OR_RETURN(auto tokens, gguf.GetStrings("tokenizer.ggml.tokens"));
-  config.vocab_size = static_cast<int>(gguf.GetInt(key("vocab_size")).value_or(tokens.size()));
+  RETURN_IF_ERROR(read_size("vocab_size", kMaxVocabulary, config.vocab_size, tokens.size()));
   if (config.family == ModelFamily::kQwen3Moe) {
-    ASSIGN_OR_RETURN(config.moe.num_experts, gguf.GetInt(key("expert_count")));
-    ASSIGN_OR_RETURN(config.moe.experts_per_token, gguf.GetInt(key("expert_used_count")));
-    ASSIGN_OR_RETURN(config.moe.intermediate_size, gguf.GetInt(key("expert_feed_forward_length")));
+    RETURN_IF_ERROR(read_size("expert_count", kMaxExperts, config.moe.num_experts));
+    RETURN_IF_ERROR(read_size("expert_used_count", config.moe.num_experts, config.moe.experts_per_token));
+    RETURN_IF_ERROR(read_size("expert_feed_forward_length", kMaxIntermediate, config.moe.intermediate_size));
     config.moe.normalise_top_k = true;
   }
   config.tied_embeddings = true;
@@ -215,26 +251,33 @@ absl::StatusOr<ModelConfig> ModelConfig::FromGguf(const GgufFile& gguf) {
     if (tensor.name == "blk.0.attn_q.bias") config.qkv_bias = true;
   }
   for (absl::string_view eos : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
-    if (auto id = gguf.GetInt(eos); id.ok()) config.eos_tokens.push_back(static_cast<int32_t>(*id));
+    absl::StatusOr<int64_t> id = gguf.GetInt(eos);
+    if (absl::IsNotFound(id.status())) continue;
+    if (!id.ok()) return id.status();
+    if (*id < 0 || *id >= config.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(eos, ": ", *id, " is not in the vocabulary"));
+    }
+    config.eos_tokens.push_back(static_cast<int32_t>(*id));
   }
   ApplyFamilyDefaults(config);
   RETURN_IF_ERROR(config.Validate());
   return config;
 }
 
+std::string ModelConfig::Identity() const {
+  // Floats by their bits: StrCat would round them.
+  auto bits = [](double value) { return absl::Hex(absl::bit_cast<uint64_t>(value)); };
+  return absl::StrCat(
+      absl::StrJoin({static_cast<int>(family), num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads,
+                     head_dim, vocab_size, int{tied_embeddings}, int{qkv_bias}, int{qk_norm},
+                     static_cast<int>(rope.pairing), static_cast<int>(rope.scaling), moe.num_experts,
+                     moe.experts_per_token, moe.intermediate_size, int{moe.normalise_top_k}},
+                    ","),
+      ";", bits(rms_epsilon), ",", bits(rope.theta), ",", bits(rope.factor), ",", bits(rope.low_frequency_factor), ",",
+      bits(rope.high_frequency_factor), ",", bits(rope.original_context), ";", absl::StrJoin(moe.dense_layers, ","));
+}
+
 absl::Status ModelConfig::Validate() const {
-  auto check = [](int value, int limit, absl::string_view name) {
-    if (value >= 1 && value <= limit) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat("model has an impossible ", name, ": ", value));
-  };
-  RETURN_IF_ERROR(check(num_layers, 10'000, "number of layers"));
-  RETURN_IF_ERROR(check(hidden_size, 1 << 20, "hidden size"));
-  RETURN_IF_ERROR(check(intermediate_size, 1 << 22, "intermediate size"));
-  RETURN_IF_ERROR(check(num_heads, 1 << 14, "number of heads"));
-  RETURN_IF_ERROR(check(num_kv_heads, 1 << 14, "number of KV heads"));
-  RETURN_IF_ERROR(check(head_dim, 1 << 12, "head size"));
-  RETURN_IF_ERROR(check(vocab_size, 1 << 24, "vocabulary size"));
-  RETURN_IF_ERROR(check(max_context_tokens, 1 << 28, "context length"));
   if (num_heads % num_kv_heads != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("model has ", num_heads, " heads, no multiple of its ", num_kv_heads, " KV heads"));
@@ -242,11 +285,6 @@ absl::Status ModelConfig::Validate() const {
   if (head_dim % 2 != 0) return absl::InvalidArgumentError(absl::StrCat("model has an odd head size: ", head_dim));
   if (!(rms_epsilon > 0) || !(rope.theta > 0)) {
     return absl::InvalidArgumentError("model has a norm epsilon or rope theta that is not over 0");
-  }
-  if (moe.num_experts > 0) {
-    RETURN_IF_ERROR(check(moe.num_experts, 1 << 16, "number of experts"));
-    RETURN_IF_ERROR(check(moe.experts_per_token, moe.num_experts, "number of experts per token"));
-    RETURN_IF_ERROR(check(moe.intermediate_size, 1 << 22, "expert intermediate size"));
   }
   return absl::OkStatus();
 }

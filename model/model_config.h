@@ -67,7 +67,11 @@ struct ModelConfig {
   static absl::StatusOr<ModelConfig> FromJson(absl::string_view config, absl::string_view generation_config);
   static absl::StatusOr<ModelConfig> FromGguf(const GgufFile& gguf);
 
-  // INVALID_ARGUMENT for sizes that cannot be (zero, indivisible, absurd).
+  // Text that is equal only for configs with which equal tokens give equal KV and logits.
+  std::string Identity() const;
+
+ private:
+  // INVALID_ARGUMENT for sizes that do not go together.
   absl::Status Validate() const;
 };
 

@@ -1,6 +1,11 @@
 #include "model/model_config.h"
 
+#include <stdlib.h>
+
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <string>
 
 #include "absl/strings/str_replace.h"
@@ -67,10 +72,14 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"MissingKey", "\"hidden_size\":64,", "", "hidden_size: is missing"},
         BadConfig{"TextForNumber", "\"hidden_size\":64", "\"hidden_size\":\"64\"",
                   "hidden_size: expected a whole number"},
-        BadConfig{"ZeroLayers", "\"num_hidden_layers\":2", "\"num_hidden_layers\":0", "number of layers: 0"},
+        BadConfig{"ZeroLayers", "\"num_hidden_layers\":2", "\"num_hidden_layers\":0",
+                  "num_hidden_layers: expected a number from 1 to"},
         BadConfig{"ZeroHeads", "\"num_attention_heads\":4", "\"num_attention_heads\":0", "num_attention_heads"},
         BadConfig{"IndivisibleHeads", "\"num_key_value_heads\":2", "\"num_key_value_heads\":3", "no multiple"},
-        BadConfig{"HugeVocabulary", "\"vocab_size\":100", "\"vocab_size\":2000000000", "vocabulary size"},
+        BadConfig{"HugeVocabulary", "\"vocab_size\":100", "\"vocab_size\":2000000000", "vocab_size: expected"},
+        // 30 when cut down to 32 bits.
+        BadConfig{"LayersPastAnInt", "\"num_hidden_layers\":2", "\"num_hidden_layers\":4294967326", "got 4294967326"},
+        BadConfig{"EosPastAnInt", "[1,2]", "[4294967297]", "eos_token_id"},
         BadConfig{"UnknownRope", "\"rope_theta\":10000.0", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}",
                   "rope_type \"yarn\""},
         BadConfig{"RopeFactor", "\"rope_theta\":10000.0", "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0.5}",
@@ -103,6 +112,49 @@ TEST(CheckpointTest, FingerprintsTellModelsAndPrecisionsApart) {
   EXPECT_EQ(llama->Fingerprint(Precision::kFull), again->Fingerprint(Precision::kFull));
   EXPECT_NE(llama->Fingerprint(Precision::kFull), llama->Fingerprint(Precision::kQuantised));
   EXPECT_NE(llama->Fingerprint(Precision::kFull), qwen->Fingerprint(Precision::kFull));
+}
+
+// A copy of a tiny checkpoint whose config.json has `from` replaced, and more files.
+class TinyCopy {
+ public:
+  TinyCopy(const std::string& from, const std::string& to, const std::string& tokenizer_config = "") {
+    std::string pattern = std::filesystem::temp_directory_path() / "tandem-checkpoint-XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+    const std::filesystem::path source = SourcePath("tests/golden/tiny/llama3_f32");
+    std::filesystem::copy(source / "model.safetensors", folder_ / "model.safetensors");
+    std::stringstream text;
+    text << std::ifstream(source / "config.json").rdbuf();
+    std::string config = absl::StrReplaceAll(text.str(), {{from, to}});
+    EXPECT_NE(config, text.str());
+    std::ofstream(folder_ / "config.json") << config;
+    if (!tokenizer_config.empty()) std::ofstream(folder_ / "tokenizer_config.json") << tokenizer_config;
+  }
+  ~TinyCopy() { std::filesystem::remove_all(folder_); }
+  std::string path() const { return folder_; }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+TEST(CheckpointTest, FingerprintsTellConfigsApart) {
+  ASSERT_OK_AND_ASSIGN(auto llama, Checkpoint::Open(SourcePath("tests/golden/tiny/llama3_f32")));
+  TinyCopy other("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 2e-05");
+  ASSERT_OK_AND_ASSIGN(auto changed, Checkpoint::Open(other.path()));
+  EXPECT_NE(llama->Fingerprint(Precision::kFull), changed->Fingerprint(Precision::kFull));
+}
+
+TEST(CheckpointTest, AWeightThatWouldBeLeftOutIsRefused) {
+  TinyCopy shorter("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+  EXPECT_THAT(Checkpoint::Open(shorter.path()),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("model.layers.1.")));
+}
+
+TEST(CheckpointTest, SpecialTokensOfTemplatesComeFromTheTokenizerConfig) {
+  TinyCopy copy("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 2e-05",
+                R"({"bos_token": "<s>", "eos_token": {"content": "<|eot_id|>", "lstrip": false}})");
+  ASSERT_OK_AND_ASSIGN(auto checkpoint, Checkpoint::Open(copy.path()));
+  EXPECT_EQ(checkpoint->bos_text(), "<s>");
+  EXPECT_EQ(checkpoint->eos_text(), "<|eot_id|>");
 }
 
 TEST(CheckpointTest, NamesWhatIsMissing) {

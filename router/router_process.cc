@@ -75,12 +75,12 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   ASSIGN_OR_RETURN(tokenizer_, checkpoint_->LoadTokenizer());
   const ModelConfig& config = checkpoint_->config();
   if (!checkpoint_->chat_template().empty()) {
-    std::string eos = config.eos_tokens.empty()
-                          ? ""
-                          : std::string(tokenizer_->TokenBytes(config.eos_tokens[0], /*with_special=*/true));
-    ASSIGN_OR_RETURN(chat_template_, ChatTemplate::Create(checkpoint_->chat_template(),
-                                                          std::string(tokenizer_->TokenBytes(tokenizer_->bos(), true)),
-                                                          std::move(eos)));
+    std::string bos = checkpoint_->bos_text(), eos = checkpoint_->eos_text();
+    if (bos.empty()) bos = std::string(tokenizer_->TokenBytes(tokenizer_->bos(), /*with_special=*/true));
+    if (eos.empty() && !config.eos_tokens.empty())
+      eos = std::string(tokenizer_->TokenBytes(config.eos_tokens[0], true));
+    ASSIGN_OR_RETURN(chat_template_,
+                     ChatTemplate::Create(checkpoint_->chat_template(), std::move(bos), std::move(eos)));
   }
   builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_, chat_template_.get());
   RouterCore::Options options;
