@@ -17,9 +17,11 @@ namespace tandem {
 namespace {
 
 constexpr int64_t kMaxCount = 1'000'000;
+constexpr absl::Duration kLeastWorkerTimeout = absl::Milliseconds(500);
 
 ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
   ModelSettings model;
+  model.where = node.Where("path");
   model.path = node.RequireString("path");
   if (!model.path.empty()) model.path = std::filesystem::weakly_canonical(folder / model.path);
   model.served_name = node.RequireString("served_name");
@@ -28,27 +30,42 @@ ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
   return model;
 }
 
-// "host:port" or "unix:/path"; the empty text only where `optional`.
-std::string ReadAddress(ConfigNode& node, absl::string_view key, const std::string& default_value, bool optional) {
-  std::string address = node.GetString(key, default_value);
-  if (absl::StartsWith(address, "unix:") || (optional && address.empty())) return address;
+bool IsHostAndPort(absl::string_view address, int min_port) {
   size_t colon = address.rfind(':');
   int port = -1;
-  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
-    node.AddError(key, absl::StrCat("expected host:port or unix:/path, got \"", address, "\""));
+  return colon != absl::string_view::npos && colon > 0 && absl::SimpleAtoi(address.substr(colon + 1), &port) &&
+         port >= min_port && port <= 65535;
+}
+
+// Workers and clients dial it, so it cannot be drawn at start.
+std::string ReadListenAddress(ConfigNode& node, absl::string_view key, const std::string& default_value) {
+  std::string address = node.GetString(key, default_value);
+  if (!absl::StartsWith(address, "unix:") && !IsHostAndPort(address, 1)) {
+    node.AddError(key, absl::StrCat("expected host:port with a port over 0, or unix:/path, got \"", address, "\""));
+  }
+  return address;
+}
+
+std::string ReadMetricsAddress(ConfigNode& node, absl::string_view key, const std::string& default_value) {
+  std::string address = node.GetString(key, default_value);
+  if (!address.empty() && !IsHostAndPort(address, 0)) {
+    node.AddError(key, absl::StrCat("expected host:port, or nothing for no metrics, got \"", address, "\""));
   }
   return address;
 }
 
 RouterSettings ReadRouter(ConfigNode node) {
   RouterSettings router;
-  router.listen = ReadAddress(node, "listen", router.listen, /*optional=*/false);
-  router.metrics_listen = ReadAddress(node, "metrics_listen", router.metrics_listen, /*optional=*/true);
+  router.listen = ReadListenAddress(node, "listen", router.listen);
+  router.metrics_listen = ReadMetricsAddress(node, "metrics_listen", router.metrics_listen);
   router.max_active_requests = node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
   router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
   router.worker_timeout = node.GetDuration("worker_timeout", router.worker_timeout);
   router.placement_timeout = node.GetDuration("placement_timeout", router.placement_timeout);
+  if (router.worker_timeout < kLeastWorkerTimeout) {
+    node.AddError("worker_timeout", absl::StrCat("must be at least ", absl::FormatDuration(kLeastWorkerTimeout),
+                                                 ": workers report every 250ms"));
+  }
   return router;
 }
 
@@ -79,6 +96,7 @@ PoolSettings ReadPool(ConfigNode node) {
   pool.threads = static_cast<int>(node.GetInt("threads", 1, 1, 1024));
   pool.parallelism = ReadParallelism(node.GetMap("parallelism"), pool.device);
   pool.kv_memory_bytes = node.GetBytes("kv_memory", pool.kv_memory_bytes);
+  if (pool.kv_memory_bytes <= 0) node.AddError("kv_memory", "must be over 0 B");
   pool.page_tokens = static_cast<int>(node.GetInt("page_tokens", pool.page_tokens, 1, 1024));
   ConfigNode limits = node.GetMap("limits");
   pool.max_step_tokens = limits.GetInt("max_step_tokens", pool.max_step_tokens, 1, kMaxCount);
@@ -92,9 +110,11 @@ PoolSettings ReadPool(ConfigNode node) {
   }
   pool.host = node.GetString("host", pool.host);
   ConfigNode ports = node.GetMap("ports");
-  pool.service_port = static_cast<int>(ports.GetInt("service", 0, 0, 65535));
-  pool.link_port = static_cast<int>(ports.GetInt("link", 0, 0, 65535));
-  pool.metrics_port = static_cast<int>(ports.GetInt("metrics", 0, 0, 65535));
+  // The last replica's port must exist, too.
+  const int64_t last = 65535 - (pool.replicas - 1);
+  pool.service_port = static_cast<int>(ports.GetInt("service", 0, 0, last));
+  pool.link_port = static_cast<int>(ports.GetInt("link", 0, 0, last));
+  pool.metrics_port = static_cast<int>(ports.GetInt("metrics", 0, 0, last));
   return pool;
 }
 
@@ -117,18 +137,29 @@ LinkSettings ReadLinks(ConfigNode node) {
   return links;
 }
 
-// Adds an error at the first pool or router key that uses a port twice.
-void CheckPorts(const Topology& topology, ConfigNode& root) {
-  std::map<std::string, std::string> users;  // "host:port" -> process.
+// Adds an error at each pool that uses a port that another process has.
+void CheckPorts(const Topology& topology, ConfigNode& root, std::vector<ConfigNode>& pools) {
+  struct User {
+    std::string host, process;
+  };
+  auto is_any = [](const std::string& host) { return host == "0.0.0.0" || host == "[::]"; };
+  std::map<std::string, std::vector<User>> users;  // By port, or by path of a Unix socket.
   for (const ProcessPlan& process : topology.Processes()) {
     for (const std::string& address : {process.service_address, process.link_address, process.metrics_address}) {
       if (address.empty() || absl::EndsWith(address, ":0")) continue;
-      auto [entry, inserted] = users.emplace(address, process.name);
-      if (!inserted) {
-        root.AddError(process.pool < 0 ? "router" : "pools",
-                      absl::StrCat(address, " is used by ", entry->second, " and by ", process.name,
+      const size_t colon = address.rfind(':');
+      if (colon == std::string::npos) continue;  // An error of its own.
+      const std::string host = address.substr(0, colon);
+      std::vector<User>& others = users[address.substr(colon)];
+      for (const User& other : others) {
+        if (other.host != host && !is_any(other.host) && !is_any(host)) continue;
+        ConfigNode& node = process.pool < 0 ? root : pools[process.pool];
+        node.AddError(process.pool < 0 ? "router" : "ports",
+                      absl::StrCat(address, " is used by ", other.process, " and by ", process.name,
                                    "; give one of them another port"));
+        break;
       }
+      others.push_back({host, process.name});
     }
   }
 }
@@ -159,10 +190,11 @@ absl::StatusOr<Topology> Read(ConfigNode root, const std::string& file) {
   std::filesystem::path folder = std::filesystem::path(file).parent_path();
   topology.model = ReadModel(root.GetMap("model"), folder);
   topology.router = ReadRouter(root.GetMap("router"));
-  for (ConfigNode& pool : root.GetList("pools")) topology.pools.push_back(ReadPool(pool));
+  std::vector<ConfigNode> pools = root.GetList("pools");
+  for (const ConfigNode& pool : pools) topology.pools.push_back(ReadPool(pool));
   topology.links = ReadLinks(root.GetMap("links"));
   CheckPools(topology, root);
-  CheckPorts(topology, root);
+  CheckPorts(topology, root, pools);
   RETURN_IF_ERROR(root.Finish());
   return topology;
 }

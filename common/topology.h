@@ -24,6 +24,7 @@ struct ModelSettings {
   std::string path;         // GGUF file or Hugging Face folder; absolute after loading.
   std::string served_name;  // What clients call it.
   Precision precision = Precision::kQuantised;
+  std::string where;  // "file:line" of the path, for errors.
 };
 
 struct RouterSettings {
@@ -38,7 +39,6 @@ struct RouterSettings {
 
 struct Parallelism {
   int tp = 1, dp = 1, ep = 1, pp = 1;
-  int ranks() const { return tp * dp * pp; }
 };
 
 struct PoolSettings {

@@ -88,6 +88,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadTopology{"NoTransport", "[shm]", "[]", "must allow at least one"},
         BadTopology{"UnknownDevice", "replicas: 2", "device: tpu", "expected one of cpu"},
         BadTopology{"BadAddress", "127.0.0.1:9000", "localhost", "t.yaml:5: router.listen: expected host:port"},
+        BadTopology{"DrawnRouterPort", "127.0.0.1:9000", "127.0.0.1:0", "t.yaml:5: router.listen: expected host:port"},
+        BadTopology{"MetricsOnAUnixSocket", "listen: 127.0.0.1:9000", "metrics_listen: unix:/x",
+                    "router.metrics_listen: expected host:port"},
+        BadTopology{"ImpatientRouter", "listen: 127.0.0.1:9000", "worker_timeout: 0s", "must be at least 500ms"},
+        BadTopology{"EndlessTime", "listen: 127.0.0.1:9000", "placement_timeout: inf", "placement_timeout"},
+        BadTopology{"PortPastTheLast", "service: 9110", "service: 65535}\n    replicas: 2\n    limits: {", "from 0 to 65534"},
+        BadTopology{"PortOfAllAddresses", "service: 9110", "service: 9101}\n    host: 0.0.0.0\n    limits: {",
+                    "0.0.0.0:9101 is used by prefill-1 and by decode-0"},
+        BadTopology{"NoMemory", "64 MiB", "0 B", "kv_memory: must be over 0 B"},
         BadTopology{"KeyTwice", "replicas: 2", "replicas: 2\n    replicas: 3", "stands here twice"},
         BadTopology{"ListForText", "served_name: m", "served_name: [m]", "served_name: expected a text"},
         BadTopology{"BrokenYaml", "[shm]", "[shm", "not YAML"},
@@ -104,6 +113,10 @@ TEST(TopologyTest, ReportsAllErrorsAtOnceInOrderOfLines) {
 
 TEST(TopologyTest, SurvivesHostileYaml) {
   EXPECT_FALSE(Topology::Parse(std::string(100000, '['), "t.yaml").ok());
+  EXPECT_FALSE(Topology::Parse(std::string(100000, '{'), "t.yaml").ok());
+  std::string deep;
+  for (int i = 0; i < 5000; ++i) deep += std::string(i, ' ') + "a:\n";
+  EXPECT_FALSE(Topology::Parse(deep, "t.yaml").ok());
   EXPECT_FALSE(Topology::Parse("", "t.yaml").ok());
   EXPECT_FALSE(Topology::Parse("- a\n- b", "t.yaml").ok());
   EXPECT_FALSE(Topology::Parse("pools: {a: 1}", "t.yaml").ok());

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/status_macros.h"
 #include "common/units.h"
 
 namespace tandem {
@@ -12,18 +13,37 @@ namespace {
 
 // Weights of a GGUF file, or of all safetensors files of a folder.
 absl::StatusOr<int64_t> ModelBytes(const ModelSettings& model) {
+  namespace fs = std::filesystem;
   std::error_code error;
-  if (std::filesystem::is_regular_file(model.path, error)) return std::filesystem::file_size(model.path);
-  if (!std::filesystem::is_directory(model.path, error)) {
+  auto size_of = [&](const fs::path& file) -> absl::StatusOr<int64_t> {
+    const uintmax_t size = fs::file_size(file, error);
+    if (!error) return static_cast<int64_t>(size);
     return absl::NotFoundError(
-        absl::StrCat("model.path: ", model.path, " does not exist; relative paths begin at the topology file"));
+        absl::StrCat(model.where, ": model.path: ", file.string(), " cannot be read: ", error.message()));
+  };
+  if (fs::is_regular_file(model.path, error)) return size_of(model.path);
+  if (!fs::is_directory(model.path, error)) {
+    return absl::NotFoundError(absl::StrCat(model.where, ": model.path: ", model.path,
+                                            " does not exist; relative paths begin at the topology file"));
   }
   int64_t bytes = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(model.path, error)) {
-    if (entry.path().extension() == ".safetensors") bytes += static_cast<int64_t>(entry.file_size());
+  for (fs::directory_iterator entry(model.path, error), end; !error && entry != end; entry.increment(error)) {
+    if (entry->path().extension() != ".safetensors") continue;
+    ASSIGN_OR_RETURN(int64_t size, size_of(entry->path()));
+    bytes += size;
   }
-  if (bytes == 0) return absl::NotFoundError(absl::StrCat("model.path: ", model.path, " holds no .safetensors file"));
+  if (bytes == 0) {
+    return absl::NotFoundError(absl::StrCat(model.where, ": model.path: ", model.path, " holds no .safetensors file"));
+  }
   return bytes;
+}
+
+// The most that the weights take once they are packed for the CPU: 5- and 6-bit ones are kept in 8 bits, and in full
+// precision 4-bit ones in 32. Those of a Hugging Face folder stay as they are.
+int64_t PackedBytes(const ModelSettings& model, int64_t file_bytes) {
+  std::error_code error;
+  if (std::filesystem::is_directory(model.path, error)) return file_bytes;
+  return model.precision == Precision::kFull ? file_bytes * 7 : file_bytes * 15 / 8;
 }
 
 int64_t MachineMemoryBytes() {
@@ -39,10 +59,8 @@ int64_t MachineMemoryBytes() {
 }  // namespace
 
 absl::StatusOr<std::string> DescribeTopology(const Topology& topology) {
-  absl::StatusOr<int64_t> weights = ModelBytes(topology.model);
-  if (!weights.ok()) return absl::NotFoundError(absl::StrCat(topology.file, ": ", weights.status().message()));
-  // In full precision a 4-bit weight takes 32 bits; 16-bit ones stay. Seven times covers both.
-  const int64_t weight_bytes = topology.model.precision == Precision::kFull ? *weights * 7 : *weights * 5 / 4;
+  ASSIGN_OR_RETURN(int64_t file_bytes, ModelBytes(topology.model));
+  const int64_t weight_bytes = PackedBytes(topology.model, file_bytes);
   std::string table = absl::StrFormat("%-12s %-8s %-22s %-22s %-22s %10s %10s\n", "process", "device", "service",
                                       "link", "metrics", "weights", "KV cache");
   int64_t total = 0;

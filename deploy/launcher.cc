@@ -55,7 +55,7 @@ void Launcher::Spawn(Child& child) {
   int pipe_fds[2];
   if (pipe2(pipe_fds, O_CLOEXEC) != 0) {
     options_.on_line(child.plan.name, absl::StrCat("cannot start: ", strerror(errno)));
-    child.next_start = child.started + child.backoff;
+    PlanStart(child, child.started);
     return;
   }
   std::string program = absl::StrCat(options_.program_folder, "/", child.plan.program);
@@ -109,27 +109,37 @@ void Launcher::ReadOutput(Child& child) {
   }
 }
 
+void Launcher::PlanStart(Child& child, absl::Time now) {
+  if (now - child.started > absl::Seconds(10)) child.backoff = options_.first_backoff;
+  child.next_start = now + child.backoff;
+  child.backoff = std::min(child.backoff * 2, options_.max_backoff);
+}
+
+void Launcher::CloseOutput(Child& child) {
+  ReadOutput(child);
+  if (!child.partial_line.empty()) options_.on_line(child.plan.name, child.partial_line);
+  child.partial_line.clear();
+  close(child.output_fd);
+  child.output_fd = -1;
+}
+
 void Launcher::Reap() {
   const absl::Time now = Clock::Real().Now();
   for (const auto& child : children_) {
     int status = 0;
     if (child->pid == 0 || waitpid(child->pid, &status, WNOHANG) != child->pid) continue;
-    ReadOutput(*child);
-    close(child->output_fd);
-    child->output_fd = -1;
+    CloseOutput(*child);
     child->pid = 0;
-    std::string how = WIFSIGNALED(status) ? absl::StrCat("was killed by signal ", WTERMSIG(status))
-                                          : absl::StrCat("ended with code ", WEXITSTATUS(status));
-    if (!options_.restart) {
-      options_.on_line(child->plan.name, how);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+      options_.on_line(child->plan.name, "has left");
       continue;
     }
-    // A process that ran for a while starts again soon; one that fails at once, later and later.
-    child->backoff = now - child->started > absl::Seconds(10) ? options_.first_backoff
-                                                              : std::min(child->backoff * 2, options_.max_backoff);
-    child->next_start = now + child->backoff;
+    std::string how = WIFSIGNALED(status) ? absl::StrCat("was killed by signal ", WTERMSIG(status))
+                                          : absl::StrCat("ended with code ", WEXITSTATUS(status));
+    PlanStart(*child, now);
     ++child->restarts;
-    options_.on_line(child->plan.name, absl::StrCat(how, "; starts again in ", absl::FormatDuration(child->backoff)));
+    options_.on_line(child->plan.name,
+                     absl::StrCat(how, "; starts again in ", absl::FormatDuration(child->next_start - now)));
   }
 }
 
@@ -151,7 +161,7 @@ void Launcher::RunFor(absl::Duration timeout) {
   } while (clock.Now() < end);
 }
 
-void Launcher::StopAll(absl::Duration grace) {
+void Launcher::StopAll(absl::Duration grace, const std::function<bool()>& hurry) {
   const Clock& clock = Clock::Real();
   for (const auto& child : children_) child->next_start = absl::InfiniteFuture();
   auto stop = [&](bool routers) {
@@ -162,7 +172,8 @@ void Launcher::StopAll(absl::Duration grace) {
     const absl::Time deadline = clock.Now() + grace;
     bool killed = false;
     while (std::any_of(children_.begin(), children_.end(), [&](const auto& child) { return is_meant(*child); })) {
-      if (clock.Now() >= deadline && !std::exchange(killed, true)) {
+      const bool over = clock.Now() >= deadline || (hurry && hurry());
+      if (over && !std::exchange(killed, true)) {
         for (const auto& child : children_) {
           if (is_meant(*child)) kill(child->pid, SIGKILL);
         }
@@ -173,9 +184,7 @@ void Launcher::StopAll(absl::Duration grace) {
         ReadOutput(*child);
         int status;
         if (child->pid != 0 && waitpid(child->pid, &status, WNOHANG) == child->pid) {
-          ReadOutput(*child);
-          close(child->output_fd);
-          child->output_fd = -1;
+          CloseOutput(*child);
           child->pid = 0;
         }
       }

@@ -14,7 +14,8 @@
 namespace tandem {
 
 // Starts the processes of a topology on this host, passes their output on, starts a dead one again
-// after a growing pause, and stops them all.
+// after a growing pause, and stops them all. One that ends with code 0 was drained: it has left and
+// is not started again.
 //
 // Thread-safety: not thread-safe; one thread calls everything.
 // Ownership: owns the child processes. They die with this process, however it ends.
@@ -28,7 +29,6 @@ class Launcher {
     std::function<std::vector<std::string>(const std::string& process)> environment;
     absl::Duration first_backoff = absl::Milliseconds(200);
     absl::Duration max_backoff = absl::Seconds(10);
-    bool restart = true;
   };
   Launcher(const Topology& topology, Options options);
   ~Launcher();
@@ -38,8 +38,8 @@ class Launcher {
   // Handles output, deaths and restarts for up to `timeout`.
   void RunFor(absl::Duration timeout);
   // Asks all to drain and end, the router before the workers; kills those that take longer than
-  // `grace`.
-  void StopAll(absl::Duration grace);
+  // `grace`, or all that are left once `hurry` says so.
+  void StopAll(absl::Duration grace, const std::function<bool()>& hurry = nullptr);
 
   // 0 when it is not running.
   pid_t pid(const std::string& process) const;
@@ -49,6 +49,10 @@ class Launcher {
   struct Child;
   void Spawn(Child& child);
   void ReadOutput(Child& child);
+  // Plans a next start, after a pause that grows while the process ends soon after its starts.
+  void PlanStart(Child& child, absl::Time now);
+  // Passes the rest of a dead process's output on.
+  void CloseOutput(Child& child);
   void Reap();
 
   const Topology topology_;

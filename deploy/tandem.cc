@@ -36,14 +36,14 @@ namespace {
 constexpr char kUsage[] = R"(Serves language models with prefill and decode on separate workers.
 
   tandem check FILE            check a topology and print what it would start
-  tandem up FILE               start it here; Ctrl-C drains and stops
+  tandem up FILE               start it here; Ctrl-C drains and stops, twice stops at once
   tandem generate "question"   ask the model (--text="..." continues a text instead)
   tandem status [--wait]       show workers, links and load
   tandem drain WORKER          let a worker finish and leave
 
 --help lists all flags.)";
 
-volatile sig_atomic_t interrupted = 0;
+volatile sig_atomic_t interrupts = 0;
 
 int Fail(const absl::Status& status, int code = 1) {
   fprintf(stderr, "tandem: %s\n", std::string(status.message()).c_str());
@@ -72,9 +72,8 @@ int Up(const std::string& file, const std::string& program) {
   }
   fflush(stdout);
   struct sigaction action = {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  action.sa_handler = [](int) { interrupts = interrupts + 1; };
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
   Launcher::Options options;
   options.program_folder = std::filesystem::path(program).parent_path();
   options.on_line = [](const std::string& process, const std::string& line) {
@@ -82,9 +81,9 @@ int Up(const std::string& file, const std::string& program) {
   };
   Launcher launcher(*topology, std::move(options));
   if (absl::Status status = launcher.StartAll(); !status.ok()) return Fail(status);
-  while (!interrupted) launcher.RunFor(absl::Milliseconds(200));
-  fprintf(stderr, "%-10s | draining and stopping\n", "tandem");
-  launcher.StopAll(absl::Seconds(35));
+  while (interrupts == 0) launcher.RunFor(absl::Milliseconds(200));
+  fprintf(stderr, "%-10s | draining and stopping; once more stops at once\n", "tandem");
+  launcher.StopAll(absl::Seconds(35), [] { return interrupts > 1; });
   return 0;
 }
 

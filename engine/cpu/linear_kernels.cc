@@ -130,44 +130,58 @@ void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, c
 }
 
 #if defined(__AMX_INT8__)
-// QuantisedTile of kAmxRows rows, with the integer sums from tiles.
+// QuantisedTile of kAmxRows rows, with the integer sums from tiles. Some groups at a time go through each stage
+// (unpack, tiles, floats): what a tile wrote, or is to read, cannot be forwarded in the processor, and waits for the
+// cache.
 template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes>
 void AmxTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, const Vec& bias, const PanelOutput& out,
              int out_row) {
-  constexpr int kQuads = kGroup / 4;
+  constexpr int kQuads = kGroup / 4, kAtOnce = 8;
+  constexpr int64_t kStride = 2 * kScaleBytes<kWide> + kCodeBytes<kEncoding, kGroup>;
   const int64_t groups = in.columns / kGroup;
   const int64_t scales_per_row = in.columns / kActivationGroup;
   const int8_t* values = in.values + row * in.columns;
   const float* scales = in.scales + row * scales_per_row;
   const float* sums = in.sums + row * groups;
-  alignas(64) int32_t dots[kAmxRows][kPanelRows];
-  alignas(64) int32_t rests[kAmxRows][kPanelRows];
-  alignas(64) Codes unpacked[kQuads];
+  alignas(64) int32_t dots[kAtOnce][kAmxRows][kPanelRows];
+  alignas(64) int32_t rests[kTwoPlanes ? kAtOnce : 1][kAmxRows][kPanelRows];
+  alignas(64) Codes unpacked[kEncoding == PackedEncoding::kU4 ? kAtOnce : 1][kQuads];
   Vec total[kAmxRows] = {};
-  for (int64_t group = 0; group < groups; ++group) {
-    const Vec scale = LoadScales<kWide>(panel), minimum = LoadScales<kWide>(panel + kScaleBytes<kWide>);
-    const uint8_t* codes = panel + 2 * kScaleBytes<kWide>;
-    panel = codes + kCodeBytes<kEncoding, kGroup>;
+  for (int64_t first = 0; first < groups; first += kAtOnce) {
+    const int count = static_cast<int>(groups - first < kAtOnce ? groups - first : kAtOnce);
+    const uint8_t* begin = panel + first * kStride;
     if constexpr (kEncoding == PackedEncoding::kU4) {
-      LoadGroup<kEncoding, kQuads>(codes, unpacked);
-      codes = reinterpret_cast<const uint8_t*>(unpacked);
-    }
-    LoadCodesTile<kGroup>(codes);
-    GroupSums<kGroup>(values + group * kGroup, in.columns, dots);
-    if constexpr (kTwoPlanes) GroupSums<kGroup>(values + in.plane_stride + group * kGroup, in.columns, rests);
-#pragma GCC unroll 16
-    for (int r = 0; r < kAmxRows; ++r) {
-      IntVec dot;
-      std::memcpy(&dot, dots[r], sizeof(dot));
-      Vec row_scale = Broadcast(scales[r * scales_per_row + group * kGroup / kActivationGroup]);
-      Vec product = __builtin_convertvector(dot, Vec);
-      if constexpr (kTwoPlanes) {
-        IntVec rest;
-        std::memcpy(&rest, rests[r], sizeof(rest));
-        product = MultiplyAdd(__builtin_convertvector(rest, Vec), Broadcast(1.0f / kPlaneRatio), product);
+      for (int i = 0; i < count; ++i) {
+        LoadGroup<kEncoding, kQuads>(begin + i * kStride + 2 * kScaleBytes<kWide>, unpacked[i]);
       }
-      total[r] = MultiplyAdd(product, scale * row_scale, total[r]);
-      total[r] = MultiplyAdd(minimum, Broadcast(sums[r * groups + group]), total[r]);
+    }
+    for (int i = 0; i < count; ++i) {
+      if constexpr (kEncoding == PackedEncoding::kU4) {
+        LoadCodesTile<kGroup>(reinterpret_cast<const uint8_t*>(unpacked[i]));
+      } else {
+        LoadCodesTile<kGroup>(begin + i * kStride + 2 * kScaleBytes<kWide>);
+      }
+      const int8_t* in_group = values + (first + i) * kGroup;
+      GroupSums<kGroup>(in_group, in.columns, dots[i]);
+      if constexpr (kTwoPlanes) GroupSums<kGroup>(in_group + in.plane_stride, in.columns, rests[i]);
+    }
+    for (int i = 0; i < count; ++i) {
+      const uint8_t* at = begin + i * kStride;
+      const Vec scale = LoadScales<kWide>(at), minimum = LoadScales<kWide>(at + kScaleBytes<kWide>);
+#pragma GCC unroll 16
+      for (int r = 0; r < kAmxRows; ++r) {
+        IntVec dot;
+        std::memcpy(&dot, dots[i][r], sizeof(dot));
+        Vec row_scale = Broadcast(scales[r * scales_per_row + (first + i) * kGroup / kActivationGroup]);
+        Vec product = __builtin_convertvector(dot, Vec);
+        if constexpr (kTwoPlanes) {
+          IntVec rest;
+          std::memcpy(&rest, rests[i][r], sizeof(rest));
+          product = MultiplyAdd(__builtin_convertvector(rest, Vec), Broadcast(1.0f / kPlaneRatio), product);
+        }
+        total[r] = MultiplyAdd(product, scale * row_scale, total[r]);
+        total[r] = MultiplyAdd(minimum, Broadcast(sums[r * groups + first + i]), total[r]);
+      }
     }
   }
   for (int r = 0; r < kAmxRows; ++r) StoreResult(total[r], bias, out_row + r, out);
