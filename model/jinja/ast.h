@@ -33,15 +33,18 @@ struct Expression {
     kNot,
     kNegate,
     kPlus,         // children[0]
-    kBinary,       // children[0] name children[1]; also "and", "or", "in"
+    kBinary,       // children[0] name children[1]; also "and", "or"
+    kComparison,   // children[0] operators[0] children[1] operators[1] children[2] ...
     kConditional,  // children[0] if children[1] else children[2]; the last may be null
   };
   Kind kind = Kind::kLiteral;
   int line = 1;
   Value value;
   std::string name;
+  std::vector<std::string> operators;
   std::vector<ExpressionPtr> children;
   CallArguments arguments;
+  int chain = 0;  // Links of a chain such as a.b.c or a + b + c up to here, each of which holds the one before it.
 };
 
 struct Statement;

@@ -21,7 +21,7 @@ namespace tandem::jinja {
 // Thread-safety: not thread-safe.
 class ExpressionParser {
  protected:
-  static constexpr int kMaxDepth = 100;
+  static constexpr int kMaxDepth = 100, kMaxChain = 100;
   explicit ExpressionParser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
   // Counts nesting; every recursive rule goes through one.
@@ -90,6 +90,7 @@ class ExpressionParser {
       if (TakeName("else")) {
         ASSIGN_OR_RETURN(otherwise, ParseExpression());
       }
+      RETURN_IF_ERROR(Link(*conditional, *value));
       conditional->children.push_back(std::move(value));
       conditional->children.push_back(std::move(condition));
       conditional->children.push_back(std::move(otherwise));
@@ -98,9 +99,16 @@ class ExpressionParser {
     return value;
   }
 
-  ExpressionPtr Binary(std::string name, ExpressionPtr left, ExpressionPtr right) {
+  // Counts a link whose first child is `inner`. Chains are read by loops, but evaluated and freed by recursion.
+  absl::Status Link(Expression& outer, const Expression& inner) const {
+    outer.chain = inner.chain + 1;
+    return outer.chain > kMaxChain ? Error("nested too deep") : absl::OkStatus();
+  }
+
+  absl::StatusOr<ExpressionPtr> Binary(std::string name, ExpressionPtr left, ExpressionPtr right) {
     auto binary = NewExpression(Expression::Kind::kBinary);
     binary->name = std::move(name);
+    RETURN_IF_ERROR(Link(*binary, *left));
     binary->children.push_back(std::move(left));
     binary->children.push_back(std::move(right));
     return binary;
@@ -110,7 +118,7 @@ class ExpressionParser {
     ASSIGN_OR_RETURN(ExpressionPtr left, ParseAnd());
     while (TakeName("or")) {
       ASSIGN_OR_RETURN(ExpressionPtr right, ParseAnd());
-      left = Binary("or", std::move(left), std::move(right));
+      ASSIGN_OR_RETURN(left, Binary("or", std::move(left), std::move(right)));
     }
     return left;
   }
@@ -119,7 +127,7 @@ class ExpressionParser {
     ASSIGN_OR_RETURN(ExpressionPtr left, ParseNot());
     while (TakeName("and")) {
       ASSIGN_OR_RETURN(ExpressionPtr right, ParseNot());
-      left = Binary("and", std::move(left), std::move(right));
+      ASSIGN_OR_RETURN(left, Binary("and", std::move(left), std::move(right)));
     }
     return left;
   }
@@ -136,7 +144,8 @@ class ExpressionParser {
   }
 
   absl::StatusOr<ExpressionPtr> ParseComparison() {
-    ASSIGN_OR_RETURN(ExpressionPtr left, ParseSum());
+    ASSIGN_OR_RETURN(ExpressionPtr first, ParseSum());
+    ExpressionPtr comparison;
     while (true) {
       std::string name;
       for (absl::string_view op : {"==", "!=", "<", "<=", ">", ">="}) {
@@ -144,16 +153,16 @@ class ExpressionParser {
       }
       if (IsName("in")) name = "in";
       if (IsName("not") && IsName("in", 1)) name = "not in";
-      if (name.empty()) return left;
+      if (name.empty()) return comparison != nullptr ? std::move(comparison) : std::move(first);
+      if (comparison == nullptr) {
+        comparison = NewExpression(Expression::Kind::kComparison);
+        comparison->children.push_back(std::move(first));
+      }
       Next();
       if (name == "not in") Next();
       ASSIGN_OR_RETURN(ExpressionPtr right, ParseSum());
-      left = Binary(name == "not in" ? "in" : name, std::move(left), std::move(right));
-      if (name == "not in") {
-        auto negation = NewExpression(Expression::Kind::kNot);
-        negation->children.push_back(std::move(left));
-        left = std::move(negation);
-      }
+      comparison->operators.push_back(std::move(name));
+      comparison->children.push_back(std::move(right));
     }
   }
 
@@ -164,7 +173,7 @@ class ExpressionParser {
            std::find(operators.begin(), operators.end(), absl::string_view(Peek().text)) != operators.end()) {
       std::string name = Next().text;
       ASSIGN_OR_RETURN(ExpressionPtr right, (this->*operand)());
-      left = Binary(std::move(name), std::move(left), std::move(right));
+      ASSIGN_OR_RETURN(left, Binary(std::move(name), std::move(left), std::move(right)));
     }
     return left;
   }
@@ -182,7 +191,7 @@ class ExpressionParser {
     ASSIGN_OR_RETURN(ExpressionPtr value, ParseUnary());
     while (TakeOperator("**")) {
       ASSIGN_OR_RETURN(ExpressionPtr exponent, ParseUnary());
-      value = Binary("**", std::move(value), std::move(exponent));
+      ASSIGN_OR_RETURN(value, Binary("**", std::move(value), std::move(exponent)));
     }
     return value;
   }
@@ -208,6 +217,7 @@ class ExpressionParser {
       if (TakeOperator("|")) {
         auto filter = NewExpression(Expression::Kind::kFilter);
         ASSIGN_OR_RETURN(filter->name, ExpectName());
+        RETURN_IF_ERROR(Link(*filter, *value));
         filter->children.push_back(std::move(value));
         if (IsOperator("(")) RETURN_IF_ERROR(ParseArguments(filter->arguments));
         value = std::move(filter);
@@ -217,6 +227,7 @@ class ExpressionParser {
         Next();
         const bool negated = TakeName("not");
         ASSIGN_OR_RETURN(test->name, ExpectName());
+        RETURN_IF_ERROR(Link(*test, *value));
         test->children.push_back(std::move(value));
         if (IsOperator("(")) {
           RETURN_IF_ERROR(ParseArguments(test->arguments));
@@ -227,6 +238,7 @@ class ExpressionParser {
         value = std::move(test);
         if (negated) {
           auto negation = NewExpression(Expression::Kind::kNot);
+          RETURN_IF_ERROR(Link(*negation, *value));
           negation->children.push_back(std::move(value));
           value = std::move(negation);
         }
@@ -284,6 +296,7 @@ class ExpressionParser {
         } else {
           ASSIGN_OR_RETURN(attribute->name, ExpectName());
         }
+        RETURN_IF_ERROR(Link(*attribute, *value));
         attribute->children.push_back(std::move(value));
         value = std::move(attribute);
       } else if (IsOperator("[")) {
@@ -291,6 +304,7 @@ class ExpressionParser {
       } else if (IsOperator("(")) {
         auto call = NewExpression(Expression::Kind::kCall);
         RETURN_IF_ERROR(ParseArguments(call->arguments));
+        RETURN_IF_ERROR(Link(*call, *value));
         call->children.push_back(std::move(value));
         value = std::move(call);
       } else {
@@ -314,6 +328,7 @@ class ExpressionParser {
       if (!IsOperator(":") && !IsOperator("]")) return Error("expected \"]\"");
     }
     RETURN_IF_ERROR(ExpectOperator("]"));
+    RETURN_IF_ERROR(Link(*index, *value));
     index->children.push_back(std::move(value));
     if (index->kind == Expression::Kind::kIndex && parts[0] == nullptr) return Error("an index is missing");
     for (int i = 0; i < (index->kind == Expression::Kind::kIndex ? 1 : 3); ++i)

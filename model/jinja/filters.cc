@@ -6,10 +6,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/status_macros.h"
 #include "model/jinja/builtins.h"
+#include "model/jinja/limits.h"
 #include "model/jinja/text_functions.h"
 
 namespace tandem::jinja {
@@ -89,23 +89,21 @@ absl::StatusOr<Value> MapFilter(const Value& input, const Arguments& arguments) 
 
 absl::StatusOr<Value> ToIntValue(const Value& input, const Arguments& arguments) {
   const Value* fallback = arguments.Get(0, "default");
-  if (input.IsNumber()) return Value(static_cast<int64_t>(input.ToDouble()));
+  if (input.IsNumber()) return Value(input.ToWhole());
   int64_t number = 0;
   double real = 0;
   if (input.AsString() != nullptr && absl::SimpleAtoi(*input.AsString(), &number)) return Value(number);
-  if (input.AsString() != nullptr && absl::SimpleAtod(*input.AsString(), &real))
-    return Value(static_cast<int64_t>(real));
+  if (input.AsString() != nullptr && absl::SimpleAtod(*input.AsString(), &real)) return Value(Value(real).ToWhole());
   return fallback != nullptr ? *fallback : Value(0);
 }
 
-std::string Indent(const std::string& text, const Arguments& arguments) {
+absl::StatusOr<Value> Indent(const std::string& text, const Arguments& arguments) {
   const Value* width = arguments.Get(0, "width");
   const Value* first = arguments.Get(1, "first");
   const Value* blank = arguments.Get(2, "blank");
-  std::string pad = width == nullptr ? "    "
-                    : width->AsString() != nullptr
-                        ? *width->AsString()
-                        : std::string(std::clamp<int64_t>(static_cast<int64_t>(width->ToDouble()), 0, 1000), ' ');
+  std::string pad = width == nullptr               ? "    "
+                    : width->AsString() != nullptr ? *width->AsString()
+                                                   : std::string(std::clamp<int64_t>(width->ToWhole(), 0, 1000), ' ');
   std::string out;
   bool is_first = true;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
@@ -114,8 +112,9 @@ std::string Indent(const std::string& text, const Arguments& arguments) {
         is_first ? first != nullptr && first->Truthy() : !line.empty() || (blank != nullptr && blank->Truthy());
     absl::StrAppend(&out, wanted ? pad : "", line);
     is_first = false;
+    if (out.size() > kMaxTextBytes) return TextTooLong();
   }
-  return out;
+  return Value(std::move(out));
 }
 
 absl::StatusOr<Value> SumFilter(const std::vector<Value>& values) {
@@ -126,7 +125,7 @@ absl::StatusOr<Value> SumFilter(const std::vector<Value>& values) {
     sum += value.ToDouble();
     whole &= value.As<double>() == nullptr;
   }
-  return whole ? Value(static_cast<int64_t>(sum)) : Value(sum);
+  return whole ? Value(Value(sum).ToWhole()) : Value(sum);
 }
 
 // Filters of sequences.
@@ -155,10 +154,14 @@ absl::StatusOr<Value> ApplySequenceFilter(absl::string_view name, const Value& i
   if (name == "join") {
     const Value* separator = arguments.Get(0, "d");
     const Value* attribute = arguments.Get(1, "attribute");
-    std::vector<std::string> texts;
-    for (const Value& value : values)
-      texts.push_back(ToText(attribute == nullptr ? value : GetPath(value, ToText(*attribute))));
-    return Value(absl::StrJoin(texts, separator == nullptr ? "" : ToText(*separator)));
+    const std::string between = separator == nullptr ? "" : ToText(*separator);
+    std::string text;
+    for (size_t i = 0; i < values.size(); ++i) {
+      absl::StrAppend(&text, i == 0 ? "" : between,
+                      ToText(attribute == nullptr ? values[i] : GetPath(values[i], ToText(*attribute))));
+      if (text.size() > kMaxTextBytes) return TextTooLong();
+    }
+    return Value(std::move(text));
   }
   if (name == "reverse") {
     std::reverse(values.begin(), values.end());
@@ -202,6 +205,7 @@ absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input, co
     if (input.AsDict() == nullptr && input.AsList() == nullptr && input.AsString() == nullptr && !input.IsUndefined()) {
       return TypeError("length", input);
     }
+    if (input.AsString() != nullptr) return Value(CharacterCount(*input.AsString()));
     ASSIGN_OR_RETURN(std::vector<Value> values, Iterate(input));
     return Value(static_cast<int64_t>(values.size()));
   }
@@ -213,10 +217,9 @@ absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input, co
   if (name == "title") return Value(Title(ToText(input)));
   if (name == "capitalize") return Value(Capitalize(ToText(input)));
   if (name == "replace") {
-    return Value(
-        ReplaceText(ToText(input), arguments.Get(0, "old"), arguments.Get(1, "new"), arguments.Get(2, "count")));
+    return ReplaceText(ToText(input), arguments.Get(0, "old"), arguments.Get(1, "new"), arguments.Get(2, "count"));
   }
-  if (name == "indent") return Value(Indent(ToText(input), arguments));
+  if (name == "indent") return Indent(ToText(input), arguments);
   if (name == "tojson") {
     const Value* indent = arguments.Get(0, "indent");
     ASSIGN_OR_RETURN(std::string text, ToJson(input, indent != nullptr && indent->IsNumber()
@@ -237,7 +240,8 @@ absl::StatusOr<Value> ApplyFilter(absl::string_view name, const Value& input, co
   }
   if (name == "abs") {
     if (!input.IsNumber()) return TypeError("abs", input);
-    return input.As<int64_t>() != nullptr ? Value(std::abs(*input.As<int64_t>())) : Value(std::fabs(input.ToDouble()));
+    return input.As<int64_t>() != nullptr ? Value(std::abs(std::max(*input.As<int64_t>(), -INT64_MAX)))
+                                          : Value(std::fabs(input.ToDouble()));
   }
   if (name == "round") {
     if (!input.IsNumber()) return TypeError("round", input);

@@ -19,9 +19,10 @@ absl::StatusOr<Value> Range(const Arguments& arguments) {
   int64_t step = numbers.size() > 2 ? numbers[2] : 1;
   if (step == 0) return absl::InvalidArgumentError("range needs a step that is not 0");
   std::vector<Value> values;
-  for (int64_t i = begin; step > 0 ? i < end : i > end; i += step) {
+  for (int64_t i = begin; step > 0 ? i < end : i > end;) {
     if (values.size() >= 100'000) return absl::InvalidArgumentError("range of over 100000 numbers");
     values.emplace_back(i);
+    if (__builtin_add_overflow(i, step, &i)) break;
   }
   return MakeList(std::move(values));
 }

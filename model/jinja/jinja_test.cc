@@ -93,6 +93,56 @@ TEST(JinjaBounds, RefusesDeepNestingWithoutOverflow) {
   EXPECT_THAT(Render("{{ " + nots + "1 }}"), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
+TEST(JinjaBounds, RefusesLongChains) {
+  for (std::string link :
+       {"+1", "~1", ".a", "|string", "[0]", "()", "*1", "**1", " is none", " and 1", " or 1", " if 1", "|string.a"}) {
+    std::string chain = "{{ 1";
+    for (int i = 0; i < 100'000; ++i) chain += link;
+    EXPECT_THAT(Render(chain + " }}"), StatusIs(absl::StatusCode::kInvalidArgument)) << link;
+  }
+}
+
+TEST(JinjaBounds, BoundsWhatTextsAndListsTake) {
+  for (const char* hostile : {
+           "{% set n = namespace(t='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
+           "{% set n = namespace(t='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set n.t = n.t|replace('a', 'aa') "
+           "%}{% endfor %}",
+           "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+           "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x|tojson "
+           "}}",
+           "{% set n = namespace(x=[1]) %}{% for i in range(100000) %}{% set n.x = [n.x] %}{% endfor %}",
+           "{% set t = 'a' * 16000000 %}{{ [t, t]|join }}",
+           "{% set t = 'a' * 1000000 %}{{ range(100)|join(t) }}",
+           "{% set t = '\n' * 10000 %}{{ t|indent('a' * 100000, blank=true) }}",
+           "{% set t = 'a' * 16000000 %}{% for c in t %}{% endfor %}",
+           "{% set t = 'a' * 16000000 %}{{ t.split('a') }}",
+           "{% for i in range(10000) %}{% set t = 'a' * 16000000 %}{% endfor %}",
+       }) {
+    EXPECT_THAT(Render(hostile), StatusIs(absl::StatusCode::kInvalidArgument)) << hostile;
+  }
+}
+
+TEST(JinjaBounds, NumbersGoNoFurtherThanTheyHold) {
+  EXPECT_THAT(Render("{{ [1,2,3,4,5,6][5::9223372036854775807] }}{{ [1,2,3][::-9223372036854775807] }}"),
+              IsOkAndHolds("[6][3]"));
+  EXPECT_THAT(Render("{{ [1,2,3][-9223372036854775807:] }}"), IsOkAndHolds("[1, 2, 3]"));
+  EXPECT_THAT(Render("{{ range(1, 9223372036854775807, 9223372036854775806)|list }}"), IsOkAndHolds("[1]"));
+  EXPECT_THAT(Render("{{ 1e300|int }}{{ -(-9223372036854775807 - 1) }}{{ '' * 9223372036854775807 }}"),
+              testing::Not(StatusIs(absl::StatusCode::kInternal)));
+}
+
+TEST(JinjaBounds, NamespacesHoldNoNamespaces) {
+  for (const char* circle : {"{% set n.s = n %}{{ n == n }}", "{% set n.s = [n] %}", "{% set n.s = {'a': [n]} %}",
+                             "{% set n.s = n.items %}"}) {
+    EXPECT_THAT(Render(std::string("{% set n = namespace() %}") + circle),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("namespace")));
+  }
+  // Equal in all their parts, but too large to compare one by one.
+  EXPECT_THAT(Render("{% set n = namespace(x=[1], y=[1]) %}{% for i in range(50) %}{% set n.x = [n.x, n.x] %}"
+                     "{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}"),
+              IsOkAndHolds("False"));
+}
+
 TEST(JinjaBounds, StopsMacrosThatCallThemselves) {
   EXPECT_THAT(Render("{% macro f(x) %}{{ x }}{% endmacro %}{% macro g() %}{{ f(1) }}{% endmacro %}{{ g() }}"),
               IsOkAndHolds("1"));

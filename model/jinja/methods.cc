@@ -8,19 +8,27 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "model/jinja/builtins.h"
+#include "model/jinja/limits.h"
 #include "model/jinja/text_functions.h"
 #include "model/utf8.h"
 
 namespace tandem::jinja {
 
-std::vector<std::string> Characters(absl::string_view text) {
-  std::vector<std::string> characters;
-  while (!text.empty()) {
-    int length = std::max(1, Utf8Length(text));
-    characters.emplace_back(text.substr(0, length));
-    text.remove_prefix(length);
-  }
-  return characters;
+namespace {
+
+// Takes the first character off; a byte that is none stands for itself.
+absl::string_view TakeCharacter(absl::string_view& text) {
+  absl::string_view first = text.substr(0, std::max(1, Utf8Length(text)));
+  text.remove_prefix(first.size());
+  return first;
+}
+
+}  // namespace
+
+int64_t CharacterCount(absl::string_view text) {
+  int64_t count = 0;
+  for (; !text.empty(); ++count) TakeCharacter(text);
+  return count;
 }
 
 std::string Strip(absl::string_view text, const Value* characters, bool left, bool right) {
@@ -48,8 +56,8 @@ std::string Title(absl::string_view text) {
   return out;
 }
 
-std::string ReplaceText(const std::string& text, const Value* from, const Value* to, const Value* count) {
-  if (from == nullptr || to == nullptr || ToText(*from).empty()) return text;
+absl::StatusOr<Value> ReplaceText(const std::string& text, const Value* from, const Value* to, const Value* count) {
+  if (from == nullptr || to == nullptr || ToText(*from).empty()) return Value(text);
   std::string pattern = ToText(*from), with = ToText(*to), out;
   int64_t left = count != nullptr && count->As<int64_t>() != nullptr && *count->As<int64_t>() >= 0
                      ? *count->As<int64_t>()
@@ -58,8 +66,9 @@ std::string ReplaceText(const std::string& text, const Value* from, const Value*
   for (size_t at; left > 0 && (at = text.find(pattern, done)) != std::string::npos; --left) {
     out.append(text, done, at - done).append(with);
     done = at + pattern.size();
+    if (out.size() > kMaxTextBytes) return TextTooLong();
   }
-  return out.append(text, done, std::string::npos);
+  return Value(out.append(text, done, std::string::npos));
 }
 
 Value Items(const Dict& dict) {
@@ -80,17 +89,27 @@ Value Keys(const Dict& dict, bool values) {
 
 namespace {
 
-Value Split(const std::string& text, const Arguments& arguments, bool from_right) {
+// How often `part` stands in `text`, one after the other.
+int64_t CountParts(absl::string_view text, absl::string_view part) {
+  int64_t count = 0;
+  for (size_t at = 0; !part.empty() && (at = text.find(part, at)) != std::string::npos; at += part.size()) ++count;
+  return count;
+}
+
+absl::StatusOr<Value> Split(const std::string& text, const Arguments& arguments, bool from_right) {
   const Value* separator = arguments.Get(0, "sep");
   const Value* limit_value = arguments.Get(1, "maxsplit");
   int64_t limit = limit_value != nullptr && limit_value->As<int64_t>() != nullptr ? *limit_value->As<int64_t>() : -1;
   std::vector<Value> parts;
   if (separator == nullptr || separator->IsNone()) {
-    for (absl::string_view part : absl::StrSplit(text, absl::ByAnyChar(" \t\n\r\v\f"), absl::SkipEmpty()))
+    for (absl::string_view part : absl::StrSplit(text, absl::ByAnyChar(" \t\n\r\v\f"), absl::SkipEmpty())) {
       parts.emplace_back(part);
+      if (parts.size() > kMaxItems) return ListTooLong();
+    }
     return MakeList(std::move(parts));
   }
   std::string by = ToText(*separator);
+  if (CountParts(text, by) >= static_cast<int64_t>(kMaxItems)) return ListTooLong();
   std::vector<std::string> pieces =
       by.empty() ? std::vector<std::string>{text} : std::vector<std::string>(absl::StrSplit(text, by));
   if (limit >= 0 && pieces.size() > limit + 1) {
@@ -119,7 +138,7 @@ bool MatchesAny(const Value* affixes, const std::function<bool(absl::string_view
   return matches(ToText(*affixes));
 }
 
-using StringMethod = Value (*)(const std::string& text, const Arguments& arguments);
+using StringMethod = std::function<absl::StatusOr<Value>(const std::string& text, const Arguments& arguments)>;
 
 const absl::flat_hash_map<std::string, StringMethod>& StringMethods() {
   static const auto* const methods = new absl::flat_hash_map<std::string, StringMethod>{
@@ -136,7 +155,8 @@ const absl::flat_hash_map<std::string, StringMethod>& StringMethods() {
       {"split", [](const std::string& t, const Arguments& a) { return Split(t, a, false); }},
       {"rsplit", [](const std::string& t, const Arguments& a) { return Split(t, a, true); }},
       {"splitlines",
-       [](const std::string& t, const Arguments&) {
+       [](const std::string& t, const Arguments&) -> absl::StatusOr<Value> {
+         if (CountParts(t, "\n") >= static_cast<int64_t>(kMaxItems)) return ListTooLong();
          std::vector<Value> lines;
          for (absl::string_view line : absl::StrSplit(t, '\n')) lines.emplace_back(line);
          if (!lines.empty() && lines.back().AsString()->empty()) lines.pop_back();
@@ -144,7 +164,7 @@ const absl::flat_hash_map<std::string, StringMethod>& StringMethods() {
        }},
       {"replace",
        [](const std::string& t, const Arguments& a) {
-         return Value(ReplaceText(t, a.Get(0, "old"), a.Get(1, "new"), a.Get(2, "count")));
+         return ReplaceText(t, a.Get(0, "old"), a.Get(1, "new"), a.Get(2, "count"));
        }},
       {"startswith",
        [](const std::string& t, const Arguments& a) {
@@ -157,14 +177,11 @@ const absl::flat_hash_map<std::string, StringMethod>& StringMethods() {
       {"find",
        [](const std::string& t, const Arguments& a) {
          size_t at = a.Get(0, "sub") == nullptr ? std::string::npos : t.find(ToText(*a.Get(0, "sub")));
-         return Value(at == std::string::npos ? int64_t{-1} : static_cast<int64_t>(Characters(t.substr(0, at)).size()));
+         return Value(at == std::string::npos ? int64_t{-1} : CharacterCount(absl::string_view(t).substr(0, at)));
        }},
       {"count",
        [](const std::string& t, const Arguments& a) {
-         std::string part = a.Get(0, "sub") == nullptr ? "" : ToText(*a.Get(0, "sub"));
-         int64_t count = 0;
-         for (size_t at = 0; !part.empty() && (at = t.find(part, at)) != std::string::npos; at += part.size()) ++count;
-         return Value(count);
+         return Value(CountParts(t, a.Get(0, "sub") == nullptr ? "" : ToText(*a.Get(0, "sub"))));
        }},
       {"isdigit",
        [](const std::string& t, const Arguments&) {
@@ -178,6 +195,26 @@ const absl::flat_hash_map<std::string, StringMethod>& StringMethods() {
   return *methods;
 }
 
+Value FindDictMethod(const Value& object, absl::string_view name) {
+  if (name == "items") {
+    return MakeCallable([object](const Arguments&) -> absl::StatusOr<Value> { return Items(*object.AsDict()); });
+  }
+  if (name == "keys" || name == "values") {
+    return MakeCallable([object, values = name == "values"](const Arguments&) -> absl::StatusOr<Value> {
+      return Keys(*object.AsDict(), values);
+    });
+  }
+  if (name == "get") {
+    return MakeCallable([object](const Arguments& arguments) -> absl::StatusOr<Value> {
+      const Value* key = arguments.Get(0, "key");
+      const Value* fallback = arguments.Get(1, "default");
+      const Value* found = key == nullptr ? nullptr : object.AsDict()->Find(*key);
+      return found != nullptr ? *found : fallback != nullptr ? *fallback : Value(None());
+    });
+  }
+  return Value();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<Value>> Iterate(const Value& value) {
@@ -186,7 +223,10 @@ absl::StatusOr<std::vector<Value>> Iterate(const Value& value) {
   if (value.IsUndefined()) return std::vector<Value>();
   if (const std::string* text = value.AsString()) {
     std::vector<Value> out;
-    for (std::string& character : Characters(*text)) out.emplace_back(std::move(character));
+    for (absl::string_view left = *text; !left.empty();) {
+      out.emplace_back(TakeCharacter(left));
+      if (out.size() > kMaxItems) return ListTooLong();
+    }
     return out;
   }
   return absl::InvalidArgumentError(absl::StrCat(TypeName(value), " cannot be iterated"));
@@ -205,9 +245,11 @@ Value GetItem(const Value& object, const Value& key) {
     return at >= 0 && at < static_cast<int64_t>(list->items.size()) ? list->items[at] : Value();
   }
   if (const std::string* text = object.AsString()) {
-    std::vector<std::string> characters = Characters(*text);
-    int64_t at = position(characters.size());
-    return at >= 0 && at < static_cast<int64_t>(characters.size()) ? Value(characters[at]) : Value();
+    absl::string_view left = *text;
+    for (int64_t at = *index < 0 ? position(CharacterCount(left)) : *index; at >= 0 && !left.empty(); --at) {
+      absl::string_view character = TakeCharacter(left);
+      if (at == 0) return Value(character);
+    }
   }
   return Value();
 }
@@ -221,21 +263,11 @@ Value FindMethod(const Value& object, absl::string_view name) {
     });
   }
   if (object.AsDict() != nullptr) {
-    if (name == "items")
-      return MakeCallable([object](const Arguments&) -> absl::StatusOr<Value> { return Items(*object.AsDict()); });
-    if (name == "keys" || name == "values") {
-      return MakeCallable([object, values = name == "values"](const Arguments&) -> absl::StatusOr<Value> {
-        return Keys(*object.AsDict(), values);
-      });
+    Value method = FindDictMethod(object, name);
+    if (const auto* callable = method.As<std::shared_ptr<Callable>>()) {
+      (*callable)->holds_namespace = HoldsNamespace(object);
     }
-    if (name == "get") {
-      return MakeCallable([object](const Arguments& arguments) -> absl::StatusOr<Value> {
-        const Value* key = arguments.Get(0, "key");
-        const Value* fallback = arguments.Get(1, "default");
-        const Value* found = key == nullptr ? nullptr : object.AsDict()->Find(*key);
-        return found != nullptr ? *found : fallback != nullptr ? *fallback : Value(None());
-      });
-    }
+    return method;
   }
   return Value();
 }

@@ -10,13 +10,12 @@
 #include "common/status_macros.h"
 #include "model/jinja/builtins.h"
 #include "model/jinja/global_functions.h"
+#include "model/jinja/limits.h"
 #include "model/jinja/parser.h"
 
 namespace tandem::jinja {
 namespace {
 
-constexpr int64_t kMaxSteps = 1'000'000;
-constexpr size_t kMaxOutputBytes = 16 << 20;
 constexpr int kMaxDepth = 200;
 
 using Scope = absl::flat_hash_map<std::string, Value>;
@@ -58,7 +57,7 @@ class Interpreter {
   }
 
   absl::Status Write(absl::string_view text) {
-    if (output_.size() + text.size() > kMaxOutputBytes) return absl::InvalidArgumentError("the output is over 16 MiB");
+    if (output_.size() + text.size() > kMaxTextBytes) return absl::InvalidArgumentError("the output is over 16 MiB");
     output_.append(text.data(), text.size());
     return absl::OkStatus();
   }
@@ -136,6 +135,7 @@ class Interpreter {
       return absl::InvalidArgumentError(
           absl::StrCat("\"", statement.targets[0], "\" is no namespace: its attributes cannot be set"));
     }
+    if (HoldsNamespace(value)) return absl::InvalidArgumentError("a namespace cannot be kept in a namespace");
     target.AsDict()->Set(Value(statement.attribute), std::move(value));
     return absl::OkStatus();
   }
@@ -237,8 +237,26 @@ class Interpreter {
     }
     absl::StatusOr<Value> value = EvaluateKind(expression);
     --depth_;
-    if (!value.ok()) return AtLine(value.status(), expression.line);
+    absl::Status status = value.status();
+    if (status.ok()) status = Charge(expression.kind, *value);
+    if (!status.ok()) return AtLine(status, expression.line);
     return value;
+  }
+
+  // Counts what a value takes, as far as the expression made it.
+  absl::Status Charge(Expression::Kind kind, const Value& value) {
+    if (NestingDepth(value) > kMaxNesting) {
+      return absl::InvalidArgumentError("lists and dicts are nested too deep");
+    }
+    if (const std::string* text = value.AsString()) {
+      if (text->size() > kMaxTextBytes) return TextTooLong();
+      bytes_ += text->size();
+    }
+    const bool refers = kind == Expression::Kind::kName || kind == Expression::Kind::kAttribute ||
+                        kind == Expression::Kind::kIndex || kind == Expression::Kind::kConditional;
+    if (const List* list = value.AsList(); list != nullptr && !refers) bytes_ += list->items.size() * sizeof(Value);
+    if (bytes_ > kMaxBytes) return absl::InvalidArgumentError("the template makes too much");
+    return absl::OkStatus();
   }
 
   absl::StatusOr<Value> EvaluateKind(const Expression& expression) {
@@ -311,10 +329,12 @@ class Interpreter {
         if (!operand.IsNumber()) return absl::InvalidArgumentError(absl::StrCat("no number: ", TypeName(operand)));
         if (expression.kind == Expression::Kind::kPlus) return operand;
         if (operand.As<double>() != nullptr) return Value(-operand.ToDouble());
-        return Value(static_cast<int64_t>(-operand.ToDouble()));
+        return Value(-std::max(operand.ToWhole(), -INT64_MAX));
       }
       case Expression::Kind::kBinary:
         return EvaluateBinary(expression);
+      case Expression::Kind::kComparison:
+        return EvaluateComparison(expression);
       case Expression::Kind::kConditional: {
         ASSIGN_OR_RETURN(Value condition, Evaluate(*expression.children[1]));
         if (condition.Truthy()) return Evaluate(*expression.children[0]);
@@ -361,10 +381,11 @@ class Interpreter {
       if (bound.As<int64_t>() == nullptr) return absl::InvalidArgumentError("slices need whole numbers");
       bounds[i] = *bound.As<int64_t>();
     }
-    const int64_t step = bounds[2].value_or(1);
+    // One further than the text or list is long does the same as any longer step.
+    const int64_t step = std::clamp<int64_t>(bounds[2].value_or(1), -size - 1, size + 1);
     if (step == 0) return absl::InvalidArgumentError("a slice's step must not be 0");
     auto clamp = [&](int64_t bound) {
-      if (bound < 0) bound += size;
+      if (bound < 0) bound = std::max(bound, -size - 1) + size;
       return step > 0 ? std::clamp<int64_t>(bound, 0, size) : std::clamp<int64_t>(bound, -1, size - 1);
     };
     int64_t begin = bounds[0].has_value() ? clamp(*bounds[0]) : step > 0 ? 0 : size - 1;
@@ -383,40 +404,56 @@ class Interpreter {
     if (op == "and") return left.Truthy() ? Evaluate(*expression.children[1]) : left;
     if (op == "or") return left.Truthy() ? left : Evaluate(*expression.children[1]);
     ASSIGN_OR_RETURN(Value right, Evaluate(*expression.children[1]));
-    if (op == "==") return Value(Equal(left, right));
-    if (op == "!=") return Value(!Equal(left, right));
-    if (op == "~") return Value(ToText(left) + ToText(right));
-    if (op == "in") {
+    if (op == "~") {
+      std::string a = ToText(left), b = ToText(right);
+      if (a.size() + b.size() > kMaxTextBytes) return TextTooLong();
+      return Value(a + b);
+    }
+    return Arithmetic(op, left, right);
+  }
+
+  // a < b < c is a < b and b < c, with b evaluated once.
+  absl::StatusOr<Value> EvaluateComparison(const Expression& expression) {
+    ASSIGN_OR_RETURN(Value left, Evaluate(*expression.children[0]));
+    for (size_t i = 0; i < expression.operators.size(); ++i) {
+      ASSIGN_OR_RETURN(Value right, Evaluate(*expression.children[i + 1]));
+      ASSIGN_OR_RETURN(bool holds, Holds(expression.operators[i], left, right));
+      if (!holds) return Value(false);
+      left = std::move(right);
+    }
+    return Value(true);
+  }
+
+  static absl::StatusOr<bool> Holds(const std::string& op, const Value& left, const Value& right) {
+    if (op == "==") return Equal(left, right);
+    if (op == "!=") return !Equal(left, right);
+    if (op == "in" || op == "not in") {
       if (right.AsString() != nullptr && left.AsString() == nullptr)
         return absl::InvalidArgumentError(absl::StrCat(TypeName(left), " cannot be in a text"));
       if (right.IsNone() || right.IsNumber())
         return absl::InvalidArgumentError(absl::StrCat(TypeName(right), " cannot be searched"));
       ASSIGN_OR_RETURN(bool found, ApplyTest("in", left, {{right}, {}}));
-      return Value(found);
+      return found == (op == "in");
     }
-    if (op == "<" || op == "<=" || op == ">" || op == ">=") {
-      ASSIGN_OR_RETURN(int order, Compare(left, right));
-      return Value(op == "<" ? order < 0 : op == "<=" ? order <= 0 : op == ">" ? order > 0 : order >= 0);
-    }
-    return Arithmetic(op, left, right);
+    ASSIGN_OR_RETURN(int order, Compare(left, right));
+    return op == "<" ? order < 0 : op == "<=" ? order <= 0 : op == ">" ? order > 0 : order >= 0;
   }
 
   absl::StatusOr<Value> Arithmetic(const std::string& op, const Value& left, const Value& right) {
     if (op == "+" && left.AsString() != nullptr && right.AsString() != nullptr) {
-      if (left.AsString()->size() + right.AsString()->size() > kMaxOutputBytes)
-        return absl::InvalidArgumentError("a text is over 16 MiB");
+      if (left.AsString()->size() + right.AsString()->size() > kMaxTextBytes) return TextTooLong();
       return Value(*left.AsString() + *right.AsString());
     }
     if (op == "+" && left.AsList() != nullptr && right.AsList() != nullptr) {
       std::vector<Value> items = left.AsList()->items;
       items.insert(items.end(), right.AsList()->items.begin(), right.AsList()->items.end());
-      if (items.size() > kMaxSteps) return absl::InvalidArgumentError("a list is too long");
+      if (items.size() > kMaxItems) return ListTooLong();
       return MakeList(std::move(items));
     }
     if (op == "*" && left.AsString() != nullptr && right.As<int64_t>() != nullptr) {
       int64_t count = std::max<int64_t>(0, *right.As<int64_t>());
-      if (count > 0 && left.AsString()->size() > kMaxOutputBytes / count)
-        return absl::InvalidArgumentError("a text is over 16 MiB");
+      if (count > 0 && left.AsString()->size() > kMaxTextBytes / count) return TextTooLong();
+      if (left.AsString()->empty()) return Value("");
       std::string text;
       for (int64_t i = 0; i < count; ++i) text += *left.AsString();
       return Value(std::move(text));
@@ -441,6 +478,7 @@ class Interpreter {
   std::vector<Scope> scopes_;  // Outermost first.
   std::string output_;
   int64_t steps_ = 0;
+  size_t bytes_ = 0;
   int depth_ = 0;
 };
 

@@ -21,8 +21,7 @@ class Template {
   static absl::StatusOr<std::unique_ptr<Template>> Parse(absl::string_view source);
 
   // INVALID_ARGUMENT "line N: cause": the template raised an exception, used a value wrongly, or
-  // ran past the bounds on steps (a million) and output (16 MiB) that keep a hostile template from
-  // hurting anybody.
+  // ran past the bounds of limits.h, which keep a hostile template from hurting anybody.
   absl::StatusOr<std::string> Render(std::vector<std::pair<std::string, Value>> variables) const;
 
  private:

@@ -8,11 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
+#include "model/jinja/limits.h"
 
 namespace tandem::jinja {
 namespace {
-
-constexpr int kMaxDepth = 64;
 
 std::string FloatText(double value) {
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
@@ -53,26 +52,30 @@ std::string Quote(absl::string_view text) {
   return out + quote;
 }
 
-std::string ReprDepth(const Value& value, int depth) {
-  if (depth > kMaxDepth) return "...";
-  if (const std::string* text = value.AsString()) return Quote(*text);
-  if (const List* list = value.AsList()) {
-    std::string out = list->is_tuple ? "(" : "[";
+void AppendRepr(const Value& value, std::string& out) {
+  if (out.size() > kMaxTextBytes) return;  // Shared parts may repeat without end.
+  if (const std::string* text = value.AsString()) {
+    out += Quote(*text);
+  } else if (const List* list = value.AsList()) {
+    out += list->is_tuple ? '(' : '[';
     for (size_t i = 0; i < list->items.size(); ++i) {
-      absl::StrAppend(&out, i == 0 ? "" : ", ", ReprDepth(list->items[i], depth + 1));
+      if (i > 0) out += ", ";
+      AppendRepr(list->items[i], out);
     }
-    if (list->is_tuple && list->items.size() == 1) out += ",";
-    return out + (list->is_tuple ? ")" : "]");
-  }
-  if (const Dict* dict = value.AsDict()) {
-    std::string out = "{";
+    if (list->is_tuple && list->items.size() == 1) out += ',';
+    out += list->is_tuple ? ')' : ']';
+  } else if (const Dict* dict = value.AsDict()) {
+    out += '{';
     for (size_t i = 0; i < dict->items.size(); ++i) {
-      absl::StrAppend(&out, i == 0 ? "" : ", ", ReprDepth(dict->items[i].first, depth + 1), ": ",
-                      ReprDepth(dict->items[i].second, depth + 1));
+      if (i > 0) out += ", ";
+      AppendRepr(dict->items[i].first, out);
+      out += ": ";
+      AppendRepr(dict->items[i].second, out);
     }
-    return out + "}";
+    out += '}';
+  } else {
+    out += ToText(value);
   }
-  return ToText(value);
 }
 
 std::string JsonString(absl::string_view text) {
@@ -111,6 +114,76 @@ std::string JsonString(absl::string_view text) {
   return out + "\"";
 }
 
+void NewLine(int indent, int depth, std::string& out) {
+  if (indent >= 0) absl::StrAppend(&out, "\n", std::string(indent * depth, ' '));
+}
+
+absl::Status AppendJson(const Value& value, int indent, int depth, std::string& out) {
+  if (out.size() > kMaxTextBytes) return TextTooLong();
+  const char* separator = indent < 0 ? ", " : ",";
+  if (value.IsNone()) {
+    out += "null";
+  } else if (const bool* flag = value.As<bool>()) {
+    out += *flag ? "true" : "false";
+  } else if (value.IsNumber()) {
+    out += ToText(value);
+  } else if (const std::string* text = value.AsString()) {
+    out += JsonString(*text);
+  } else if (const List* list = value.AsList()) {
+    out += '[';
+    for (size_t i = 0; i < list->items.size(); ++i) {
+      if (i > 0) out += separator;
+      NewLine(indent, depth + 1, out);
+      RETURN_IF_ERROR(AppendJson(list->items[i], indent, depth + 1, out));
+    }
+    if (!list->items.empty()) NewLine(indent, depth, out);
+    out += ']';
+  } else if (const Dict* dict = value.AsDict()) {
+    out += '{';
+    for (size_t i = 0; i < dict->items.size(); ++i) {
+      if (i > 0) out += separator;
+      NewLine(indent, depth + 1, out);
+      absl::StrAppend(&out, JsonString(ToText(dict->items[i].first)), ": ");
+      RETURN_IF_ERROR(AppendJson(dict->items[i].second, indent, depth + 1, out));
+    }
+    if (!dict->items.empty()) NewLine(indent, depth, out);
+    out += '}';
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat("tojson: cannot write ", TypeName(value)));
+  }
+  return absl::OkStatus();
+}
+
+// `steps` are those that are left.
+bool EqualWithin(const Value& a, const Value& b, int64_t& steps) {
+  if (--steps < 0) return false;
+  if (a.IsNumber() && b.IsNumber()) return a.ToDouble() == b.ToDouble();
+  if (a.data.index() != b.data.index()) return false;
+  if (const std::string* text = a.AsString()) return *text == *b.AsString();
+  if (a.IsNone() || a.IsUndefined()) return true;
+  if (const List* list = a.AsList()) {
+    const List* other = b.AsList();
+    if (list == other) return true;
+    if (list->items.size() != other->items.size()) return false;
+    for (size_t i = 0; i < list->items.size(); ++i) {
+      if (!EqualWithin(list->items[i], other->items[i], steps)) return false;
+    }
+    return true;
+  }
+  if (const Dict* dict = a.AsDict()) {
+    const Dict* other = b.AsDict();
+    if (dict == other) return true;
+    if (dict->items.size() != other->items.size()) return false;
+    for (const auto& [key, value] : dict->items) {
+      auto match = std::find_if(other->items.begin(), other->items.end(),
+                                [&](const auto& item) { return EqualWithin(item.first, key, steps); });
+      if (match == other->items.end() || !EqualWithin(value, match->second, steps)) return false;
+    }
+    return true;
+  }
+  return *a.As<std::shared_ptr<Callable>>() == *b.As<std::shared_ptr<Callable>>();
+}
+
 }  // namespace
 
 List* Value::AsList() const {
@@ -128,6 +201,15 @@ double Value::ToDouble() const {
   if (const int64_t* number = As<int64_t>()) return static_cast<double>(*number);
   const double* number = As<double>();
   return number == nullptr ? 0 : *number;
+}
+
+int64_t Value::ToWhole() const {
+  if (const int64_t* number = As<int64_t>()) return *number;
+  const double value = ToDouble();
+  if (std::isnan(value)) return 0;
+  // 2^63 itself is one too many.
+  if (value >= 0x1p63) return INT64_MAX;
+  return value < -0x1p63 ? INT64_MIN : static_cast<int64_t>(value);
 }
 
 bool Value::Truthy() const {
@@ -149,11 +231,32 @@ const Value* Dict::Find(const Value& key) const {
 void Dict::Set(const Value& key, Value value) {
   for (auto& [own, old] : items) {
     if (Equal(own, key)) {
+      nesting.Add(value);
       old = std::move(value);
       return;
     }
   }
+  nesting.Add(key);
+  nesting.Add(value);
   items.emplace_back(key, std::move(value));
+}
+
+void Nesting::Add(const Value& item) {
+  depth = std::max(depth, NestingDepth(item) + 1);
+  holds_namespace |= HoldsNamespace(item);
+}
+
+int NestingDepth(const Value& value) {
+  if (const List* list = value.AsList()) return list->nesting.depth;
+  if (const Dict* dict = value.AsDict()) return dict->nesting.depth;
+  return 0;
+}
+
+bool HoldsNamespace(const Value& value) {
+  if (const List* list = value.AsList()) return list->nesting.holds_namespace;
+  if (const Dict* dict = value.AsDict()) return dict->is_namespace || dict->nesting.holds_namespace;
+  const auto* callable = value.As<std::shared_ptr<Callable>>();
+  return callable != nullptr && (*callable)->holds_namespace;
 }
 
 const Value* Arguments::Get(size_t position, absl::string_view name) const {
@@ -166,12 +269,17 @@ const Value* Arguments::Get(size_t position, absl::string_view name) const {
 Value MakeList(std::vector<Value> items) {
   auto list = std::make_shared<List>();
   list->items = std::move(items);
+  for (const Value& item : list->items) list->nesting.Add(item);
   return Value(std::move(list));
 }
 
 Value MakeDict(std::vector<std::pair<Value, Value>> items) {
   auto dict = std::make_shared<Dict>();
   dict->items = std::move(items);
+  for (const auto& [key, value] : dict->items) {
+    dict->nesting.Add(key);
+    dict->nesting.Add(value);
+  }
   return Value(std::move(dict));
 }
 
@@ -182,28 +290,8 @@ Value MakeCallable(std::function<absl::StatusOr<Value>(const Arguments&)> call) 
 }
 
 bool Equal(const Value& a, const Value& b) {
-  if (a.IsNumber() && b.IsNumber()) return a.ToDouble() == b.ToDouble();
-  if (a.data.index() != b.data.index()) return false;
-  if (const std::string* text = a.AsString()) return *text == *b.AsString();
-  if (a.IsNone() || a.IsUndefined()) return true;
-  if (const List* list = a.AsList()) {
-    const List* other = b.AsList();
-    if (list->items.size() != other->items.size()) return false;
-    for (size_t i = 0; i < list->items.size(); ++i) {
-      if (!Equal(list->items[i], other->items[i])) return false;
-    }
-    return true;
-  }
-  if (const Dict* dict = a.AsDict()) {
-    const Dict* other = b.AsDict();
-    if (dict->items.size() != other->items.size()) return false;
-    for (const auto& [key, value] : dict->items) {
-      const Value* match = other->Find(key);
-      if (match == nullptr || !Equal(value, *match)) return false;
-    }
-    return true;
-  }
-  return *a.As<std::shared_ptr<Callable>>() == *b.As<std::shared_ptr<Callable>>();
+  int64_t steps = kMaxSteps;
+  return EqualWithin(a, b, steps);
 }
 
 absl::StatusOr<int> Compare(const Value& a, const Value& b) {
@@ -228,38 +316,16 @@ std::string ToText(const Value& value) {
   return ToRepr(value);
 }
 
-std::string ToRepr(const Value& value) { return ReprDepth(value, 0); }
+std::string ToRepr(const Value& value) {
+  std::string out;
+  AppendRepr(value, out);
+  return out;
+}
 
-absl::StatusOr<std::string> ToJson(const Value& value, int indent, int depth) {
-  if (depth > kMaxDepth) return absl::InvalidArgumentError("tojson: nested too deep");
-  auto line = [&](int level) {
-    return indent < 0 ? std::string() : absl::StrCat("\n", std::string(indent * level, ' '));
-  };
-  const char* separator = indent < 0 ? ", " : ",";
-  if (value.IsNone()) return "null";
-  if (const bool* flag = value.As<bool>()) return *flag ? "true" : "false";
-  if (value.IsNumber()) return ToText(value);
-  if (const std::string* text = value.AsString()) return JsonString(*text);
-  if (const List* list = value.AsList()) {
-    if (list->items.empty()) return "[]";
-    std::string out = "[";
-    for (size_t i = 0; i < list->items.size(); ++i) {
-      ASSIGN_OR_RETURN(std::string item, ToJson(list->items[i], indent, depth + 1));
-      absl::StrAppend(&out, i == 0 ? "" : separator, line(depth + 1), item);
-    }
-    return absl::StrCat(out, line(depth), "]");
-  }
-  if (const Dict* dict = value.AsDict()) {
-    if (dict->items.empty()) return "{}";
-    std::string out = "{";
-    for (size_t i = 0; i < dict->items.size(); ++i) {
-      ASSIGN_OR_RETURN(std::string item, ToJson(dict->items[i].second, indent, depth + 1));
-      absl::StrAppend(&out, i == 0 ? "" : separator, line(depth + 1), JsonString(ToText(dict->items[i].first)), ": ",
-                      item);
-    }
-    return absl::StrCat(out, line(depth), "}");
-  }
-  return absl::InvalidArgumentError(absl::StrCat("tojson: cannot write ", TypeName(value)));
+absl::StatusOr<std::string> ToJson(const Value& value, int indent) {
+  std::string out;
+  RETURN_IF_ERROR(AppendJson(value, indent, 0, out));
+  return out;
 }
 
 std::string TypeName(const Value& value) {

@@ -35,6 +35,7 @@ PLAIN = dict(BASE, messages=NO_SYSTEM)
 
 # name -> (template, variables)
 CASES = {
+    "chained_comparisons": ("{{ 3 > 2 > 1 }}{{ 1 < 3 < 2 }}{{ 1 == 1 in [1, 2] }}{{ 1 < 2 not in [3] }}{{ 1 != 2 != 1 }}{{ not 1 < 2 }}", BASE),
     # --- constructs of published chat templates
     "like_chatml": ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}", BASE),
     "like_smollm2": ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}", PLAIN),
