@@ -36,7 +36,9 @@ def problems_of(path: str, include: str) -> list[str]:
     target = include.split("/")[0]
     is_proto = include.startswith("tandem/v1/")
     if is_proto or include.startswith("grpc"):
-        if not may_use_grpc(path):
+        if "proto" not in ALLOWED[folder] and not path.startswith("common/rpc/"):
+            found.append(f"{folder} must not include generated headers")
+        elif not may_use_grpc(path):
             found.append("gRPC and generated headers belong in *_service, *_client, common/rpc and kvtransfer/wire.cc")
     elif target in ALLOWED and target != folder and target not in ALLOWED[folder]:
         found.append(f"{folder} must not include {target}")

@@ -55,6 +55,4 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
 
 void SetLogProcessName(absl::string_view name) { ProcessName() = std::string(name); }
 
-void SetMinimumLogLevel(LogLevel level) { minimum_level = level; }
-
 }  // namespace tandem

@@ -35,6 +35,5 @@ inline void LogError(absl::string_view message, std::initializer_list<LogField> 
 
 // Set once at the start of a program, before threads.
 void SetLogProcessName(absl::string_view name);
-void SetMinimumLogLevel(LogLevel level);
 
 }  // namespace tandem

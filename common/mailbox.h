@@ -12,26 +12,16 @@ namespace tandem {
 
 // Hands items from many threads to the one that owns the state they change.
 //
-// Bounded: Push fails when `capacity` items wait, so a flood is refused at the door and never grows
-// memory. Items come out in the order in which they went in.
+// Not bounded: what may be posted is bounded where it enters (admission, limits of workers), since ends and aborts must
+// never be lost here. Items come out in the order in which they went in.
 //
 // Thread-safety: thread-safe; one consumer. mu_ is a leaf lock.
 // Ownership: owns the items that wait; Close() keeps them for the consumer to take.
 template <typename T>
 class Mailbox {
  public:
-  explicit Mailbox(size_t capacity) : capacity_(capacity) {}
-
-  // False when full or closed; the item is then left as it was.
-  [[nodiscard]] bool Push(T&& item) ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    if (closed_ || items_.size() >= capacity_) return false;
-    items_.push_back(std::move(item));
-    return true;
-  }
-
-  // For items that must not be lost (ends, aborts): ignores the bound, not the closing.
-  bool PushUnbounded(T&& item) ABSL_LOCKS_EXCLUDED(mu_) {
+  // False when closed; the item is then left as it was.
+  bool Push(T&& item) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     if (closed_) return false;
     items_.push_back(std::move(item));
@@ -62,7 +52,6 @@ class Mailbox {
  private:
   bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return closed_ || !items_.empty(); }
 
-  const size_t capacity_;
   mutable absl::Mutex mu_;
   std::vector<T> items_ ABSL_GUARDED_BY(mu_);
   bool closed_ ABSL_GUARDED_BY(mu_) = false;

@@ -37,7 +37,6 @@ struct CancelLeg {
 struct CommandFrame {
   std::vector<StartLeg> starts;
   std::vector<CancelLeg> cancels;
-  bool empty() const { return starts.empty() && cancels.empty(); }
 };
 
 enum class LegFinish { kNone, kStop, kLength, kHandedOver };

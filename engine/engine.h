@@ -103,8 +103,8 @@ class Engine {
   int64_t num_steps() const { return num_steps_; }
 
   // Log probabilities of every next token after each of the tokens, [tokens.size()][vocabulary],
-  // without scheduler or cache: for comparisons with reference logits. Uses the pool's first pages,
-  // so the engine must be idle.
+  // without scheduler or cache: for comparisons with reference logits. Takes pages of the pool, so
+  // the engine must be idle.
   absl::StatusOr<std::vector<std::vector<float>>> ScoreAll(absl::Span<const TokenId> tokens);
 
  private:

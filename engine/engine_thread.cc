@@ -12,14 +12,14 @@ constexpr absl::Duration kIdleTurn = absl::Milliseconds(20);
 EngineThread::EngineThread(std::unique_ptr<Engine> engine, Hooks hooks)
     // Posted work is bounded by what routers may start and what the links report of it, so no bound
     // here.
-    : engine_(std::move(engine)), hooks_(std::move(hooks)), inbox_(/*capacity=*/0) {
+    : engine_(std::move(engine)), hooks_(std::move(hooks)) {
   PublishStats();
   thread_ = std::thread([this] { Main(); });
 }
 
 EngineThread::~EngineThread() { Stop(); }
 
-bool EngineThread::Post(absl::AnyInvocable<void(Engine&)> work) { return inbox_.PushUnbounded(std::move(work)); }
+bool EngineThread::Post(absl::AnyInvocable<void(Engine&)> work) { return inbox_.Push(std::move(work)); }
 
 bool EngineThread::AwaitCondition(std::function<bool()> condition, absl::Duration timeout) {
   // Co-owners: this call and the posted work, which may run after it gave up.

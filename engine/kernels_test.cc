@@ -2,12 +2,14 @@
 // processor runs.
 
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
 
+#include "engine/cpu/cpu_ops.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/packed_matrix.h"
 #include "engine/cpu/thread_pool.h"
@@ -114,7 +116,7 @@ TEST_P(LinearKernel, MatchesDequantisedArithmetic) {
   std::vector<uint8_t> bytes = RandomBlocks(dtype, out, in);
   TensorView tensor{"w", dtype, {out, in}, bytes};
   for (InputPrecision precision : {InputPrecision::kUsual, InputPrecision::kSensitive}) {
-    ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({tensor}, {}, Precision::kQuantised, precision));
+    auto matrix = PackedMatrix::Pack({tensor}, {}, Precision::kQuantised, precision);
     for (int64_t rows : {1, 2, 3, 8, 13, 16, 37}) {
       std::vector<float> x(rows * in + 16);
       for (float& value : x) value = Uniform();
@@ -142,8 +144,7 @@ TEST_P(LinearKernel, ARowDoesNotDependOnTheBatch) {
   if (kernels() == nullptr) GTEST_SKIP() << "this processor has no such kernels";
   const DType dtype = std::get<1>(GetParam());
   std::vector<uint8_t> bytes = RandomBlocks(dtype, 32, 256);
-  ASSERT_OK_AND_ASSIGN(auto matrix, PackedMatrix::Pack({{"w", dtype, {32, 256}, bytes}}, {}, Precision::kQuantised,
-                                                       InputPrecision::kUsual));
+  auto matrix = PackedMatrix::Pack({{"w", dtype, {32, 256}, bytes}}, {}, Precision::kQuantised, InputPrecision::kUsual);
   constexpr int64_t kRows = 31;  // A tile of each height.
   std::vector<float> x(kRows * 256 + 16);
   for (float& value : x) value = Uniform();
@@ -166,6 +167,43 @@ INSTANTIATE_TEST_SUITE_P(Kernels, LinearKernel,
                                   std::string(DTypeName(std::get<1>(info.param)));
                          });
 
+TEST(PackedLinearTest, PartsOfUnlikeEncodingsKeepTheirOwn) {
+  std::vector<uint8_t> q = RandomBlocks(DType::kQ4_K, 40, 256), k = RandomBlocks(DType::kQ4_K, 8, 256),
+                       v = RandomBlocks(DType::kQ6_K, 8, 256);
+  std::vector<TensorView> parts = {
+      {"q", DType::kQ4_K, {40, 256}, q}, {"k", DType::kQ4_K, {8, 256}, k}, {"v", DType::kQ6_K, {8, 256}, v}};
+  ASSERT_OK_AND_ASSIGN(auto linear, PackedLinear::Pack(parts, {}, Precision::kQuantised, InputPrecision::kUsual));
+  ASSERT_EQ(linear->matrices().size(), 2);
+  EXPECT_EQ(linear->matrices()[0]->out(), 48);
+  EXPECT_EQ(linear->matrices()[0]->encoding, PackedEncoding::kU4);
+  EXPECT_EQ(linear->matrices()[1]->out(), 8);
+  EXPECT_EQ(linear->matrices()[1]->encoding, PackedEncoding::kU8);
+
+  // Through the ops, the stacked output is that of the dequantised weights.
+  auto ops = NewCpuOps(2, Precision::kQuantised);
+  ASSERT_OK_AND_ASSIGN(auto weight, ops->PrepareLinear(parts, {}, InputPrecision::kSensitive));
+  auto norm_of_ones = std::vector<float>(256, 1.0f);
+  TensorView ones{
+      "ones", DType::kF32, {256}, {reinterpret_cast<const uint8_t*>(norm_of_ones.data()), norm_of_ones.size() * 4}};
+  auto in = ops->NewActivation(1, 256), out = ops->NewActivation(1, 56);
+  ops->Embed(TensorView{"ones", DType::kF32, {1, 256}, ones.data}, {0}, *in);
+  ops->Linear(*in, *weight, 1, /*add=*/false, *out);
+  SamplingParams all;
+  all.logprobs = 56;
+  std::vector<SampledToken> sampled = ops->Sample(*out, {{.params = &all}});
+  std::vector<double> wanted;
+  for (const TensorView& part : parts) {
+    std::vector<float> row(256);
+    for (int64_t r = 0; r < part.rows(); ++r) {
+      DequantizeRow(part, r, 256, row.data());
+      wanted.push_back(std::accumulate(row.begin(), row.end(), 0.0));
+    }
+  }
+  // Log probabilities are the outputs but for a constant.
+  const double shift = wanted[sampled[0].top[0].token] - sampled[0].top[0].logprob;
+  for (const TokenLogprob& entry : sampled[0].top) EXPECT_NEAR(entry.logprob + shift, wanted[entry.token], 0.02);
+}
+
 class AmxKernel : public testing::TestWithParam<DType> {};
 
 TEST_P(AmxKernel, EqualsAvx512BitForBit) {
@@ -173,8 +211,7 @@ TEST_P(AmxKernel, EqualsAvx512BitForBit) {
   if (amx == nullptr) GTEST_SKIP() << "this processor has no AMX";
   std::vector<uint8_t> bytes = RandomBlocks(GetParam(), 48, 512);
   for (InputPrecision precision : {InputPrecision::kUsual, InputPrecision::kSensitive}) {
-    ASSERT_OK_AND_ASSIGN(
-        auto matrix, PackedMatrix::Pack({{"w", GetParam(), {48, 512}, bytes}}, {}, Precision::kQuantised, precision));
+    auto matrix = PackedMatrix::Pack({{"w", GetParam(), {48, 512}, bytes}}, {}, Precision::kQuantised, precision);
     std::vector<float> x(100 * 512 + 16);
     for (float& value : x) value = Uniform();
     EXPECT_EQ(Multiply(*amx, *matrix, x, 100), Multiply(*KernelsNamed("avx512"), *matrix, x, 100));

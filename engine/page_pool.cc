@@ -71,8 +71,4 @@ void PagePool::SetState(PageIndex page, PageState state) {
   if (pages_[page].state != state) Move(page, state);
 }
 
-void PagePool::Forget(PageIndex page) {
-  if (pages_[page].state == PageState::kCached) Move(page, PageState::kFree);
-}
-
 }  // namespace tandem

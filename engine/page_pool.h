@@ -46,11 +46,8 @@ class PagePool {
 
   // Moves a page with an owner between kGranted, kCommitted, kInUse and kQuarantined.
   void SetState(PageIndex page, PageState state);
-  // A cached page whose content is not wanted any more.
-  void Forget(PageIndex page);
 
   PageState state(PageIndex page) const { return pages_[page].state; }
-  int references(PageIndex page) const { return pages_[page].references; }
   int count(PageState state) const { return counts_[static_cast<int>(state)]; }
   // Pages that Allocate could hand out now.
   int available() const { return count(PageState::kFree) + count(PageState::kCached); }

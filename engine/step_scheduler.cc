@@ -56,12 +56,6 @@ int64_t StepScheduler::waiting_tokens() const {
   return tokens;
 }
 
-std::vector<RequestId> StepScheduler::Ids() const {
-  std::vector<RequestId> ids;
-  for (const auto& [id, sequence] : sequences_) ids.push_back(id);
-  return ids;
-}
-
 void StepScheduler::Preempt(Sequence* sequence) {
   cache_.Release(sequence->pages);
   sequence->pages.clear();

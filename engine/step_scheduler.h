@@ -53,7 +53,6 @@ class StepScheduler {
   int64_t waiting_tokens() const;
   int64_t preemptions() const { return preemptions_; }
   bool empty() const { return sequences_.empty(); }
-  std::vector<RequestId> Ids() const;
 
  private:
   // True when `a` goes before `b`.

@@ -92,7 +92,7 @@ absl::string_view StripTrailingSpace(absl::string_view text) {
   return text;
 }
 
-// Words of text come from people: an absurd one is cut, so that merging stays near linear.
+// Words longer than this are merged with a heap, whose cost grows near linearly.
 constexpr size_t kLongWord = 64;
 
 }  // namespace
@@ -346,10 +346,6 @@ std::string Tokenizer::Decode(absl::Span<const TokenId> tokens, bool with_specia
   for (TokenId token : tokens) detokenizer.Append(token, text);
   detokenizer.Finish(text);
   return text;
-}
-
-bool Tokenizer::IsSpecial(TokenId token) const {
-  return token >= 0 && token < is_special_.size() && is_special_[token];
 }
 
 TokenId Tokenizer::FindToken(absl::string_view text) const {

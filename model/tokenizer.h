@@ -21,8 +21,8 @@ namespace tandem {
 // Ownership: owns copies of everything in the spec.
 class Tokenizer {
  public:
-  // INVALID_ARGUMENT for a spec that contradicts itself (no tokens, a byte without a token, bad
-  // pattern).
+  // INVALID_ARGUMENT for a spec that contradicts itself (no tokens, bad pattern). Bytes of a text for
+  // which there is no token are left out, as the reference library does.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(TokenizerSpec spec);
 
   // Special tokens in the text become their ids. A beginning-of-sequence token is put in front when
@@ -37,7 +37,6 @@ class Tokenizer {
   std::string Decode(absl::Span<const TokenId> tokens, bool with_special = false) const;
 
   int vocabulary_size() const { return static_cast<int>(bytes_.size()); }
-  bool IsSpecial(TokenId token) const;
   // -1 when the model has none.
   TokenId bos() const { return bos_; }
   // The id of the token with exactly this text; -1 when there is none.

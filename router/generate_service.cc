@@ -30,8 +30,6 @@ v1::FinishReason EncodeFinish(RequestFinish finish) {
       return v1::FINISH_REASON_STOP;
     case RequestFinish::kLength:
       return v1::FINISH_REASON_LENGTH;
-    case RequestFinish::kCancelled:
-      return v1::FINISH_REASON_CANCELLED;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -177,7 +175,7 @@ class GenerateCall final : public ResponseSink {
       Submit(shared_.builder.Build(ToRaw(proto_)), arrival, deadline);
       return;
     }
-    shared_.long_texts.PushUnbounded([self = self_, arrival, deadline] {
+    shared_.long_texts.Push([self = self_, arrival, deadline] {
       absl::StatusOr<Request> request = self->shared_.builder.Build(ToRaw(self->proto_));
       self->shared_.core.Run([self, request = std::move(request), arrival, deadline]() mutable {
         self->Submit(std::move(request), arrival, deadline);
@@ -367,7 +365,7 @@ class GenerateServiceParts final : public GenerateService {
 
  private:
   GrpcRouterService service_;
-  Mailbox<absl::AnyInvocable<void()>> long_texts_{/*capacity=*/0};
+  Mailbox<absl::AnyInvocable<void()>> long_texts_;
   GenerateShared shared_;
   std::thread tokenising_thread_;
 };

@@ -11,7 +11,7 @@
 
 namespace tandem {
 
-enum class RequestFinish { kNone, kStop, kLength, kCancelled };
+enum class RequestFinish { kNone, kStop, kLength };
 
 // Where a sample's time went; zero for stages that did not happen.
 struct StageDurations {

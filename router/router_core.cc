@@ -21,7 +21,6 @@ RouterCore::RouterCore(const Options& options, const Tokenizer& tokenizer, Route
       metrics_(metrics),
       outside_(outside),
       clock_(clock),
-      inbox_(/*capacity=*/0),
       admission_(options.max_active_requests),
       next_tick_(clock.Now()) {}
 
@@ -31,7 +30,7 @@ void RouterCore::Start(OwnerWait* wait) {
 }
 
 void RouterCore::Post(absl::AnyInvocable<void()> work) {
-  inbox_.PushUnbounded(std::move(work));
+  inbox_.Push(std::move(work));
   // The owner thread looks into its inbox before it waits.
   OwnerWait* wait = wait_.load();
   if (wait != nullptr && std::this_thread::get_id() != owner_.load()) wait->Wake();

@@ -56,8 +56,8 @@ class CpuOps final : public Ops {
   absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(absl::Span<const TensorView> parts,
                                                               absl::Span<const TensorView> biases,
                                                               InputPrecision precision) override {
-    ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix, PackedMatrix::Pack(parts, biases, precision_, precision));
-    return std::unique_ptr<LinearWeight>(std::move(matrix));
+    ASSIGN_OR_RETURN(std::unique_ptr<PackedLinear> linear, PackedLinear::Pack(parts, biases, precision_, precision));
+    return std::unique_ptr<LinearWeight>(std::move(linear));
   }
 
   absl::StatusOr<std::unique_ptr<VectorWeight>> PrepareVector(const TensorView& tensor) override {
@@ -108,7 +108,7 @@ class CpuOps final : public Ops {
   }
 
   void Linear(const Activation& in, const LinearWeight& weight, int rows, bool add, Activation& out) override {
-    LinearRows(Cpu(in).row(0), in.columns(), static_cast<const PackedMatrix&>(weight), rows, add, Cpu(out).row(0),
+    LinearRows(Cpu(in).row(0), in.columns(), static_cast<const PackedLinear&>(weight), rows, add, Cpu(out).row(0),
                out.columns());
   }
 
@@ -203,7 +203,15 @@ class CpuOps final : public Ops {
     }
   }
 
-  void LinearRows(const float* in, int64_t in_stride, const PackedMatrix& weight, int64_t rows, bool add, float* out,
+  void LinearRows(const float* in, int64_t in_stride, const PackedLinear& linear, int64_t rows, bool add, float* out,
+                  int64_t out_stride) {
+    for (const auto& matrix : linear.matrices()) {
+      MatrixRows(in, in_stride, *matrix, rows, add, out, out_stride);
+      out += matrix->out();
+    }
+  }
+
+  void MatrixRows(const float* in, int64_t in_stride, const PackedMatrix& weight, int64_t rows, bool add, float* out,
                   int64_t out_stride) {
     QuantisedRows quantised;
     if (weight.is_quantised()) quantised = QuantiseRows(in, in_stride, weight, rows);
@@ -297,8 +305,8 @@ void CpuOps::Moe(const Activation& in, const Activation& router_logits, const Mo
   for (size_t expert = 0; expert < by_expert.size(); ++expert) {
     const std::vector<ExpertChoice>& choices = by_expert[expert];
     if (choices.empty()) continue;
-    const auto& gate_up = static_cast<const PackedMatrix&>(*weights.gate_up[expert]);
-    const auto& down = static_cast<const PackedMatrix&>(*weights.down[expert]);
+    const auto& gate_up = static_cast<const PackedLinear&>(*weights.gate_up[expert]);
+    const auto& down = static_cast<const PackedLinear&>(*weights.down[expert]);
     const int64_t rows = static_cast<int64_t>(choices.size()), width = gate_up.out() / 2;
     expert_in_.resize(rows * hidden + 16);
     expert_gate_up_.resize(rows * 2 * width + 16);

@@ -7,8 +7,8 @@
 
 namespace tandem {
 
-// The ops on the CPU: AVX-512 VNNI, with AMX tiles for batches, where the processor has them, portable vectors elsewhere;
-// f32 activations, int8 ones for quantised weights under Precision::kQuantised.
+// The ops on the CPU: AVX-512 VNNI, with AMX tiles for batches, where the processor has them, portable vectors
+// elsewhere; f32 activations, int8 ones for quantised weights under Precision::kQuantised.
 std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision);
 
 // Name of the kernels that NewCpuOps uses here: "amx", "avx512" or "portable".

@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "common/log.h"
 
 namespace tandem {
 namespace {
@@ -231,23 +230,35 @@ void StoreFloatRow(const TensorView& tensor, int64_t source_row, PackedEncoding 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(absl::Span<const TensorView> parts,
+absl::StatusOr<std::unique_ptr<PackedLinear>> PackedLinear::Pack(absl::Span<const TensorView> parts,
                                                                  absl::Span<const TensorView> biases,
                                                                  Precision precision, InputPrecision input_precision) {
   int64_t out = 0;
   const int64_t in = parts[0].columns();
-  Layout layout = LayoutOf(parts[0].dtype, precision);
   for (const TensorView& part : parts) {
     if (part.columns() != in) {
       return absl::InvalidArgumentError(
           absl::StrCat(part.name, " has ", part.columns(), " columns, ", parts[0].name, " has ", in));
     }
-    if (LayoutOf(part.dtype, precision) != layout) {
-      LogInfo("weights of unlike types are stacked as F32", {{"first", parts[0].name}, {"other", part.name}});
-      layout = {PackedEncoding::kF32};
-      break;
-    }
+    out += part.rows();
   }
+  std::unique_ptr<PackedLinear> linear(new PackedLinear(out, in));
+  for (size_t begin = 0, end; begin < parts.size(); begin = end) {
+    const Layout layout = LayoutOf(parts[begin].dtype, precision);
+    for (end = begin + 1; end < parts.size() && LayoutOf(parts[end].dtype, precision) == layout;) ++end;
+    absl::Span<const TensorView> of_these = biases.empty() ? biases : biases.subspan(begin, end - begin);
+    linear->matrices_.push_back(
+        PackedMatrix::Pack(parts.subspan(begin, end - begin), of_these, precision, input_precision));
+  }
+  return linear;
+}
+
+std::unique_ptr<PackedMatrix> PackedMatrix::Pack(absl::Span<const TensorView> parts,
+                                                 absl::Span<const TensorView> biases, Precision precision,
+                                                 InputPrecision input_precision) {
+  int64_t out = 0;
+  const int64_t in = parts[0].columns();
+  const Layout layout = LayoutOf(parts[0].dtype, precision);
   for (const TensorView& part : parts) out += part.rows();
 
   std::unique_ptr<PackedMatrix> matrix(new PackedMatrix(out, in));

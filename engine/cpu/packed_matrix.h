@@ -36,13 +36,14 @@ enum class PackedEncoding {
 //   floats: [in][16 rows].
 // Scales and minima are f16, or f32 where a format's do not fit f16 (K-quants). Missing rows are
 // zero.
-class PackedMatrix final : public LinearWeight {
+class PackedMatrix {
  public:
-  // Stacks the parts by rows. With kFull, quantised weights become f32. Parts of unlike encodings
-  // (Q4_K_M files mix them) become f32 together, at a cost in memory that is logged.
-  static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(absl::Span<const TensorView> parts,
-                                                            absl::Span<const TensorView> biases, Precision precision,
-                                                            InputPrecision input_precision);
+  // Stacks the parts by rows; they have one encoding. With kFull, quantised weights become f32.
+  static std::unique_ptr<PackedMatrix> Pack(absl::Span<const TensorView> parts, absl::Span<const TensorView> biases,
+                                            Precision precision, InputPrecision input_precision);
+
+  int64_t in() const { return in_; }
+  int64_t out() const { return out_; }
 
   PackedEncoding encoding = PackedEncoding::kF32;
   int group_columns = 32;
@@ -58,8 +59,24 @@ class PackedMatrix final : public LinearWeight {
   const uint8_t* panel(int64_t index) const { return panels + index * panel_bytes; }
 
  private:
-  PackedMatrix(int64_t out, int64_t in) : LinearWeight(out, in) {}
+  PackedMatrix(int64_t out, int64_t in) : out_(out), in_(in) {}
+  const int64_t out_, in_;
   std::vector<uint8_t> storage_;
+};
+
+// A linear layer's weights: matrices that lie one below the other. There is one, but where the parts have unlike
+// encodings: Q4_K_M files keep V in more bits than Q and K in half of their layers.
+class PackedLinear final : public LinearWeight {
+ public:
+  // Stacks the parts by rows. INVALID_ARGUMENT for parts of unlike widths.
+  static absl::StatusOr<std::unique_ptr<PackedLinear>> Pack(absl::Span<const TensorView> parts,
+                                                            absl::Span<const TensorView> biases, Precision precision,
+                                                            InputPrecision input_precision);
+  const std::vector<std::unique_ptr<PackedMatrix>>& matrices() const { return matrices_; }
+
+ private:
+  PackedLinear(int64_t out, int64_t in) : LinearWeight(out, in) {}
+  std::vector<std::unique_ptr<PackedMatrix>> matrices_;
 };
 
 // Activations quantised for kU4 and kU8 weights: q = round(x / scale), scale = max|x| / 127 per

@@ -27,7 +27,6 @@ class ThreadPool {
   // Calls body(i) for each i in [0, count), in any order, on all threads; returns when all are
   // done.
   void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body);
-  int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
  private:
   void HelperMain();
