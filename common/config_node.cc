@@ -51,7 +51,7 @@ struct ConfigNode::Impl {
     auto impl = std::make_shared<Impl>();
     impl->document = document;
     impl->line = child.IsDefined() && child.Mark().line >= 0 ? child.Mark().line + 1 : fallback_line;
-    impl->node = std::move(child);
+    impl->node = child;
     impl->path = std::move(child_path);
     children.push_back(impl);
     return impl;

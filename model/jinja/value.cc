@@ -174,10 +174,10 @@ bool EqualWithin(const Value& a, const Value& b, int64_t& steps) {
     const Dict* other = b.AsDict();
     if (dict == other) return true;
     if (dict->items.size() != other->items.size()) return false;
-    for (const auto& [key, value] : dict->items) {
+    for (const auto& item_of_a : dict->items) {
       auto match = std::find_if(other->items.begin(), other->items.end(),
-                                [&](const auto& item) { return EqualWithin(item.first, key, steps); });
-      if (match == other->items.end() || !EqualWithin(value, match->second, steps)) return false;
+                                [&](const auto& item) { return EqualWithin(item.first, item_of_a.first, steps); });
+      if (match == other->items.end() || !EqualWithin(item_of_a.second, match->second, steps)) return false;
     }
     return true;
   }

@@ -6,6 +6,7 @@ namespace {
 
 class NoPages final : public tandem::HandoverPages {
  public:
+  bool HasRoom(int) const override { return true; }
   std::vector<tandem::PageIndex> AcquireHeld(absl::Span<const tandem::TokenId>) override { return {}; }
   std::optional<std::vector<tandem::PageIndex>> AllocateGranted(int count) override {
     return std::vector<tandem::PageIndex>(count, 0);
