@@ -47,7 +47,7 @@ struct ConfigNode::Impl {
     }
     return line;
   }
-  std::shared_ptr<Impl> Child(YAML::Node child, std::string child_path, int fallback_line) {
+  std::shared_ptr<Impl> Child(const YAML::Node& child, std::string child_path, int fallback_line) {
     auto impl = std::make_shared<Impl>();
     impl->document = document;
     impl->line = child.IsDefined() && child.Mark().line >= 0 ? child.Mark().line + 1 : fallback_line;
