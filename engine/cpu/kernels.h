@@ -64,7 +64,7 @@ const Kernels& GetKernels();
 // The best build that this processor runs. TANDEM_CPU_KERNELS=NAME in the environment, one of portable, avx512 and amx,
 // forces that one where the processor runs it.
 const Kernels& ChooseKernels();
-// All builds that this processor runs, best first. The first call asks the kernel for the tile registers' state.
+// All builds that this processor runs, fastest first. The first call asks the kernel for the tile registers' state.
 const std::vector<const Kernels*>& AvailableKernels();
 
 }  // namespace tandem
