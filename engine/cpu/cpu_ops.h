@@ -7,7 +7,7 @@
 
 namespace tandem {
 
-// The ops on the CPU: AVX-512 VNNI, with AMX tiles for batches, where the processor has them, portable vectors
+// The ops on the CPU: AVX-512 VNNI (or, on demand, AMX tiles) where the processor has it, portable vectors
 // elsewhere; f32 activations, int8 ones for quantised weights under Precision::kQuantised.
 std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision);
 
