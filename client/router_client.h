@@ -53,6 +53,7 @@ struct LinkSummary {
   std::string prefill_worker, decode_worker, transport;
   double gigabytes_per_second = 0, latency_us = 0;
   bool up = false;
+  std::string error;  // Why it is not up.
 };
 struct ClusterSummary {
   bool ready = false;

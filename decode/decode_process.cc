@@ -142,7 +142,7 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_);
   worker_ = std::make_unique<DecodeWorker>(
       Clock::Real(), *receiver_, *metrics_,
-      [this](int64_t session, LegEvent event) { sessions_.Send(session, {{std::move(event)}}); },
+      [this](int64_t session, EventFrame events) { sessions_.Send(session, std::move(events)); },
       [this](Incarnation peer, LinkMessage message) { hub_->Send(peer, std::move(message)); });
   hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(), topology.links.checksums);
   EngineThread::Hooks hooks;

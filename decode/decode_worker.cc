@@ -48,7 +48,7 @@ void DecodeWorker::StartLegNow(Engine& engine, int64_t session, const StartLeg& 
     handovers_[start.handover] = start.id;
   } else if (absl::Status status = engine.Add(ToSequenceRequest(start, clock_.Now())); !status.ok()) {
     metrics_.CountLeg("refused");
-    send_(session, {.id = start.id, .error = status});
+    SendOne(session, {.id = start.id, .error = status});
     return;
   }
   legs_[start.id] = std::move(leg);
@@ -77,6 +77,7 @@ void DecodeWorker::OnSessionClosed(Engine& engine, int64_t session) {
 }
 
 void DecodeWorker::OnEngineEvents(std::vector<SequenceEvent> events) {
+  absl::flat_hash_map<int64_t, EventFrame> frames;  // By session.
   for (SequenceEvent& event : events) {
     auto entry = legs_.find(event.id);
     if (entry == legs_.end()) continue;
@@ -86,8 +87,9 @@ void DecodeWorker::OnEngineEvents(std::vector<SequenceEvent> events) {
       legs_.erase(entry);
     }
     if (event.token.has_value()) metrics_.CountToken();
-    send_(session, ToLegEvent(std::move(event)));
+    frames[session].events.push_back(ToLegEvent(std::move(event)));
   }
+  for (auto& [session, frame] : frames) send_(session, std::move(frame));
   // Ended sequences gave pages back.
   receiver_.RetryWaiting(clock_.Now());
   SendPeerMessages();
@@ -135,10 +137,10 @@ void DecodeWorker::TakeOver(Engine& engine, const ReceivedKv& received) {
   if (absl::Status status = engine.AddWithKv(std::move(request), received.pages); !status.ok()) {
     engine.cache().Release(received.pages);
     legs_.erase(id);
-    send_(session, {.id = id, .error = status});
+    SendOne(session, {.id = id, .error = status});
     return;
   }
-  send_(session, {.id = id, .taken_over = true});
+  SendOne(session, {.id = id, .taken_over = true});
 }
 
 void DecodeWorker::FailWaiting(HandoverId handover, const absl::Status& error) {
@@ -149,7 +151,7 @@ void DecodeWorker::FailWaiting(HandoverId handover, const absl::Status& error) {
   const int64_t session = legs_.at(id).session;
   legs_.erase(id);
   metrics_.CountLeg("failed");
-  send_(session, {.id = id, .error = error});
+  SendOne(session, {.id = id, .error = error});
 }
 
 void DecodeWorker::OnPeerUp(const HelloMessage& hello) {

@@ -40,8 +40,8 @@ class EngineHandoverPages final : public HandoverPages {
 // Ownership: borrows everything, which outlives it.
 class DecodeWorker {
  public:
-  // Sends an event to the router of this session.
-  using Send = std::function<void(int64_t session, LegEvent event)>;
+  // Sends events to the router of this session, all of one engine step together.
+  using Send = std::function<void(int64_t session, EventFrame events)>;
   // Sends a link message to a prefill worker.
   using SendToPeer = std::function<void(Incarnation peer, LinkMessage message)>;
   DecodeWorker(const Clock& clock, KvReceiver& receiver, DecodeMetrics& metrics, Send send, SendToPeer send_to_peer)
@@ -64,6 +64,7 @@ class DecodeWorker {
   int num_legs() const { return static_cast<int>(legs_.size()); }
 
  private:
+  void SendOne(int64_t session, LegEvent event) { send_(session, {{std::move(event)}}); }
   struct Leg {
     int64_t session = 0;
     StartLeg start;

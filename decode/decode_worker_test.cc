@@ -30,7 +30,11 @@ class DecodeWorkerTest : public testing::Test {
         pages_(engine()),
         receiver_({}, engine().layout(), fixture_.memory(), pages_),
         worker_(
-            clock_, receiver_, metrics_, [this](int64_t, LegEvent event) { events_.push_back(std::move(event)); },
+            clock_, receiver_, metrics_,
+            [this](int64_t, EventFrame frame) {
+              frames_.push_back(frame.events.size());
+              for (LegEvent& event : frame.events) events_.push_back(std::move(event));
+            },
             [this](Incarnation, LinkMessage message) { sent_.push_back(std::move(message)); }) {
     HelloMessage hello;
     hello.incarnation = kPrefill;
@@ -80,6 +84,7 @@ class DecodeWorkerTest : public testing::Test {
   EngineHandoverPages pages_;
   KvReceiver receiver_;
   std::vector<LegEvent> events_;
+  std::vector<size_t> frames_;  // Sizes.
   std::vector<LinkMessage> sent_;
   DecodeWorker worker_;
 };
@@ -118,6 +123,17 @@ TEST_F(DecodeWorkerTest, PrefillsItselfWithoutAHandover) {
   RunToEnd();
   EXPECT_THAT(Tokens(), SizeIs(6));
   EXPECT_EQ(worker_.num_legs(), 0);
+}
+
+TEST_F(DecodeWorkerTest, SendsTheTokensOfAStepInOneFrame) {
+  for (uint64_t id : {1, 2, 3}) {
+    StartLeg start = Leg(HandoverId());
+    start.id = RequestId(id);
+    Start(start);
+  }
+  frames_.clear();
+  worker_.OnEngineEvents(engine().Step(nullptr));
+  EXPECT_THAT(frames_, testing::ElementsAre(3));
 }
 
 TEST_F(DecodeWorkerTest, CancelBeforeTheCommitQuarantinesUntilAbortDone) {

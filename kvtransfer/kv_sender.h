@@ -76,7 +76,8 @@ class KvSender {
   // A flush must be waited for (a commit or an end depends on it).
   bool WantsFlush() const;
   int num_active() const { return static_cast<int>(handovers_.size()); }
-  int64_t ignored_messages() const { return ignored_messages_; }
+  // Messages of unknown hand-overs and old epochs since the last call.
+  int64_t TakeIgnoredMessages() { return std::exchange(ignored_messages_, 0); }
 
  private:
   struct Ready {

@@ -143,7 +143,7 @@ TEST_F(KvSenderTest, IgnoresAndCountsStaleMessages) {
   sender_.OnAck({kHandover, TransferEpoch(3)}, kNow);  // Before Commit.
   sender_.OnAck({kHandover, TransferEpoch(2)}, kNow);  // Of another epoch.
   sender_.OnRefuse({HandoverId(99), ""});
-  EXPECT_EQ(sender_.ignored_messages(), 4);
+  EXPECT_EQ(sender_.TakeIgnoredMessages(), 4);
   EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
 }
 

@@ -167,6 +167,7 @@ class PrefillEnd final : public SenderEvents {
     absl::MutexLock lock(&mu_);
     state_ = state;
   }
+  void OnIgnoredMessages(int64_t) override {}
   void OnMustRestart(const std::string&) override {}
   template <typename Predicate>
   bool Await(Predicate predicate) {

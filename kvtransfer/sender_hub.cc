@@ -74,6 +74,7 @@ class SenderHub::Link {
     }
     for (const LinkMessage& message : sender_->TakeMessages()) Send(message);
     for (const HandoverOutcome& outcome : sender_->TakeOutcomes()) hub_.events_.OnOutcome(outcome);
+    if (int64_t ignored = sender_->TakeIgnoredMessages(); ignored > 0) hub_.events_.OnIgnoredMessages(ignored);
     return waiting;
   }
 

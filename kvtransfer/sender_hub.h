@@ -43,6 +43,8 @@ class SenderEvents {
   // The KV of the hand-over is read no more.
   virtual void OnOutcome(const HandoverOutcome& outcome) = 0;
   virtual void OnLinkState(const LinkState& state) = 0;
+  // So many messages were of unknown hand-overs or old epochs.
+  virtual void OnIgnoredMessages(int64_t count) = 0;
   // A decode worker keeps pages in quarantine until this process is gone.
   virtual void OnMustRestart(const std::string& reason) = 0;
 };

@@ -25,7 +25,9 @@ PrefillMetrics::PrefillMetrics(MetricsServer& server)
       prefill_seconds_(server.Seconds("tandem_prefill_compute_seconds", "First step until the first token.")),
       transfer_seconds_(server.Seconds("tandem_kv_transfer_seconds", "First push until decode's Ack.")),
       cached_tokens_(server.Counter("tandem_prefix_cached_tokens_total", "Prompt tokens found in the prefix cache.")),
-      link_bytes_(server.Counter("tandem_kv_link_bytes_total", "KV bytes pushed to decode workers.")) {}
+      link_bytes_(server.Counter("tandem_kv_link_bytes_total", "KV bytes pushed to decode workers.")),
+      ignored_messages_(
+          server.Counter("tandem_link_ignored_messages_total", "Link messages of unknown hand-overs or old epochs.")) {}
 
 void PrefillMetrics::CountLeg(const std::string& outcome) {
   server_.Counter("tandem_legs_total", "Legs by how they ended.", {{"outcome", outcome}}).Increment();

@@ -21,6 +21,7 @@ class PrefillMetrics {
   void ObserveFirstToken(absl::Duration queue, absl::Duration prefill, int cached_tokens);
   void CountHandover(const HandoverOutcome& outcome);
   void SetEngine(const WorkerHeartbeat& heartbeat);
+  void CountIgnoredMessages(int64_t count) { ignored_messages_.Increment(static_cast<double>(count)); }
   void SetLink(const LinkState& state);
 
  private:
@@ -30,6 +31,7 @@ class PrefillMetrics {
   prometheus::Histogram& transfer_seconds_;
   prometheus::Counter& cached_tokens_;
   prometheus::Counter& link_bytes_;
+  prometheus::Counter& ignored_messages_;
 };
 
 }  // namespace tandem

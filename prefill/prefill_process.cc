@@ -93,6 +93,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
     reporter_->SetLink({state.worker_id, state.incarnation, state.up, state.transport, state.gigabytes_per_second,
                         state.latency_us, state.error});
   }
+  void OnIgnoredMessages(int64_t count) override { metrics_->CountIgnoredMessages(count); }
   void OnMustRestart(const std::string& reason) override {
     LogError("this process must restart: a decode worker waits for its end", {{"reason", reason}});
     _exit(kMustRestartExitCode);
@@ -138,7 +139,7 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   metrics_ = std::make_unique<PrefillMetrics>(metrics_server_);
   worker_ = std::make_unique<PrefillWorker>(
       settings.kv_hold, Clock::Real(), static_cast<KvDestination&>(*this), *metrics_,
-      [this](int64_t session, LegEvent event) { sessions_.Send(session, {{std::move(event)}}); });
+      [this](int64_t session, EventFrame events) { sessions_.Send(session, std::move(events)); });
   RETURN_IF_ERROR(StartHub(topology, plan, *engine));
   EngineThread::Hooks hooks;
   hooks.on_events = [this](Engine& engine, std::vector<SequenceEvent> events) {

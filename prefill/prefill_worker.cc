@@ -25,7 +25,7 @@ void PrefillWorker::StartLegNow(Engine& engine, int64_t session, const StartLeg&
   request.hold_after_first_token = true;
   if (absl::Status status = engine.Add(std::move(request)); !status.ok()) {
     metrics_.CountLeg("refused");
-    send_(session, {.id = start.id, .error = status});
+    SendOne(session, {.id = start.id, .error = status});
     return;
   }
   legs_[start.id] = {.session = session, .start = start, .started = clock_.Now()};
@@ -43,6 +43,7 @@ void PrefillWorker::OnProgress(const Engine& engine, const KvProgress& progress)
 }
 
 void PrefillWorker::OnEngineEvents(Engine& engine, std::vector<SequenceEvent> events) {
+  absl::flat_hash_map<int64_t, EventFrame> frames;  // By session.
   for (SequenceEvent& event : events) {
     const RequestId id = event.id;
     auto entry = legs_.find(id);
@@ -56,7 +57,7 @@ void PrefillWorker::OnEngineEvents(Engine& engine, std::vector<SequenceEvent> ev
     if (event.first_token) metrics_.ObserveFirstToken(event.queue_time, event.prefill_time, event.cached_tokens);
     if (event.token.has_value()) leg.first_token = event.token->token;
     leg.held_since = clock_.Now();
-    if (!leg.over) send_(leg.session, ToLegEvent(std::move(event)));
+    if (!leg.over) frames[leg.session].events.push_back(ToLegEvent(std::move(event)));
     if (failed) {
       EndLeg(engine, id, "failed");
     } else if (finish != FinishReason::kNone) {
@@ -65,6 +66,7 @@ void PrefillWorker::OnEngineEvents(Engine& engine, std::vector<SequenceEvent> ev
       destination_.Finish(leg.start.peer, leg.start.handover, *leg.first_token);
     }
   }
+  for (auto& [session, frame] : frames) send_(session, std::move(frame));
 }
 
 void PrefillWorker::OnOutcome(Engine& engine, const HandoverOutcome& outcome) {
@@ -83,7 +85,7 @@ void PrefillWorker::OnOutcome(Engine& engine, const HandoverOutcome& outcome) {
   }
   if (outcome.kind == HandoverOutcome::Kind::kAcked) {
     // Also of an older hand-over: a decode worker has taken over, and the router learns which.
-    send_(
+    SendOne(
         leg.session,
         {.id = id, .finish = LegFinish::kHandedOver, .handover = outcome.handover, .transfer = outcome.transfer_time});
     metrics_.CountLeg("handed_over");
@@ -94,9 +96,10 @@ void PrefillWorker::OnOutcome(Engine& engine, const HandoverOutcome& outcome) {
   // The KV is still here (or still being computed): the router says where to.
   LogInfo("hand-over failed",
           {{"request", leg.start.name}, {"peer", leg.start.peer_worker}, {"reason", outcome.reason}});
-  send_(leg.session, {.id = id,
-                      .handover_error = MakeError(absl::StatusCode::kUnavailable, outcome.error_reason, outcome.reason),
-                      .handover = outcome.handover});
+  SendOne(leg.session,
+          {.id = id,
+           .handover_error = MakeError(absl::StatusCode::kUnavailable, outcome.error_reason, outcome.reason),
+           .handover = outcome.handover});
   if (leg.held_since == absl::InfiniteFuture() && leg.first_token.has_value()) leg.held_since = clock_.Now();
 }
 
@@ -171,7 +174,7 @@ void PrefillWorker::OnTurn(Engine& engine) {
         held_too_long ? MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvHoldExpired,
                                   absl::StrCat("no decode worker took the KV within ", absl::FormatDuration(kv_hold_)))
                       : absl::DeadlineExceededError("deadline passed before decode took over");
-    send_(leg.session, {.id = id, .error = error});
+    SendOne(leg.session, {.id = id, .error = error});
     metrics_.CountLeg("expired");
     EndLeg(engine, id, "held too long");
   }

@@ -35,8 +35,8 @@ class KvDestination {
 // Ownership: borrows everything, which outlives it.
 class PrefillWorker {
  public:
-  // Sends an event to the router of this session.
-  using Send = std::function<void(int64_t session, LegEvent event)>;
+  // Sends events to the router of this session, all of one engine step together.
+  using Send = std::function<void(int64_t session, EventFrame events)>;
   PrefillWorker(absl::Duration kv_hold, const Clock& clock, KvDestination& destination, PrefillMetrics& metrics,
                 Send send)
       : kv_hold_(kv_hold), clock_(clock), destination_(destination), metrics_(metrics), send_(std::move(send)) {}
@@ -52,6 +52,7 @@ class PrefillWorker {
   int num_legs() const { return static_cast<int>(legs_.size()); }
 
  private:
+  void SendOne(int64_t session, LegEvent event) { send_(session, {{std::move(event)}}); }
   struct Leg {
     int64_t session = 0;
     StartLeg start;

@@ -46,8 +46,10 @@ class PrefillWorkerTest : public testing::Test {
   PrefillWorkerTest()
       : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.max_step_tokens = 16}, clock_),
         metrics_(metrics_server_),
-        worker_(absl::Seconds(30), clock_, destination_, metrics_,
-                [this](int64_t, LegEvent event) { events_.push_back(std::move(event)); }) {}
+        worker_(absl::Seconds(30), clock_, destination_, metrics_, [this](int64_t, EventFrame frame) {
+          frames_.push_back(frame.events.size());
+          for (LegEvent& event : frame.events) events_.push_back(std::move(event));
+        }) {}
 
   Engine& engine() { return fixture_.engine(); }
   void StartLegOf(int prompt_tokens, int max_tokens = 10) {
@@ -73,6 +75,7 @@ class PrefillWorkerTest : public testing::Test {
   PrefillMetrics metrics_;
   FakeDestination destination_;
   std::vector<LegEvent> events_;
+  std::vector<size_t> frames_;  // Sizes.
   PrefillWorker worker_;
 };
 

@@ -96,8 +96,8 @@ struct GenerateShared {
 };
 
 // One Generate call, from waiting for a client to the last message. Updates that come while a write
-// is in flight are merged per sample into the next messages, so a client that reads slowly costs
-// the memory of its output and no more.
+// is in flight wait; consecutive ones of one sample are merged, so a client that reads slowly costs
+// the memory of its output.
 //
 // Thread-safety: the owner thread only, or the one that drains the queue after it.
 // Ownership: keeps itself alive until gRPC reported its last event; the core's sink keeps it until
@@ -297,6 +297,7 @@ void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusRespon
       out->set_gigabytes_per_second(link.gigabytes_per_second);
       out->set_latency_us(link.latency_us);
       out->set_up(link.up);
+      if (!link.up) out->set_error(link.error);
     }
   }
 }

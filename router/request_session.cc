@@ -56,6 +56,7 @@ SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placeme
     last_cause_ = placement.status();
     return actions;  // The owner tries again when the cluster changes.
   }
+  if (retries_ > 0) LogInfo("request placed again", {{"request", request_.name}, {"reason", placement->reason}});
   if (state_ == State::kAwaitingDecode) {
     OpenDecodeLeg(*placement, view, now, actions);
   } else {
@@ -168,7 +169,6 @@ void RequestSession::OnPrefillEvent(LegEvent event, absl::Time now, SessionActio
     return;
   }
   // The first token of this attempt, and maybe the end.
-  stages_.queue += event.queue;
   stages_.prefill += event.prefill;
   cached_tokens_ = std::max(cached_tokens_, event.cached_tokens);
   first_token_seen_ = true;
@@ -206,7 +206,6 @@ void RequestSession::OnDecodeEvent(LegEvent event, absl::Time now, SessionAction
     return;
   }
   if (!prefill_.worker.is_set() && event.prefill > absl::ZeroDuration()) {  // One leg did both.
-    stages_.queue += event.queue;
     stages_.prefill += event.prefill;
     cached_tokens_ = std::max(cached_tokens_, event.cached_tokens);
   }

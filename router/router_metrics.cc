@@ -54,7 +54,7 @@ void RouterMetrics::ObserveEnd(const RequestUsage& usage, const absl::Status& ou
 }
 
 void RouterMetrics::CountWorkerLost(const std::string& worker) {
-  server_.Counter("tandem_workers_lost_total", "Workers that left without being asked to.", {{"worker", worker}})
+  server_.Counter("tandem_workers_lost_total", "Workers that left: ended, silent, or drained.", {{"worker", worker}})
       .Increment();
 }
 
