@@ -134,8 +134,7 @@ void WorkerAgent::Main() {
     grpc::Status status = stream.End();
     if (StopRequested()) break;
     if (!std::exchange(said_lost, true)) {
-      LogWarning("no router; dialling again",
-                 {{"router", options_.router_address}, {"cause", status.error_message()}});
+      LogWarning("no router; dialling again", {{"router", options_.router_address}, {"cause", status.error_message()}});
     }
     Sleep(pause);
     pause = std::min(pause * 2, kLongestPause);
