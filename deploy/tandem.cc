@@ -15,6 +15,7 @@
 #include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "client/router_client.h"
 #include "common/error_reason.h"
 #include "common/topology.h"
@@ -46,7 +47,9 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
 volatile sig_atomic_t interrupts = 0;
 
 int Fail(const absl::Status& status, int code = 1) {
-  fprintf(stderr, "tandem: %s\n", std::string(status.message()).c_str());
+  // Some of gRPC's errors have no text.
+  const std::string text = status.message().empty() ? status.ToString() : std::string(status.message());
+  fprintf(stderr, "tandem: %s\n", text.c_str());
   if (auto retry_after = GetRetryAfter(status); retry_after.has_value()) {
     fprintf(stderr, "tandem: try again in %s\n", absl::FormatDuration(*retry_after).c_str());
   }
@@ -71,6 +74,11 @@ int Up(const std::string& file, const std::string& program) {
     return Fail(table.status(), 2);
   }
   fflush(stdout);
+  // Workers of a second cluster would register at the router of the first, and push each other out.
+  if (RouterClient(topology->router.listen).Status(absl::Milliseconds(300)).ok()) {
+    return Fail(absl::AlreadyExistsError(
+        absl::StrCat("a router answers at ", topology->router.listen, " already; stop that cluster first")));
+  }
   struct sigaction action = {};
   action.sa_handler = [](int) { interrupts = interrupts + 1; };
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
@@ -156,7 +164,9 @@ int WaitUntilReady(RouterClient& client) {
     printf("%s\n", what.c_str());
     fflush(stdout);
   };
-  for (int attempt = 0; attempt < 600; ++attempt) {
+  say_once(absl::StrCat("waiting for the router at ", absl::GetFlag(FLAGS_router)));
+  const absl::Time deadline = absl::Now() + absl::Minutes(1);
+  while (absl::Now() < deadline) {
     absl::StatusOr<ClusterSummary> status = client.Status();
     if (status.ok()) {
       say_once("router is up");
@@ -193,7 +203,9 @@ int Run(const std::vector<char*>& arguments) {
   if (command == "status" && arguments.size() == 2) return Status();
   if (command == "drain" && has_operand) {
     absl::Status status = RouterClient(absl::GetFlag(FLAGS_router)).Drain(operand);
-    return status.ok() ? 0 : Fail(status);
+    if (!status.ok()) return Fail(status);
+    printf("%s finishes what it has and leaves\n", operand.c_str());
+    return 0;
   }
   fprintf(stderr, "%s\n", kUsage);
   return 2;

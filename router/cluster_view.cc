@@ -82,8 +82,7 @@ std::vector<DirectedPeer> ClusterView::DecodePeers() const {
   return peers;
 }
 
-bool ClusterView::Ready() const {
-  const bool split = HasRole(Role::kPrefill);
+bool ClusterView::Ready(bool split) const {
   for (const auto& [decode, view] : workers_) {
     if (view.registration.role != Role::kDecode || !view.AcceptsWork()) continue;
     if (!split) return true;

@@ -51,9 +51,9 @@ class ClusterView {
   bool HasRole(Role role) const;
   // What prefill workers must link to: the decode workers.
   std::vector<DirectedPeer> DecodePeers() const;
-  // Requests can be placed: decode accepts work and, where there are prefill workers, a linked pair
-  // does.
-  bool Ready() const;
+  // Requests can be placed: decode accepts work and, in a cluster that is `split`, a prefill worker that is linked to
+  // it.
+  bool Ready(bool split) const;
 
  private:
   absl::flat_hash_map<Incarnation, WorkerView> workers_;

@@ -276,8 +276,8 @@ class GenerateCall final : public ResponseSink {
   bool done_came_ = false;
 };
 
-void EncodeView(const ClusterView& view, int64_t active, v1::ClusterStatusResponse* response) {
-  response->set_ready(view.Ready());
+void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::ClusterStatusResponse* response) {
+  response->set_ready(ready);
   response->set_active_requests(static_cast<int32_t>(active));
   for (const auto& [incarnation, worker] : view.workers()) {
     v1::WorkerStatus* status = response->add_workers();
@@ -329,8 +329,8 @@ class GrpcRouterService final : public RouterService {
   grpc::ServerUnaryReactor* ClusterStatus(grpc::CallbackServerContext* context, const v1::ClusterStatusRequest*,
                                           v1::ClusterStatusResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    core_.ReadState([reactor, response](const ClusterView& view, int64_t active) {
-      EncodeView(view, active, response);
+    core_.ReadState([reactor, response](const ClusterView& view, int64_t active, bool ready) {
+      EncodeView(view, active, ready, response);
       reactor->Finish(grpc::Status::OK);
     });
     return reactor;

@@ -135,13 +135,14 @@ TEST_F(PlacementTest, SaysWhatIsMissing) {
 }
 
 TEST_F(PlacementTest, ViewIsReadyOnlyWithALinkedPair) {
-  EXPECT_FALSE(view_.Ready());
+  EXPECT_FALSE(view_.Ready(true));
   Add(11, Role::kDecode, "decode-0");
-  EXPECT_TRUE(view_.Ready());  // No prefill worker known: aggregated.
+  EXPECT_TRUE(view_.Ready(/*split=*/false));
+  EXPECT_FALSE(view_.Ready(/*split=*/true));  // Its prefill worker has not registered yet.
   Add(1, Role::kPrefill, "prefill-0");
-  EXPECT_FALSE(view_.Ready());
+  EXPECT_FALSE(view_.Ready(true));
   Add(2, Role::kPrefill, "prefill-1", {11});
-  EXPECT_TRUE(view_.Ready());
+  EXPECT_TRUE(view_.Ready(true));
 }
 
 TEST_F(PlacementTest, ANewLifeReplacesTheOldOne) {

@@ -30,7 +30,7 @@ void RouterCore::Start(OwnerWait* wait) {
 }
 
 void RouterCore::Post(absl::AnyInvocable<void()> work) {
-  inbox_.Push(std::move(work));
+  if (!inbox_.Push(std::move(work))) return;  // Stopped: what it waited at may be gone.
   // The owner thread looks into its inbox before it waits.
   OwnerWait* wait = wait_.load();
   if (wait != nullptr && std::this_thread::get_id() != owner_.load()) wait->Wake();
@@ -256,8 +256,8 @@ void RouterCore::Drain(const std::string& worker_id, std::function<void(absl::St
   });
 }
 
-void RouterCore::ReadState(std::function<void(const ClusterView&, int64_t)> read) {
-  Post([this, read = std::move(read)] { read(view_, admission_.active()); });
+void RouterCore::ReadState(std::function<void(const ClusterView&, int64_t, bool)> read) {
+  Post([this, read = std::move(read)] { read(view_, admission_.active(), view_.Ready(options_.split)); });
 }
 
 // --- Sessions ---

@@ -99,8 +99,8 @@ class RouterCore {
 
   // Runs `work` on the owner thread.
   void Run(absl::AnyInvocable<void()> work) { Post(std::move(work)); }
-  // Runs `read` with the view and the number of active requests.
-  void ReadState(std::function<void(const ClusterView&, int64_t active)> read);
+  // Runs `read` with the view, the number of active requests, and whether requests can be placed.
+  void ReadState(std::function<void(const ClusterView&, int64_t active, bool ready)> read);
 
  private:
   struct Call {

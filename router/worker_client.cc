@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/frame_codec.h"
 #include "tandem/v1/worker.grpc.pb.h"
@@ -12,13 +13,13 @@
 namespace tandem {
 namespace {
 
-// Owned by the client and, until OnDone, by gRPC.
+// Lives from Begin until End has returned. Its context holds the channel, and with it gRPC's callback threads: so it
+// must be freed by the client's thread, never by a callback.
 class CommandStream final : public grpc::ClientBidiReactor<v1::CommandFrame, v1::EventFrame> {
  public:
   CommandStream(Incarnation worker, RouterCore& core) : worker_(worker), core_(core) {}
 
-  void Begin(std::shared_ptr<CommandStream> self) {
-    self_ = std::move(self);
+  void Begin() {
     AddHold();  // Writes come from the owner thread; End() gives it back.
     StartRead(&incoming_);
     StartCall();
@@ -32,14 +33,15 @@ class CommandStream final : public grpc::ClientBidiReactor<v1::CommandFrame, v1:
     WriteNextLocked();
   }
 
-  // No callback reaches the core after this.
+  // Cancels, and waits for the last callback, which that brings about. None reaches the core any more.
   void End() ABSL_LOCKS_EXCLUDED(mu_) {
     {
       absl::MutexLock lock(&mu_);
-      if (std::exchange(ended_, true)) return;
+      ended_ = true;
     }
     context_.TryCancel();
     RemoveHold();
+    done_.WaitForNotification();
   }
 
   void OnReadInitialMetadataDone(bool) override {}
@@ -60,7 +62,7 @@ class CommandStream final : public grpc::ClientBidiReactor<v1::CommandFrame, v1:
   }
   void OnDone(const grpc::Status&) override {
     Tell([&] { core_.OnWorkerSession(worker_, false); });
-    self_.reset();
+    done_.Notify();
   }
 
   grpc::ClientContext* context() { return &context_; }
@@ -84,8 +86,7 @@ class CommandStream final : public grpc::ClientBidiReactor<v1::CommandFrame, v1:
   RouterCore& core_;
   grpc::ClientContext context_;
   v1::EventFrame incoming_;
-  // Co-owners: gRPC until OnDone, and the client.
-  std::shared_ptr<CommandStream> self_;
+  absl::Notification done_;
   absl::Mutex mu_;
   v1::CommandFrame outgoing_ ABSL_GUARDED_BY(mu_), pending_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false,
@@ -95,7 +96,7 @@ class CommandStream final : public grpc::ClientBidiReactor<v1::CommandFrame, v1:
 class GrpcWorkerClient final : public WorkerClient {
  public:
   GrpcWorkerClient(const WorkerRegistration& registration, RouterCore& core)
-      : stream_(std::make_shared<CommandStream>(registration.incarnation, core)) {
+      : stream_(std::make_unique<CommandStream>(registration.incarnation, core)) {
     // A channel of its own: another incarnation at the same address must not inherit the
     // connection.
     auto channel = NewChannel(registration.service_address);
@@ -106,7 +107,7 @@ class GrpcWorkerClient final : public WorkerClient {
       decode_ = v1::Decode::NewStub(channel);
       decode_->async()->Session(stream_->context(), stream_.get());
     }
-    stream_->Begin(stream_);
+    stream_->Begin();
     // Commands wait in the stream until it is connected; a worker that cannot be reached ends it.
     core.OnWorkerSession(registration.incarnation, true);
   }
@@ -116,7 +117,7 @@ class GrpcWorkerClient final : public WorkerClient {
  private:
   std::unique_ptr<v1::Prefill::Stub> prefill_;
   std::unique_ptr<v1::Decode::Stub> decode_;
-  const std::shared_ptr<CommandStream> stream_;
+  const std::unique_ptr<CommandStream> stream_;
 };
 
 }  // namespace

@@ -365,6 +365,14 @@ TEST_P(FailureTable, RestartAtTheSameAddressLinksByItself) {
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
 
+TEST_P(FailureTable, ProcessesThatAreAskedToStopEndWell) {
+  StartCluster();
+  for (const char* process : {"prefill-0", "decode-0", "router"}) {
+    cluster_->Signal(process, SIGTERM);
+    EXPECT_TRUE(cluster_->AwaitOutput(std::string(process) + " | has left"));
+  }
+}
+
 TEST_P(FailureTable, PoolIsFreeAfterThreeHundredCancelledRequests) {
   StartCluster();
   for (int i = 0; i < 300; ++i) {

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "tests/support/golden_file.h"
@@ -170,6 +171,15 @@ void ProcessCluster::Signal(const std::string& process, int signal) {
 int ProcessCluster::restarts(const std::string& process) {
   absl::MutexLock lock(&mu_);
   return launcher_->restarts(process);
+}
+
+bool ProcessCluster::AwaitOutput(const std::string& text) {
+  const absl::Time deadline = Clock::Real().Now() + kPatience;
+  while (Clock::Real().Now() < deadline) {
+    if (absl::StrContains(Output(), text)) return true;
+    usleep(20'000);
+  }
+  return false;
 }
 
 bool ProcessCluster::AwaitRestarts(const std::string& process, int count) {

@@ -50,6 +50,8 @@ class ProcessCluster {
   void Signal(const std::string& process, int signal);
   int restarts(const std::string& process);
   bool AwaitRestarts(const std::string& process, int count);
+  // Some process wrote this.
+  bool AwaitOutput(const std::string& text) ABSL_LOCKS_EXCLUDED(output_mu_);
   // Everything the processes wrote.
   std::string Output() ABSL_LOCKS_EXCLUDED(output_mu_);
 
