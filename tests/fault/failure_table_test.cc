@@ -24,15 +24,18 @@ using ::testing::HasSubstr;
 
 constexpr char kNeverFlush[] = "delay_polls=2000000000";
 
-// About 60 tokens, and 64 more: long enough to do something in the middle.
-GenerateOptions LongRequest() {
+// So many tokens last long enough to do something in the middle, also on a busy machine.
+constexpr int kMidStream = 256;
+
+// About 60 tokens, and `max_tokens` more.
+GenerateOptions LongRequest(int max_tokens = 64) {
   GenerateOptions options;
   options.text =
       "The history of the lighthouse begins in antiquity. Sailors who came home at night looked "
       "for fires on the hills, "
       "and towns built towers to lift the fires higher. The most famous of them stood in "
       "Alexandria.";
-  options.sampling.max_tokens = 64;
+  options.sampling.max_tokens = max_tokens;
   options.sampling.ignore_eos = true;
   return options;
 }
@@ -57,31 +60,31 @@ class FailureTable : public testing::TestWithParam<const char*> {
     return options;
   }
   // What an undisturbed cluster answers; from a process pair without faults.
-  std::vector<TokenId> Reference() {
+  std::vector<TokenId> Reference(int max_tokens = 64) {
     ProcessCluster::Options options;
     options.transports = GetParam();
     options.prefill_replicas = options.decode_replicas = 1;
     ProcessCluster cluster(options);
     EXPECT_TRUE(cluster.AwaitReady());
-    ProcessCluster::Answer answer = cluster.Ask(LongRequest());
+    ProcessCluster::Answer answer = cluster.Ask(LongRequest(max_tokens));
     EXPECT_THAT(answer.summary, IsOk());
-    EXPECT_EQ(answer.tokens.size(), 64);
+    EXPECT_EQ(answer.tokens.size(), max_tokens);
     return answer.tokens;
   }
   // Asks, does `strike` when `at` tokens have come, and expects the undisturbed answer.
-  ProcessCluster::Answer AskAndStrike(int at, const std::function<void()>& strike) {
+  ProcessCluster::Answer AskAndStrike(int at, const std::function<void()>& strike, int max_tokens = 64) {
     bool struck = false;
-    ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [&](int tokens) {
+    ProcessCluster::Answer answer = cluster_->Ask(LongRequest(max_tokens), [&](int tokens) {
       if (tokens >= at && !std::exchange(struck, true)) strike();
       return true;
     });
     EXPECT_TRUE(struck);
     return answer;
   }
-  void ExpectReferenceAfterStrike(int at, const std::function<void()>& strike) {
-    std::vector<TokenId> reference = Reference();
+  void ExpectReferenceAfterStrike(int at, const std::function<void()>& strike, int max_tokens = 64) {
+    std::vector<TokenId> reference = Reference(max_tokens);
     absl::Time begin = Clock::Real().Now();
-    ProcessCluster::Answer answer = AskAndStrike(at, strike);
+    ProcessCluster::Answer answer = AskAndStrike(at, strike, max_tokens);
     ASSERT_THAT(answer.summary, IsOk());
     EXPECT_EQ(answer.tokens, reference);
     EXPECT_EQ(answer.finish_reason, "length");
@@ -155,14 +158,16 @@ TEST_P(FailureTable, DecodeKilledBeforeAckGetsTheKvToAnotherDecode) {
 
 TEST_P(FailureTable, DecodeKilledMidStream) {
   StartCluster();
-  ExpectReferenceAfterStrike(10, [&] { cluster_->Signal("decode-0", SIGKILL); });
+  ExpectReferenceAfterStrike(
+      10, [&] { cluster_->Signal("decode-0", SIGKILL); }, kMidStream);
   EXPECT_TRUE(cluster_->AwaitReady());
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
 
 TEST_P(FailureTable, DecodeStoppedMidStream) {
   StartCluster();
-  ExpectReferenceAfterStrike(10, [&] { cluster_->Signal("decode-0", SIGSTOP); });
+  ExpectReferenceAfterStrike(
+      10, [&] { cluster_->Signal("decode-0", SIGSTOP); }, kMidStream);
   cluster_->Signal("decode-0", SIGCONT);
   EXPECT_TRUE(cluster_->AwaitReady());
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
@@ -170,7 +175,8 @@ TEST_P(FailureTable, DecodeStoppedMidStream) {
 
 TEST_P(FailureTable, RouterKilled) {
   StartCluster();
-  ProcessCluster::Answer answer = AskAndStrike(10, [&] { cluster_->Signal("router", SIGKILL); });
+  ProcessCluster::Answer answer = AskAndStrike(
+      10, [&] { cluster_->Signal("router", SIGKILL); }, kMidStream);
   EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_TRUE(cluster_->AwaitRestarts("router", 1));
   EXPECT_TRUE(cluster_->AwaitReady());
@@ -180,7 +186,7 @@ TEST_P(FailureTable, RouterKilled) {
 
 TEST_P(FailureTable, ClientGoneWhileDecoding) {
   StartCluster();
-  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [](int tokens) { return tokens < 5; });
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(kMidStream), [](int tokens) { return tokens < 5; });
   EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
@@ -223,7 +229,7 @@ TEST_P(FailureTable, ClientGoneBetweenCommitAndAck) {
   options.prefill_replicas = options.decode_replicas = 1;
   StartCluster(options);
   // The second token comes from decode: it has taken over, and prefill does not know.
-  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [](int tokens) { return tokens < 2; });
+  ProcessCluster::Answer answer = cluster_->Ask(LongRequest(kMidStream), [](int tokens) { return tokens < 2; });
   EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
@@ -377,7 +383,8 @@ TEST_P(FailureTable, PoolIsFreeAfterThreeHundredCancelledRequests) {
   StartCluster();
   for (int i = 0; i < 300; ++i) {
     const int stop_at = i % 4;
-    ProcessCluster::Answer answer = cluster_->Ask(LongRequest(), [&](int tokens) { return tokens < stop_at; });
+    ProcessCluster::Answer answer =
+        cluster_->Ask(LongRequest(kMidStream), [&](int tokens) { return tokens < stop_at; });
     EXPECT_THAT(answer.summary, StatusIs(absl::StatusCode::kCancelled));
   }
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
