@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
+#include "absl/synchronization/mutex.h"
 #include "common/fake_clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -72,9 +72,13 @@ class RouterCoreTest : public testing::Test {
   // All that was posted before has run, and its commands were sent.
   void Settle() {
     for (int i = 0; i < 2; ++i) {
-      absl::Notification done;
-      core_.Run([&done] { done.Notify(); });
-      done.WaitForNotification();
+      absl::MutexLock lock(&mu_);
+      settled_ = false;
+      core_.Run([this] {
+        absl::MutexLock turn(&mu_);
+        settled_ = true;
+      });
+      mu_.Await(absl::Condition(&settled_));
     }
   }
   void Register(Incarnation worker) {
@@ -118,6 +122,8 @@ class RouterCoreTest : public testing::Test {
   std::unique_ptr<Tokenizer> tokenizer_;
   FakeOutside outside_;
   std::shared_ptr<FakeSink> sink_;
+  absl::Mutex mu_;
+  bool settled_ = false;
   RouterCore core_;
 };
 

@@ -453,9 +453,10 @@ class Interpreter {
     if (op == "*" && left.AsString() != nullptr && right.As<int64_t>() != nullptr) {
       int64_t count = std::max<int64_t>(0, *right.As<int64_t>());
       if (count > 0 && left.AsString()->size() > kMaxTextBytes / count) return TextTooLong();
-      if (left.AsString()->empty()) return Value("");
+      const std::string& part = *left.AsString();
+      if (part.size() <= 1) return Value(part.empty() ? std::string() : std::string(count, part[0]));
       std::string text;
-      for (int64_t i = 0; i < count; ++i) text += *left.AsString();
+      for (int64_t i = 0; i < count; ++i) text += part;
       return Value(std::move(text));
     }
     if (!left.IsNumber() || !right.IsNumber()) {
