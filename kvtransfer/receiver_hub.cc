@@ -67,8 +67,8 @@ class ReceiverHub::Connection {
     if (closed()) return;
     socket_.reset();
     if (hub_.testing_ == id_) hub_.testing_ = 0;
-    bool revoked = true;
-    for (const auto& pool : exports_) revoked &= pool->revocable() || pool->description().transport != transport_;
+    const ExportedPool* used = FindExport(transport_);
+    const bool revoked = used != nullptr && used->revocable();
     exports_.clear();
     if (!up_) return;
     LogWarning("link lost", {{"peer", hello_.worker_id}, {"reason", reason}});
@@ -107,6 +107,10 @@ class ReceiverHub::Connection {
 
   void OnSelfTestDone(const SelfTestDoneMessage& done) {
     if (hub_.testing_ != id_) return;
+    if (FindExport(done.transport) == nullptr) {
+      Close(absl::StrCat("the peer tested \"", done.transport, "\", which was not offered"));
+      return;
+    }
     const uint8_t* area = hub_.options_.pool + hub_.options_.hello.layout.pool_bytes();
     if (!VerifySelfTest({area, kTestAreaBytes}, done.large_seed, done.small_seed)) {
       Send(LinkRefusedMessage{.reason = absl::StrCat("self-test over ", done.transport, ": other bytes arrived"),
@@ -123,6 +127,14 @@ class ReceiverHub::Connection {
                         {"latency_us", done.latency_us}});
     hub_.events_.OnPeerUp(hello_);
     Send(LinkReadyMessage{done.transport});
+  }
+
+  // Null for a transport that was not offered.
+  const ExportedPool* FindExport(absl::string_view transport) const {
+    for (const auto& pool : exports_) {
+      if (pool->description().transport == transport) return pool.get();
+    }
+    return nullptr;
   }
 
   ReceiverHub& hub_;

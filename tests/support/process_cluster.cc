@@ -177,6 +177,7 @@ bool ProcessCluster::AwaitOutput(const std::string& text) {
   const absl::Time deadline = Clock::Real().Now() + kPatience;
   while (Clock::Real().Now() < deadline) {
     if (absl::StrContains(Output(), text)) return true;
+    // As in AwaitStatus: other processes write it, and there is nothing to wait on but time.
     usleep(20'000);
   }
   return false;
