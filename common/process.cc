@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "common/log.h"
 
@@ -39,18 +40,30 @@ void AwaitTermination() {
 
 void RequestTermination() { kill(getpid(), SIGTERM); }
 
-ProcessConfig LoadProcessConfigOrExit(const std::string& topology_file, const std::string& name) {
+ProcessConfig LoadProcessConfigOrExit(const std::string& topology_file, const std::string& name,
+                                      absl::string_view program) {
   absl::StatusOr<Topology> topology = Topology::Load(topology_file);
   absl::Status status = topology.status();
   if (status.ok()) {
     absl::StatusOr<ProcessPlan> process = topology->FindProcess(name);
+    if (process.ok() && process->program != program) {
+      process = absl::InvalidArgumentError(absl::StrCat(name, " is a process of ", process->program));
+    }
     if (process.ok()) {
       SetLogProcessName(name);
       return {*std::move(topology), *std::move(process)};
     }
     status = process.status();
   }
-  fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  ExitWithNeeds(status);
+}
+
+void ExitWithNeeds(const absl::StatusOr<ProcessNeeds>& needs) {
+  if (needs.ok()) {
+    printf("%s\n", FormatNeeds(*needs).c_str());
+    exit(0);
+  }
+  fprintf(stderr, "%s\n", std::string(needs.status().message()).c_str());
   exit(2);
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "common/process_needs.h"
 #include "common/topology.h"
 
 namespace tandem {
@@ -19,14 +20,19 @@ void AwaitTermination();
 void RequestTermination();
 
 // The topology of --topology and the process of it that `name` says; ends the program with a
-// message and status 2 when either is wrong.
+// message and status 2 when either is wrong, or the process is one of another program.
 struct ProcessConfig {
   Topology topology;
   ProcessPlan process;
 };
-ProcessConfig LoadProcessConfigOrExit(const std::string& topology_file, const std::string& name);
+ProcessConfig LoadProcessConfigOrExit(const std::string& topology_file, const std::string& name,
+                                      absl::string_view program);
 
 // Ends the program with `status`'s text on standard error and exit code 1 unless it is OK.
 void ExitUnlessOk(const absl::Status& status);
+
+// Ends a program that was asked to --check: with its needs on standard output and code 0, or the error's text on
+// standard error and code 2.
+[[noreturn]] void ExitWithNeeds(const absl::StatusOr<ProcessNeeds>& needs);
 
 }  // namespace tandem

@@ -9,14 +9,17 @@
 
 ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
 ABSL_FLAG(std::string, worker, "", "Which process of the topology this is, such as decode-0.");
+ABSL_FLAG(bool, check, false, "Only check that this worker could serve, and print what it would take.");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30), "How long to wait for running requests when stopped.");
 
 int main(int argc, char** argv) {
   tandem::StartProcess();
   absl::SetProgramUsageMessage("Runs one decode worker: tandem-decode --topology FILE --worker NAME");
   absl::ParseCommandLine(argc, argv);
-  tandem::ProcessConfig config =
-      tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), absl::GetFlag(FLAGS_worker));
+  tandem::ProcessConfig config = tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology),
+                                                                 absl::GetFlag(FLAGS_worker), "tandem-decode");
+  if (absl::GetFlag(FLAGS_check))
+    tandem::ExitWithNeeds(tandem::DecodeProcess::Check(config.topology, config.process));
   auto process = tandem::DecodeProcess::Start(config.topology, config.process);
   tandem::ExitUnlessOk(process.status());
   tandem::AwaitTermination();

@@ -2,49 +2,20 @@
 
 #include <filesystem>
 #include <fstream>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/process_needs.h"
 #include "common/status_macros.h"
 #include "common/units.h"
+#include "deploy/run_program.h"
 
 namespace tandem {
 namespace {
 
-// Weights of a GGUF file, or of all safetensors files of a folder.
-absl::StatusOr<int64_t> ModelBytes(const ModelSettings& model) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  auto size_of = [&](const fs::path& file) -> absl::StatusOr<int64_t> {
-    const uintmax_t size = fs::file_size(file, error);
-    if (!error) return static_cast<int64_t>(size);
-    return absl::NotFoundError(
-        absl::StrCat(model.where, ": model.path: ", file.string(), " cannot be read: ", error.message()));
-  };
-  if (fs::is_regular_file(model.path, error)) return size_of(model.path);
-  if (!fs::is_directory(model.path, error)) {
-    return absl::NotFoundError(absl::StrCat(model.where, ": model.path: ", model.path,
-                                            " does not exist; relative paths begin at the topology file"));
-  }
-  int64_t bytes = 0;
-  for (fs::directory_iterator entry(model.path, error), end; !error && entry != end; entry.increment(error)) {
-    if (entry->path().extension() != ".safetensors") continue;
-    ASSIGN_OR_RETURN(int64_t size, size_of(entry->path()));
-    bytes += size;
-  }
-  if (bytes == 0) {
-    return absl::NotFoundError(absl::StrCat(model.where, ": model.path: ", model.path, " holds no .safetensors file"));
-  }
-  return bytes;
-}
-
-// The most that the weights take once they are packed for the CPU: 5- and 6-bit ones are kept in 8 bits, and in full
-// precision 4-bit ones in 32. Those of a Hugging Face folder stay as they are.
-int64_t PackedBytes(const ModelSettings& model, int64_t file_bytes) {
-  std::error_code error;
-  if (std::filesystem::is_directory(model.path, error)) return file_bytes;
-  return model.precision == Precision::kFull ? file_bytes * 7 : file_bytes * 15 / 8;
-}
+constexpr absl::Duration kCheckTimeout = absl::Minutes(1);
 
 int64_t MachineMemoryBytes() {
   std::ifstream file("/proc/meminfo");
@@ -56,21 +27,53 @@ int64_t MachineMemoryBytes() {
   return INT64_MAX;
 }
 
+// What the process says of itself.
+absl::StatusOr<ProcessNeeds> AskProcess(const Topology& topology, const ProcessPlan& process,
+                                        const std::string& program_folder) {
+  const std::string program = absl::StrCat(program_folder, "/", process.program);
+  if (!std::filesystem::exists(program)) return absl::NotFoundError(absl::StrCat(program, " is missing; was it built?"));
+  std::vector<std::string> arguments = {program, "--check", absl::StrCat("--topology=", topology.file)};
+  if (process.pool >= 0) arguments.push_back(absl::StrCat("--worker=", process.name));
+  ASSIGN_OR_RETURN(ProgramResult result, RunProgram(arguments, kCheckTimeout));
+  const absl::string_view output = absl::StripAsciiWhitespace(result.output);
+  if (result.exit_code == 0) return ParseNeeds(output.substr(output.rfind('\n') + 1));
+  if (result.exit_code == 2 && !output.empty()) return absl::InvalidArgumentError(output);
+  return absl::InternalError(absl::StrCat(program, " --check ended with code ", result.exit_code, ": ", output));
+}
+
+// As AskProcess for every process; replicas of a pool are alike, so one answers for all.
+absl::StatusOr<std::vector<ProcessNeeds>> AskProcesses(const Topology& topology,
+                                                       const std::vector<ProcessPlan>& processes,
+                                                       const std::string& program_folder) {
+  std::vector<ProcessNeeds> needs;
+  for (const ProcessPlan& process : processes) {
+    if (process.replica > 0) {
+      needs.push_back(needs.back());
+      continue;
+    }
+    ASSIGN_OR_RETURN(ProcessNeeds answer, AskProcess(topology, process, program_folder));
+    needs.push_back(answer);
+  }
+  return needs;
+}
+
 }  // namespace
 
-absl::StatusOr<std::string> DescribeTopology(const Topology& topology) {
-  ASSIGN_OR_RETURN(int64_t file_bytes, ModelBytes(topology.model));
-  const int64_t weight_bytes = PackedBytes(topology.model, file_bytes);
-  std::string table = absl::StrFormat("%-12s %-8s %-22s %-22s %-22s %10s %10s\n", "process", "device", "service",
-                                      "link", "metrics", "weights", "KV cache");
+absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std::string& program_folder) {
+  constexpr char kRow[] = "%-12s %-8s %-22s %-22s %-22s %10s %10s %9s\n";
+  const std::vector<ProcessPlan> processes = topology.Processes();
+  ASSIGN_OR_RETURN(std::vector<ProcessNeeds> needs, AskProcesses(topology, processes, program_folder));
+  std::string table =
+      absl::StrFormat(kRow, "process", "device", "service", "link", "metrics", "weights", "KV cache", "KV pages");
   int64_t total = 0;
-  for (const ProcessPlan& process : topology.Processes()) {
+  for (size_t i = 0; i < processes.size(); ++i) {
+    const ProcessPlan& process = processes[i];
     const PoolSettings* pool = process.pool < 0 ? nullptr : &topology.pools[process.pool];
-    absl::StrAppendFormat(&table, "%-12s %-8s %-22s %-22s %-22s %10s %10s\n", process.name, pool ? pool->device : "-",
-                          process.service_address, process.link_address.empty() ? "-" : process.link_address,
-                          process.metrics_address, pool ? FormatBytes(weight_bytes) : "-",
-                          pool ? FormatBytes(pool->kv_memory_bytes) : "-");
-    if (pool != nullptr) total += weight_bytes + pool->kv_memory_bytes;
+    absl::StrAppendFormat(&table, kRow, process.name, pool ? pool->device : "-", process.service_address,
+                          process.link_address.empty() ? "-" : process.link_address, process.metrics_address,
+                          pool ? FormatBytes(needs[i].weight_bytes) : "-", pool ? FormatBytes(needs[i].kv_bytes) : "-",
+                          pool ? absl::StrCat(needs[i].kv_pages) : "-");
+    total += needs[i].weight_bytes + needs[i].kv_bytes;
   }
   absl::StrAppend(&table, "memory in all: ", FormatBytes(total), "\n");
   if (const int64_t machine = MachineMemoryBytes(); total > machine) {

@@ -7,9 +7,10 @@
 
 namespace tandem {
 
-// What `tandem up` would start: processes, ports and memory, as a table. INVALID_ARGUMENT,
-// NOT_FOUND or RESOURCE_EXHAUSTED, with file and line, for what cannot work on this host: no such
-// model, or more memory than there is.
-absl::StatusOr<std::string> DescribeTopology(const Topology& topology);
+// What `tandem up` would start: processes, ports, memory and KV pages, as a table. Asks the programs in
+// `program_folder` themselves (--check), so what they would refuse at their start is refused here, with file and line:
+// a model that cannot be opened, KV memory that holds no page. RESOURCE_EXHAUSTED when the processes need more memory
+// than this host has; NOT_FOUND for a missing program.
+absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std::string& program_folder);
 
 }  // namespace tandem

@@ -56,23 +56,24 @@ int Fail(const absl::Status& status, int code = 1) {
   return code;
 }
 
+// Where this program and those that it starts are.
+std::string ProgramFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
+
 int Check(const std::string& file) {
   absl::StatusOr<Topology> topology = Topology::Load(file);
   if (!topology.ok()) return Fail(topology.status(), 2);
-  absl::StatusOr<std::string> table = DescribeTopology(*topology);
+  absl::StatusOr<std::string> table = DescribeTopology(*topology, ProgramFolder());
   if (!table.ok()) return Fail(table.status(), 2);
   printf("%s", table->c_str());
   return 0;
 }
 
-int Up(const std::string& file, const std::string& program) {
+int Up(const std::string& file) {
   absl::StatusOr<Topology> topology = Topology::Load(std::filesystem::absolute(file));
   if (!topology.ok()) return Fail(topology.status(), 2);
-  if (absl::StatusOr<std::string> table = DescribeTopology(*topology); table.ok()) {
-    printf("%s", table->c_str());
-  } else {
-    return Fail(table.status(), 2);
-  }
+  absl::StatusOr<std::string> table = DescribeTopology(*topology, ProgramFolder());
+  if (!table.ok()) return Fail(table.status(), 2);
+  printf("%s", table->c_str());
   fflush(stdout);
   // Workers of a second cluster would register at the router of the first, and push each other out.
   if (RouterClient(topology->router.listen).Status(absl::Milliseconds(300)).ok()) {
@@ -83,7 +84,7 @@ int Up(const std::string& file, const std::string& program) {
   action.sa_handler = [](int) { interrupts = interrupts + 1; };
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
   Launcher::Options options;
-  options.program_folder = std::filesystem::path(program).parent_path();
+  options.program_folder = ProgramFolder();
   options.on_line = [](const std::string& process, const std::string& line) {
     fprintf(stderr, "%-10s | %s\n", process.c_str(), line.c_str());
   };
@@ -198,7 +199,7 @@ int Run(const std::vector<char*>& arguments) {
   const std::string operand = arguments.size() > 2 ? arguments[2] : "";
   const bool has_operand = arguments.size() == 3;
   if (command == "check" && has_operand) return Check(operand);
-  if (command == "up" && has_operand) return Up(operand, std::filesystem::read_symlink("/proc/self/exe"));
+  if (command == "up" && has_operand) return Up(operand);
   if (command == "generate" && arguments.size() <= 3) return Generate(operand);
   if (command == "status" && arguments.size() == 2) return Status();
   if (command == "drain" && has_operand) {

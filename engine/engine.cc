@@ -11,38 +11,45 @@
 
 namespace tandem {
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
-                                                       const Clock& clock) {
-  std::unique_ptr<Ops> ops = NewCpuOps(options.threads, options.precision);
-  ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
-                   LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
-                                    std::min(options.max_step_tokens, options.max_running)));
-  KvLayout layout = model->kv_layout();
+absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const Options& options) {
+  Needs needs{.layout = KvShape(checkpoint.config()), .weight_bytes = CpuWeightBytes(checkpoint, options.precision)};
+  KvLayout& layout = needs.layout;
   layout.page_tokens = options.page_tokens;
   layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;
-  int64_t num_pages = options.kv_memory_bytes / layout.page_bytes();
+  const int64_t num_pages = options.kv_memory_bytes / layout.page_bytes();
   if (num_pages < 1) {
     return absl::InvalidArgumentError(absl::StrCat("KV memory of ", FormatBytes(options.kv_memory_bytes),
                                                    " holds no page; one of ", options.page_tokens, " tokens takes ",
                                                    FormatBytes(layout.page_bytes())));
   }
   layout.num_pages = static_cast<int>(std::min<int64_t>(num_pages, 1 << 30));
-  return std::unique_ptr<Engine>(
-      new Engine(std::move(checkpoint), options, clock, layout.num_pages, layout, std::move(ops), std::move(model)));
+  needs.max_context_tokens = static_cast<int>(
+      std::min<int64_t>(checkpoint.config().max_context_tokens, int64_t{layout.num_pages} * layout.page_tokens));
+  return needs;
 }
 
-Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
-               KvLayout layout, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model)
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
+                                                       const Clock& clock) {
+  ASSIGN_OR_RETURN(Needs needs, Plan(*checkpoint, options));
+  std::unique_ptr<Ops> ops = NewCpuOps(options.threads, options.precision);
+  ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
+                   LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
+                                    std::min(options.max_step_tokens, options.max_running)));
+  return std::unique_ptr<Engine>(
+      new Engine(std::move(checkpoint), options, clock, needs, std::move(ops), std::move(model)));
+}
+
+Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, const Needs& needs,
+               std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model)
     : checkpoint_(std::move(checkpoint)),
       options_(options),
       clock_(clock),
-      layout_(layout),
+      layout_(needs.layout),
       ops_(std::move(ops)),
       model_(std::move(model)),
       fingerprint_(checkpoint_->Fingerprint(options.precision)),
-      max_context_tokens_(static_cast<int>(
-          std::min<int64_t>(checkpoint_->config().max_context_tokens, int64_t{num_pages} * options.page_tokens))),
-      cache_(num_pages, options.page_tokens),
+      max_context_tokens_(needs.max_context_tokens),
+      cache_(layout_.num_pages, options.page_tokens),
       scheduler_({.max_step_tokens = options.max_step_tokens, .max_running = options.max_running}, cache_) {}
 
 absl::Status Engine::CheckRequest(const SequenceRequest& request) const {

@@ -61,7 +61,15 @@ class Engine {
     int max_waiting = 256;
     int layer_groups = 4;
   };
-  // Opens the model and prepares its weights. INVALID_ARGUMENT when the KV memory holds no page.
+  // What an engine with these options will take, without loading the weights. INVALID_ARGUMENT when the KV memory
+  // holds no page.
+  struct Needs {
+    KvLayout layout;
+    int64_t weight_bytes = 0;    // Prepared; the embedding table stays in the mapped file.
+    int max_context_tokens = 0;  // Of one sequence: the model's context or the pool, whichever is less.
+  };
+  static absl::StatusOr<Needs> Plan(const Checkpoint& checkpoint, const Options& options);
+  // Prepares the model's weights. Errors as of Plan.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
                                                         const Clock& clock);
 
@@ -97,8 +105,7 @@ class Engine {
   const StepScheduler& scheduler() const { return scheduler_; }
   const ModelConfig& model_config() const { return checkpoint_->config(); }
   uint64_t fingerprint() const { return fingerprint_; }
-  // Prompt plus output of one sequence: the model's context or the pool, whichever is less.
-  int max_context_tokens() const { return max_context_tokens_; }
+  int max_context_tokens() const { return max_context_tokens_; }  // As Needs says.
   int num_held() const { return static_cast<int>(held_.size()); }
   int64_t num_steps() const { return num_steps_; }
 
@@ -108,8 +115,8 @@ class Engine {
   absl::StatusOr<std::vector<std::vector<float>>> ScoreAll(absl::Span<const TokenId> tokens);
 
  private:
-  Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, int num_pages,
-         KvLayout layout, std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
+  Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, const Needs& needs,
+         std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
   absl::Status CheckRequest(const SequenceRequest& request) const;
   const Sequence* FindSequence(RequestId id) const;
   // Makes the pages that became full findable.

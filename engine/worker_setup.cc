@@ -1,5 +1,7 @@
 #include "engine/worker_setup.h"
 
+#include "absl/strings/str_cat.h"
+
 namespace tandem {
 
 Engine::Options EngineOptions(const Topology& topology, const PoolSettings& pool) {
@@ -11,6 +13,20 @@ Engine::Options EngineOptions(const Topology& topology, const PoolSettings& pool
           .max_running = static_cast<int>(pool.max_running_requests),
           .max_waiting = static_cast<int>(pool.max_waiting_requests),
           .layer_groups = topology.links.layer_groups};
+}
+
+absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const PoolSettings& pool) {
+  auto at = [](const std::string& where, const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat(where, ": ", status.message()));
+  };
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(topology.model.path);
+  if (!checkpoint.ok()) return at(absl::StrCat(topology.model.where, ": model.path"), checkpoint.status());
+  absl::StatusOr<Engine::Needs> needs = Engine::Plan(**checkpoint, EngineOptions(topology, pool));
+  if (!needs.ok()) return at(absl::StrCat(pool.where, ": pool ", pool.name), needs.status());
+  return ProcessNeeds{.weight_bytes = needs->weight_bytes,
+                      .kv_bytes = needs->layout.pool_bytes(),
+                      .kv_pages = needs->layout.num_pages,
+                      .max_context_tokens = needs->max_context_tokens};
 }
 
 }  // namespace tandem

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "common/process_needs.h"
 #include "common/topology.h"
 #include "engine/engine.h"
 
@@ -7,5 +8,9 @@ namespace tandem {
 
 // The engine's options for a worker of a topology's pool.
 Engine::Options EngineOptions(const Topology& topology, const PoolSettings& pool);
+
+// What such a worker will take, without loading the weights. Errors, with the topology's file and line: a model that
+// cannot be opened, KV memory that holds no page.
+absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const PoolSettings& pool);
 
 }  // namespace tandem

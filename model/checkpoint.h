@@ -33,6 +33,8 @@ class Checkpoint {
   const ModelConfig& config() const { return config_; }
   // NOT_FOUND when missing.
   absl::StatusOr<TensorView> FindTensor(absl::string_view name) const;
+  // All weights, by name.
+  const absl::flat_hash_map<std::string, TensorView>& tensors() const { return tensors_; }
   // Depends on the config, a sample of every weight and the precision they are computed with: KV of
   // workers with unlike fingerprints must not be mixed.
   uint64_t Fingerprint(Precision precision) const;

@@ -65,23 +65,12 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
 
   // SessionHandler, on gRPC threads.
   void OnCommands(SessionId session, CommandFrame frame) override {
-    if (draining_) RefuseStarts(session, frame);
+    if (draining_) sessions_.RefuseStarts(session, frame);
     engine_->Post(
         [this, session, frame = std::move(frame)](Engine& engine) { worker_->OnCommands(engine, session, frame); });
   }
   void OnSessionClosed(SessionId session) override {
     engine_->Post([this, session](Engine& engine) { worker_->OnSessionClosed(engine, session); });
-  }
-
-  void RefuseStarts(SessionId session, CommandFrame& frame) {
-    EventFrame refusals;
-    for (const StartLeg& start : frame.starts) {
-      refusals.events.push_back(
-          {.id = start.id,
-           .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining, "the worker is draining")});
-    }
-    frame.starts.clear();
-    if (!refusals.events.empty()) sessions_.Send(session, std::move(refusals));
   }
 
   // SenderEvents, on the link thread.
@@ -206,6 +195,11 @@ void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan)
 }
 
 }  // namespace
+
+absl::StatusOr<ProcessNeeds> PrefillProcess::Check(const Topology& topology, const ProcessPlan& plan) {
+  RETURN_IF_ERROR(MakeTransports(topology.links.transports, nullptr).status());
+  return CheckWorker(topology, topology.pools[plan.pool]);
+}
 
 absl::StatusOr<std::unique_ptr<PrefillProcess>> PrefillProcess::Start(const Topology& topology,
                                                                       const ProcessPlan& plan) {

@@ -8,13 +8,15 @@
 #include "router/router_process.h"
 
 ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
+ABSL_FLAG(bool, check, false, "Only check that the router could serve.");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30), "How long to wait for running requests when stopped.");
 
 int main(int argc, char** argv) {
   tandem::StartProcess();
   absl::SetProgramUsageMessage("Runs the router of a topology: tandem-router --topology FILE");
   absl::ParseCommandLine(argc, argv);
-  tandem::ProcessConfig config = tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), "router");
+  tandem::ProcessConfig config = tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), "router", "tandem-router");
+  if (absl::GetFlag(FLAGS_check)) tandem::ExitWithNeeds(tandem::RouterProcess::Check(config.topology));
   auto process = tandem::RouterProcess::Start(config.topology, config.process);
   tandem::ExitUnlessOk(process.status());
   tandem::AwaitTermination();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/rpc/completion_loop.h"
@@ -34,6 +35,8 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
     loop_->Drain();
   }
 
+  // Checkpoint, tokenizer and chat template.
+  absl::Status LoadModel(const Topology& topology);
   absl::Status Build(const Topology& topology, const ProcessPlan& plan);
 
   const std::string& address() const override { return server_->address(); }
@@ -70,7 +73,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   std::unique_ptr<ServerRunner> server_;
 };
 
-absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& plan) {
+absl::Status RouterParts::LoadModel(const Topology& topology) {
   ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(topology.model.path));
   ASSIGN_OR_RETURN(tokenizer_, checkpoint_->LoadTokenizer());
   const ModelConfig& config = checkpoint_->config();
@@ -82,6 +85,11 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
     ASSIGN_OR_RETURN(chat_template_,
                      ChatTemplate::Create(checkpoint_->chat_template(), std::move(bos), std::move(eos)));
   }
+  return absl::OkStatus();
+}
+
+absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& plan) {
+  RETURN_IF_ERROR(LoadModel(topology));
   builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_, chat_template_.get());
   RouterCore::Options options;
   options.max_active_requests = topology.router.max_active_requests;
@@ -95,7 +103,7 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
       std::make_unique<RouterCore>(options, *tokenizer_, metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
   control_.SetCore(core_.get());
   generate_ =
-      GenerateService::Create({topology.model.served_name, config.max_context_tokens, tokenizer_->vocabulary_size()},
+      GenerateService::Create({topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()},
                               *builder_, *core_, gate_, Clock::Real());
   std::unique_ptr<grpc::ServerCompletionQueue> queue;
   ASSIGN_OR_RETURN(server_,
@@ -112,6 +120,14 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
 }
 
 }  // namespace
+
+absl::StatusOr<ProcessNeeds> RouterProcess::Check(const Topology& topology) {
+  RouterParts parts;
+  if (absl::Status status = parts.LoadModel(topology); !status.ok()) {
+    return absl::Status(status.code(), absl::StrCat(topology.model.where, ": model.path: ", status.message()));
+  }
+  return ProcessNeeds();
+}
 
 absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const Topology& topology, const ProcessPlan& plan) {
   auto parts = std::make_unique<RouterParts>();

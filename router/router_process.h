@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/process_needs.h"
 #include "common/topology.h"
 
 namespace tandem {
@@ -15,6 +16,8 @@ namespace tandem {
 // Ownership: owns all parts and their threads; destroying it stops them in order.
 class RouterProcess {
  public:
+  // Loads tokenizer and template and no more; errors name the model's file.
+  static absl::StatusOr<ProcessNeeds> Check(const Topology& topology);
   // Loads tokenizer and template and starts; errors name the setting or address that is wrong.
   static absl::StatusOr<std::unique_ptr<RouterProcess>> Start(const Topology& topology, const ProcessPlan& plan);
   virtual ~RouterProcess() = default;

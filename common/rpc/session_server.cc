@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "common/error_reason.h"
 #include "common/rpc/frame_codec.h"
 
 namespace tandem {
@@ -93,6 +94,17 @@ void SessionServer::Send(SessionId id, EventFrame frame) {
   absl::MutexLock lock(&mu_);
   auto entry = sessions_.find(id);
   if (entry != sessions_.end()) entry->second->Send(frame);
+}
+
+void SessionServer::RefuseStarts(SessionId session, CommandFrame& frame) {
+  EventFrame refusals;
+  for (const StartLeg& start : frame.starts) {
+    refusals.events.push_back(
+        {.id = start.id,
+         .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining, "the worker is draining")});
+  }
+  frame.starts.clear();
+  if (!refusals.events.empty()) Send(session, std::move(refusals));
 }
 
 void SessionServer::Close() {

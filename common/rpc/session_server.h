@@ -37,6 +37,8 @@ class SessionServer {
   grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* NewSession();
   // Sends events; dropped when the stream is gone.
   void Send(SessionId session, EventFrame frame) ABSL_LOCKS_EXCLUDED(mu_);
+  // Takes the starts out of a draining worker's `frame` and answers them WORKER_DRAINING.
+  void RefuseStarts(SessionId session, CommandFrame& frame) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends all streams; new ones are refused.
   void Close() ABSL_LOCKS_EXCLUDED(mu_);
 

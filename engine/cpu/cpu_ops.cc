@@ -332,6 +332,18 @@ std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision) {
   return std::make_unique<CpuOps>(num_threads, precision);
 }
 
+int64_t CpuWeightBytes(const Checkpoint& checkpoint, Precision precision) {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (tensor.shape.size() < 2) {
+      bytes += tensor.num_elements() * static_cast<int64_t>(sizeof(float));
+    } else if (name != "embedding" || checkpoint.config().tied_embeddings) {
+      bytes += PackedBytes(tensor, precision);
+    }
+  }
+  return bytes;
+}
+
 const char* CpuKernelsName() { return ChooseKernels().name; }
 
 }  // namespace tandem

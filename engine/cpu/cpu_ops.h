@@ -4,12 +4,16 @@
 
 #include "common/topology.h"
 #include "engine/ops.h"
+#include "model/checkpoint.h"
 
 namespace tandem {
 
 // The ops on the CPU: AVX-512 VNNI (or, on demand, AMX tiles) where the processor has it, portable vectors
 // elsewhere; f32 activations, int8 ones for quantised weights under Precision::kQuantised.
 std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision);
+
+// Bytes that a model's weights take once they are prepared.
+int64_t CpuWeightBytes(const Checkpoint& checkpoint, Precision precision);
 
 // Name of the kernels that NewCpuOps uses here: "amx", "avx512" or "portable".
 const char* CpuKernelsName();

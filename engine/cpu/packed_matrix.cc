@@ -230,6 +230,11 @@ void StoreFloatRow(const TensorView& tensor, int64_t source_row, PackedEncoding 
 
 }  // namespace
 
+int64_t PackedBytes(const TensorView& weights, Precision precision) {
+  const int64_t panels = (weights.rows() + kPanelRows - 1) / kPanelRows;
+  return panels * PanelBytes(LayoutOf(weights.dtype, precision), weights.columns());
+}
+
 absl::StatusOr<std::unique_ptr<PackedLinear>> PackedLinear::Pack(absl::Span<const TensorView> parts,
                                                                  absl::Span<const TensorView> biases,
                                                                  Precision precision, InputPrecision input_precision) {

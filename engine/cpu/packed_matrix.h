@@ -64,6 +64,9 @@ class PackedMatrix {
   std::vector<uint8_t> storage_;
 };
 
+// Bytes of a matrix of these weights once packed.
+int64_t PackedBytes(const TensorView& weights, Precision precision);
+
 // A linear layer's weights: matrices that lie one below the other. There is one, but where the parts have unlike
 // encodings: Q4_K_M files keep V in more bits than Q and K in half of their layers.
 class PackedLinear final : public LinearWeight {

@@ -22,14 +22,15 @@ using LayersDone = absl::FunctionRef<void(int begin, int end)>;
 class DecoderModel {
  public:
   virtual ~DecoderModel() = default;
-  // Shape of its KV, but for page_tokens, element_bytes and num_pages.
-  virtual KvLayout kv_layout() const = 0;
   // Appends the batch's KV to its pages and leaves the logits [batch.logit_rows.size(), vocabulary]
   // in the result, which is valid until the next call. `group_layers`: how many layers per call of
   // layers_done.
   virtual const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,
                                     LayersDone layers_done) = 0;
 };
+
+// Shape of a model's KV, but for page_tokens, element_bytes and num_pages.
+KvLayout KvShape(const ModelConfig& config);
 
 // Prepares all weights for steps of up to `max_rows` tokens, `max_logit_rows` of which want logits.
 // UNIMPLEMENTED for families without code.

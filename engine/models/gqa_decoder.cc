@@ -23,13 +23,6 @@ class GqaDecoder final : public DecoderModel {
 
   absl::Status Load(const Checkpoint& checkpoint, int max_rows, int max_logit_rows);
 
-  KvLayout kv_layout() const override {
-    return {.num_layers = config_.num_layers,
-            .num_kv_heads = config_.num_kv_heads,
-            .head_dim = config_.head_dim,
-            .num_planes = 2};
-  }
-
   const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,
                             LayersDone layers_done) override {
     ops_.BeginStep(batch, config_.rope, {config_.num_heads, config_.num_kv_heads, config_.head_dim});
@@ -164,6 +157,13 @@ absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int ma
 }
 
 }  // namespace
+
+KvLayout KvShape(const ModelConfig& config) {
+  return {.num_layers = config.num_layers,
+          .num_kv_heads = config.num_kv_heads,
+          .head_dim = config.head_dim,
+          .num_planes = 2};
+}
 
 absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, Ops& ops, int max_rows,
                                                                int max_logit_rows) {

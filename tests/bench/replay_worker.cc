@@ -33,7 +33,8 @@ class ReplayPrefill final : public SessionHandler {
       const bool last = start.sampling.max_tokens == 1;
       events.events.push_back(
           {.id = start.id, .tokens = {{.token = kToken}}, .finish = last ? LegFinish::kLength : LegFinish::kNone});
-      if (!last) events.events.push_back({.id = start.id, .finish = LegFinish::kHandedOver});
+      if (!last)
+        events.events.push_back({.id = start.id, .finish = LegFinish::kHandedOver, .handover = start.handover});
     }
     if (!events.events.empty()) sessions_.Send(session, std::move(events));
   }
