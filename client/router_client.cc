@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/frame_codec.h"
@@ -84,15 +85,30 @@ GenerateSummary ToSummary(const v1::Usage& usage) {
 
 }  // namespace
 
-struct RouterClient::Stubs {
-  std::unique_ptr<v1::Router::Stub> router;
-  std::unique_ptr<v1::Control::Stub> control;
+struct RouterClient::Connection {
+  // The status of a call, in words of ours where no router was reached.
+  absl::Status StatusOf(const grpc::Status& grpc_status) const {
+    const absl::Status status = FromGrpc(grpc_status);
+    const bool is_connected = channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY;
+    if (is_connected || (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status))) return status;
+    // The cause is the end of gRPC's text: "failed to connect to all addresses; last error: ...: Connection refused".
+    const absl::string_view text = status.message();
+    const size_t cause = text.rfind(": ");
+    return absl::Status(status.code(), absl::StrCat("no router can be reached at ", router, ": ",
+                                                    cause == absl::string_view::npos ? text : text.substr(cause + 2)));
+  }
+
+  std::string router;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::Router::Stub> router_stub;
+  std::unique_ptr<v1::Control::Stub> control_stub;
 };
 
-RouterClient::RouterClient(const std::string& router) : stubs_(std::make_unique<Stubs>()) {
-  auto channel = NewChannel(router);
-  stubs_->router = v1::Router::NewStub(channel);
-  stubs_->control = v1::Control::NewStub(channel);
+RouterClient::RouterClient(const std::string& router) : connection_(std::make_unique<Connection>()) {
+  connection_->router = router;
+  connection_->channel = NewChannel(router);
+  connection_->router_stub = v1::Router::NewStub(connection_->channel);
+  connection_->control_stub = v1::Control::NewStub(connection_->channel);
 }
 RouterClient::~RouterClient() = default;
 
@@ -101,14 +117,14 @@ absl::StatusOr<GenerateSummary> RouterClient::Generate(const GenerateOptions& op
   grpc::ClientContext context;
   SetTimeout(context, options.timeout);
   std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader =
-      stubs_->router->Generate(&context, ToProto(options));
+      connection_->router_stub->Generate(&context, ToProto(options));
   v1::GenerateResponse response;
   GenerateSummary summary;
   while (reader->Read(&response)) {
     if (response.has_usage()) summary = ToSummary(response.usage());
     if (!on_piece(ToPiece(response))) context.TryCancel();
   }
-  if (absl::Status status = FromGrpc(reader->Finish()); !status.ok()) return status;
+  if (absl::Status status = connection_->StatusOf(reader->Finish()); !status.ok()) return status;
   return summary;
 }
 
@@ -118,14 +134,15 @@ absl::Status RouterClient::Cancel(const std::string& request_id) {
   v1::CancelRequest request;
   request.set_request_id(request_id);
   v1::CancelResponse response;
-  return FromGrpc(stubs_->router->Cancel(&context, request, &response));
+  return connection_->StatusOf(connection_->router_stub->Cancel(&context, request, &response));
 }
 
 absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
   grpc::ClientContext context;
   SetTimeout(context, timeout);
   v1::ClusterStatusResponse response;
-  if (absl::Status status = FromGrpc(stubs_->router->ClusterStatus(&context, {}, &response)); !status.ok())
+  if (absl::Status status = connection_->StatusOf(connection_->router_stub->ClusterStatus(&context, {}, &response));
+      !status.ok())
     return status;
   ClusterSummary summary{.ready = response.ready(), .active_requests = response.active_requests()};
   for (const v1::WorkerStatus& worker : response.workers()) {
@@ -153,7 +170,7 @@ absl::Status RouterClient::Drain(const std::string& worker_id) {
   v1::DrainRequest request;
   request.set_worker_id(worker_id);
   v1::DrainResponse response;
-  return FromGrpc(stubs_->control->Drain(&context, request, &response));
+  return connection_->StatusOf(connection_->control_stub->Drain(&context, request, &response));
 }
 
 }  // namespace tandem

@@ -80,8 +80,8 @@ class RouterClient {
   absl::Status Drain(const std::string& worker_id);
 
  private:
-  struct Stubs;
-  const std::unique_ptr<Stubs> stubs_;
+  struct Connection;
+  const std::unique_ptr<Connection> connection_;
 };
 
 }  // namespace tandem

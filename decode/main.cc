@@ -16,10 +16,9 @@ int main(int argc, char** argv) {
   tandem::StartProcess();
   absl::SetProgramUsageMessage("Runs one decode worker: tandem-decode --topology FILE --worker NAME");
   absl::ParseCommandLine(argc, argv);
-  tandem::ProcessConfig config = tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology),
-                                                                 absl::GetFlag(FLAGS_worker), "tandem-decode");
-  if (absl::GetFlag(FLAGS_check))
-    tandem::ExitWithNeeds(tandem::DecodeProcess::Check(config.topology, config.process));
+  tandem::ProcessConfig config =
+      tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), absl::GetFlag(FLAGS_worker), "tandem-decode");
+  if (absl::GetFlag(FLAGS_check)) tandem::ExitWithNeeds(tandem::DecodeProcess::Check(config.topology, config.process));
   auto process = tandem::DecodeProcess::Start(config.topology, config.process);
   tandem::ExitUnlessOk(process.status());
   tandem::AwaitTermination();

@@ -31,7 +31,8 @@ int64_t MachineMemoryBytes() {
 absl::StatusOr<ProcessNeeds> AskProcess(const Topology& topology, const ProcessPlan& process,
                                         const std::string& program_folder) {
   const std::string program = absl::StrCat(program_folder, "/", process.program);
-  if (!std::filesystem::exists(program)) return absl::NotFoundError(absl::StrCat(program, " is missing; was it built?"));
+  if (!std::filesystem::exists(program))
+    return absl::NotFoundError(absl::StrCat(program, " is missing; was it built?"));
   std::vector<std::string> arguments = {program, "--check", absl::StrCat("--topology=", topology.file)};
   if (process.pool >= 0) arguments.push_back(absl::StrCat("--worker=", process.name));
   ASSIGN_OR_RETURN(ProgramResult result, RunProgram(arguments, kCheckTimeout));

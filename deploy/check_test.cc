@@ -25,7 +25,8 @@ class CheckTest : public testing::Test {
     std::string pattern = std::filesystem::temp_directory_path() / "tandem-check-XXXXXX";
     folder_ = mkdtemp(pattern.data());
     Script("tandem-router", "echo weight_bytes=0 kv_bytes=0 kv_pages=0 max_context_tokens=0");
-    Script("tandem-decode", "echo a warning >&2; echo weight_bytes=1048576 kv_bytes=2097152 kv_pages=77 max_context_tokens=9");
+    Script("tandem-decode",
+           "echo a warning >&2; echo weight_bytes=1048576 kv_bytes=2097152 kv_pages=77 max_context_tokens=9");
   }
   ~CheckTest() override { std::filesystem::remove_all(folder_); }
 
@@ -54,7 +55,8 @@ TEST_F(CheckTest, TheTableShowsWhatEachProcessSaysOfItself) {
 
 TEST_F(CheckTest, WhatAProgramRefusesIsRefused) {
   Script("tandem-decode", "echo 't.yaml:1: model.path: /m is no model' >&2; exit 2");
-  EXPECT_THAT(Describe().status(), StatusIs(absl::StatusCode::kInvalidArgument, "t.yaml:1: model.path: /m is no model"));
+  EXPECT_THAT(Describe().status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, "t.yaml:1: model.path: /m is no model"));
 }
 
 TEST_F(CheckTest, AProgramThatCrashesOrSaysSomethingElseIsAnError) {

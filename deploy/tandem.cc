@@ -96,9 +96,10 @@ int Up(const std::string& file) {
   return 0;
 }
 
-void PrintTimes(const GenerateSummary& summary) {
-  double seconds = absl::ToDoubleSeconds(summary.decode);
-  int decoded = summary.completion_tokens - 2;
+void PrintTimes(const GenerateSummary& summary, const std::string& finish_reason) {
+  const double seconds = absl::ToDoubleSeconds(summary.decode);
+  const int decoded = summary.completion_tokens - 2;
+  const bool is_split = !summary.prefill_worker.empty();
   auto line = [](const char* stage, absl::Duration time, const std::string& note) {
     printf("  %-14s %9.2f ms  %s\n", stage, absl::ToDoubleMilliseconds(time), note.c_str());
   };
@@ -106,36 +107,46 @@ void PrintTimes(const GenerateSummary& summary) {
   line("queue", summary.queue, "");
   line("prefill", summary.prefill,
        absl::StrCat(summary.prompt_tokens, " tokens, ", summary.cached_tokens, " of them cached, on ",
-                    summary.prefill_worker));
-  line("transfer", summary.transfer, "KV to the decode worker, beside prefill");
-  line("hand-over gap", summary.handover, "what the client saw between the first tokens");
+                    is_split ? summary.prefill_worker : summary.decode_worker));
+  if (is_split) {
+    line("transfer", summary.transfer, "KV to the decode worker, beside prefill");
+    line("hand-over gap", summary.handover, "what the client saw between the first tokens");
+  }
   line("decode", summary.decode,
        decoded > 0 && seconds > 0 ? absl::StrFormat("%.1f tokens/s on %s", decoded / seconds, summary.decode_worker)
                                   : absl::StrCat("on ", summary.decode_worker));
+  printf("  %d tokens; end: %s\n", summary.completion_tokens, finish_reason.c_str());
 }
 
 int Generate(const std::string& question) {
   GenerateOptions options;
   if (std::string text = absl::GetFlag(FLAGS_text); !text.empty()) {
+    if (!question.empty()) return Fail(absl::InvalidArgumentError("generate takes a question or --text, not both"), 2);
     options.text = text;
   } else if (!question.empty()) {
     options.chat = {{"user", question}};
   } else {
-    return Fail(absl::InvalidArgumentError("generate needs a question, or --text"), 2);
+    return Fail(absl::InvalidArgumentError("generate needs a \"question\", or --text=\"...\" to continue"), 2);
   }
   options.sampling.max_tokens = absl::GetFlag(FLAGS_max_tokens);
   options.sampling.temperature = static_cast<float>(absl::GetFlag(FLAGS_temperature));
   options.sampling.top_p = static_cast<float>(absl::GetFlag(FLAGS_top_p));
   options.timeout = absl::GetFlag(FLAGS_timeout);
   RouterClient client(absl::GetFlag(FLAGS_router));
-  absl::StatusOr<GenerateSummary> summary = client.Generate(options, [](const GeneratedPiece& piece) {
+  std::string finish_reason;
+  absl::StatusOr<GenerateSummary> summary = client.Generate(options, [&](const GeneratedPiece& piece) {
     fputs(piece.text.c_str(), stdout);
     fflush(stdout);
+    if (!piece.finish_reason.empty()) finish_reason = piece.finish_reason;
     return true;
   });
   printf("\n");
   if (!summary.ok()) return Fail(summary.status());
-  if (absl::GetFlag(FLAGS_times)) PrintTimes(*summary);
+  if (finish_reason == "length") {
+    fflush(stdout);
+    fprintf(stderr, "tandem: cut off after %d tokens; --max_tokens sets the limit\n", summary->completion_tokens);
+  }
+  if (absl::GetFlag(FLAGS_times)) PrintTimes(*summary, finish_reason);
   return 0;
 }
 
@@ -194,22 +205,44 @@ int Status() {
   return status->ready ? 0 : 3;
 }
 
+int Drain(const std::string& worker) {
+  absl::Status status = RouterClient(absl::GetFlag(FLAGS_router)).Drain(worker);
+  if (!status.ok()) return Fail(status);
+  printf("%s finishes what it has and leaves\n", worker.c_str());
+  return 0;
+}
+
+struct Command {
+  const char* name;
+  const char* operand;  // How usage names it; null where there is none.
+  bool needs_operand;
+  int (*run)(const std::string& operand);
+};
+
+constexpr Command kCommands[] = {
+    {"check", "FILE", true, Check},
+    {"up", "FILE", true, Up},
+    {"generate", "\"question\"", false, Generate},
+    {"status", nullptr, false, [](const std::string&) { return Status(); }},
+    {"drain", "WORKER", true, Drain},
+};
+
 int Run(const std::vector<char*>& arguments) {
-  const std::string command = arguments.size() > 1 ? arguments[1] : "";
-  const std::string operand = arguments.size() > 2 ? arguments[2] : "";
-  const bool has_operand = arguments.size() == 3;
-  if (command == "check" && has_operand) return Check(operand);
-  if (command == "up" && has_operand) return Up(operand);
-  if (command == "generate" && arguments.size() <= 3) return Generate(operand);
-  if (command == "status" && arguments.size() == 2) return Status();
-  if (command == "drain" && has_operand) {
-    absl::Status status = RouterClient(absl::GetFlag(FLAGS_router)).Drain(operand);
-    if (!status.ok()) return Fail(status);
-    printf("%s finishes what it has and leaves\n", operand.c_str());
-    return 0;
+  const std::string name = arguments.size() > 1 ? arguments[1] : "";
+  const auto* command = std::find_if(std::begin(kCommands), std::end(kCommands),
+                                     [&](const Command& known) { return name == known.name; });
+  if (command == std::end(kCommands)) {
+    if (!name.empty()) fprintf(stderr, "tandem: there is no command %s\n\n", name.c_str());
+    fprintf(stderr, "%s\n", kUsage);
+    return 2;
   }
-  fprintf(stderr, "%s\n", kUsage);
-  return 2;
+  const size_t operands = arguments.size() - 2;
+  if (operands < (command->needs_operand ? 1 : 0) || operands > (command->operand == nullptr ? 0 : 1)) {
+    fprintf(stderr, "tandem: usage: tandem %s%s%s\n", name.c_str(), command->operand == nullptr ? "" : " ",
+            command->operand == nullptr ? "" : command->operand);
+    return 2;
+  }
+  return command->run(operands == 0 ? "" : arguments[2]);
 }
 
 }  // namespace

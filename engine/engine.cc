@@ -12,6 +12,7 @@
 namespace tandem {
 
 absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const Options& options) {
+  RETURN_IF_ERROR(CheckCpuSettings());
   Needs needs{.layout = KvShape(checkpoint.config()), .weight_bytes = CpuWeightBytes(checkpoint, options.precision)};
   KvLayout& layout = needs.layout;
   layout.page_tokens = options.page_tokens;

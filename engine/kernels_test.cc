@@ -306,5 +306,27 @@ TEST(ThreadPoolTest, RunsEachItemOnce) {
   }
 }
 
+TEST(KernelChoiceTest, AnUnknownChoiceInTheEnvironmentIsRefusedWithThoseThereAre) {
+  EXPECT_THAT(CheckKernelChoice(), IsOk());
+  setenv("TANDEM_CPU_KERNELS", "bogus", 1);
+  EXPECT_THAT(CheckKernelChoice(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                            testing::HasSubstr("TANDEM_CPU_KERNELS=bogus: this processor runs ")));
+  setenv("TANDEM_CPU_KERNELS", "portable", 1);
+  EXPECT_THAT(CheckKernelChoice(), IsOk());
+  EXPECT_STREQ(CpuKernelsName(), "portable");
+  unsetenv("TANDEM_CPU_KERNELS");
+}
+
+TEST(PackedMatrixTest, PackedBytesAreThoseThatPackingTakes) {
+  for (DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_1, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K}) {
+    const std::vector<uint8_t> blocks = RandomBlocks(dtype, 40, 256);
+    const TensorView tensor{"w", dtype, {40, 256}, blocks};
+    for (Precision precision : {Precision::kQuantised, Precision::kFull}) {
+      auto matrix = PackedMatrix::Pack({tensor}, {}, precision, InputPrecision::kUsual);
+      EXPECT_EQ(PackedBytes(tensor, precision), matrix->num_panels * matrix->panel_bytes);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tandem

@@ -11,6 +11,8 @@
 #include "common/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvtransfer/event_loop.h"
+#include "kvtransfer/frame_socket.h"
 #include "kvtransfer/kv_receiver.h"
 #include "kvtransfer/loopback/loopback_transport.h"
 #include "kvtransfer/peer_process.h"
@@ -19,6 +21,7 @@
 #include "kvtransfer/sender_hub.h"
 #include "kvtransfer/shm/shm_transport.h"
 #include "kvtransfer/transport_factory.h"
+#include "kvtransfer/wire.h"
 #include "tests/support/status_matchers.h"
 
 namespace tandem {
@@ -346,6 +349,57 @@ TEST(LinkTest, RefusalIsReportedWithItsReason) {
   PrefillEnd prefill(NewLoopbackTransport(), 16);
   prefill.LinkTo(decode.port());
   EXPECT_TRUE(prefill.Await([&] { return prefill.state_.error == "refused: not you"; }));
+}
+
+// A peer that says by hand what a prefill worker would, on the test's thread.
+class RawPeer {
+ public:
+  explicit RawPeer(int port) : loop_(*EventLoop::Create()) {
+    auto fd = FrameSocket::Connect("127.0.0.1:" + std::to_string(port));
+    EXPECT_THAT(fd, IsOk());
+    socket_ =
+        std::make_unique<FrameSocket>(*loop_, *fd,
+                                      FrameSocket::Callbacks{[this](absl::string_view payload) { OnFrame(payload); },
+                                                             [this](const std::string&) {
+                                                               closed_ = true;
+                                                               loop_->Stop();
+                                                             }});
+    socket_->Send(EncodeLinkMessage(Hello("prefill-0", 100, 16)));
+  }
+  // Claims a passed test of `transport` once asked to test, and waits until the other side closes.
+  bool ClaimsAndIsClosed(const std::string& transport) {
+    claim_ = transport;
+    const absl::Time deadline = Clock::Real().Now() + kPatience;
+    loop_->Run(
+        absl::Milliseconds(10),
+        [&] {
+          if (Clock::Real().Now() > deadline) loop_->Stop();
+        },
+        [] { return false; });
+    return closed_;
+  }
+  bool was_ready() const { return was_ready_; }
+
+ private:
+  void OnFrame(absl::string_view payload) {
+    ASSERT_OK_AND_ASSIGN(LinkMessage message, DecodeLinkMessage(payload));
+    if (std::holds_alternative<HelloMessage>(message)) {
+      socket_->Send(EncodeLinkMessage(SelfTestDoneMessage{.transport = claim_}));
+    } else if (std::holds_alternative<LinkReadyMessage>(message)) {
+      was_ready_ = true;
+    }
+  }
+  const std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<FrameSocket> socket_;
+  std::string claim_;
+  bool closed_ = false, was_ready_ = false;
+};
+
+TEST(LinkTest, ATransportThatWasNotOfferedMakesNoLink) {
+  DecodeEnd decode(NewLoopbackTransport());
+  RawPeer peer(decode.port());
+  EXPECT_TRUE(peer.ClaimsAndIsClosed("carrier-pigeon"));
+  EXPECT_FALSE(peer.was_ready());
 }
 
 TEST(LinkTest, StartingOnADownLinkFailsAtOnce) {

@@ -70,7 +70,11 @@ class ReceiverHub::Connection {
     const ExportedPool* used = FindExport(transport_);
     const bool revoked = used != nullptr && used->revocable();
     exports_.clear();
-    if (!up_) return;
+    if (!hello_.incarnation.is_set()) return;
+    if (!up_) {
+      LogWarning("link not made", {{"peer", hello_.worker_id}, {"reason", reason}});
+      return;
+    }
     LogWarning("link lost", {{"peer", hello_.worker_id}, {"reason", reason}});
     hub_.events_.OnPeerLost(hello_.incarnation, process_ended || revoked);
   }

@@ -16,10 +16,9 @@ int main(int argc, char** argv) {
   tandem::StartProcess();
   absl::SetProgramUsageMessage("Runs one prefill worker: tandem-prefill --topology FILE --worker NAME");
   absl::ParseCommandLine(argc, argv);
-  tandem::ProcessConfig config = tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology),
-                                                                 absl::GetFlag(FLAGS_worker), "tandem-prefill");
-  if (absl::GetFlag(FLAGS_check))
-    tandem::ExitWithNeeds(tandem::PrefillProcess::Check(config.topology, config.process));
+  tandem::ProcessConfig config =
+      tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), absl::GetFlag(FLAGS_worker), "tandem-prefill");
+  if (absl::GetFlag(FLAGS_check)) tandem::ExitWithNeeds(tandem::PrefillProcess::Check(config.topology, config.process));
   auto process = tandem::PrefillProcess::Start(config.topology, config.process);
   tandem::ExitUnlessOk(process.status());
   tandem::AwaitTermination();

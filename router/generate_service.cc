@@ -290,6 +290,7 @@ void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::Cluster
     status->set_total_pages(worker.registration.total_pages);
     for (const auto& [state, count] : worker.heartbeat.pages) (*status->mutable_pages())[state] = count;
     for (const LinkReport& link : worker.heartbeat.links) {
+      if (!view.workers().contains(link.peer)) continue;  // Drained or lost.
       v1::LinkStatus* out = response->add_links();
       out->set_prefill_worker(worker.registration.worker_id);
       out->set_decode_worker(link.peer_worker);

@@ -15,7 +15,8 @@ int main(int argc, char** argv) {
   tandem::StartProcess();
   absl::SetProgramUsageMessage("Runs the router of a topology: tandem-router --topology FILE");
   absl::ParseCommandLine(argc, argv);
-  tandem::ProcessConfig config = tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), "router", "tandem-router");
+  tandem::ProcessConfig config =
+      tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), "router", "tandem-router");
   if (absl::GetFlag(FLAGS_check)) tandem::ExitWithNeeds(tandem::RouterProcess::Check(config.topology));
   auto process = tandem::RouterProcess::Start(config.topology, config.process);
   tandem::ExitUnlessOk(process.status());

@@ -201,8 +201,12 @@ void RouterCore::LoseWorker(Incarnation worker, const std::string& reason) {
 void RouterCore::DropWorker(Incarnation worker, const std::string& reason) {
   const WorkerView* lost = view_.Find(worker);
   const bool was_decode = lost->registration.role == Role::kDecode;
-  LogWarning("worker lost", {{"worker", lost->registration.worker_id}, {"reason", reason}});
-  metrics_.CountWorkerLost(lost->registration.worker_id);
+  if (lost->heartbeat.state == "draining") {
+    LogInfo("worker left", {{"worker", lost->registration.worker_id}, {"reason", reason}});
+  } else {
+    LogWarning("worker lost", {{"worker", lost->registration.worker_id}, {"reason", reason}});
+    metrics_.CountWorkerLost(lost->registration.worker_id);
+  }
   view_.Remove(worker);
   clients_.erase(worker);
   commands_.erase(worker);

@@ -14,7 +14,9 @@ namespace tandem {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 constexpr Incarnation kDecode(11), kDecode2(12);
@@ -81,6 +83,14 @@ class RouterCoreTest : public testing::Test {
       mu_.Await(absl::Condition(&settled_));
     }
   }
+  void Heartbeat(Incarnation worker, const std::string& state, int64_t sequence) {
+    WorkerHeartbeat heartbeat;
+    heartbeat.state = state;
+    heartbeat.free_pages = 100;
+    heartbeat.sequence = sequence;
+    core_.OnHeartbeat(worker, heartbeat);
+    Settle();
+  }
   void Register(Incarnation worker) {
     core_.OnRegister({.worker_id = "decode-" + std::to_string(worker.value()),
                       .incarnation = worker,
@@ -91,12 +101,7 @@ class RouterCoreTest : public testing::Test {
                       .max_context_tokens = 400},
                      [](const absl::Status& status) { EXPECT_THAT(status, IsOk()); });
     core_.OnWorkerSession(worker, true);
-    WorkerHeartbeat heartbeat;
-    heartbeat.state = "ready";
-    heartbeat.free_pages = 100;
-    heartbeat.sequence = 1;
-    core_.OnHeartbeat(worker, heartbeat);
-    Settle();
+    Heartbeat(worker, "ready", 1);
   }
   std::shared_ptr<Request> Submit(int samples) {
     auto request = std::make_shared<Request>();
@@ -167,6 +172,18 @@ TEST_F(RouterCoreTest, TokensOfALostWorkerThatComeLateAreNobodys) {
   core_.OnWorkerEvents(kDecode2, {{Token(outside_.starts[1].second.id, 4)}});
   Settle();
   EXPECT_EQ(sink_->text, "de");
+}
+
+TEST_F(RouterCoreTest, ADrainedWorkerThatLeavesIsNotLost) {
+  Register(kDecode);
+  Register(kDecode2);
+  Heartbeat(kDecode, "draining", 2);
+  core_.OnWorkerGone(kDecode, "its stream ended");
+  core_.OnWorkerGone(kDecode2, "its stream ended");
+  Settle();
+  const std::string metrics = metrics_server_.Text();
+  EXPECT_THAT(metrics, Not(HasSubstr("worker=\"decode-11\"")));
+  EXPECT_THAT(metrics, HasSubstr("tandem_workers_lost_total{worker=\"decode-12\"} 1"));
 }
 
 TEST_F(RouterCoreTest, AWorkerThatRegistersAgainLosesItsLegsAndKeepsItsNewStream) {

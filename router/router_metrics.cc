@@ -54,7 +54,9 @@ void RouterMetrics::ObserveEnd(const RequestUsage& usage, const absl::Status& ou
 }
 
 void RouterMetrics::CountWorkerLost(const std::string& worker) {
-  server_.Counter("tandem_workers_lost_total", "Workers that left: ended, silent, or drained.", {{"worker", worker}})
+  server_
+      .Counter("tandem_workers_lost_total", "Workers that ended or fell silent without having been drained.",
+               {{"worker", worker}})
       .Increment();
 }
 

@@ -102,9 +102,9 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   core_ =
       std::make_unique<RouterCore>(options, *tokenizer_, metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
   control_.SetCore(core_.get());
-  generate_ =
-      GenerateService::Create({topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()},
-                              *builder_, *core_, gate_, Clock::Real());
+  generate_ = GenerateService::Create(
+      {topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()}, *builder_,
+      *core_, gate_, Clock::Real());
   std::unique_ptr<grpc::ServerCompletionQueue> queue;
   ASSIGN_OR_RETURN(server_,
                    ServerRunner::Start(plan.service_address, {generate_->service(), control_.service()}, &queue));

@@ -344,6 +344,8 @@ int64_t CpuWeightBytes(const Checkpoint& checkpoint, Precision precision) {
   return bytes;
 }
 
+absl::Status CheckCpuSettings() { return CheckKernelChoice(); }
+
 const char* CpuKernelsName() { return ChooseKernels().name; }
 
 }  // namespace tandem

@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "absl/status/status.h"
 #include "common/topology.h"
 #include "engine/ops.h"
 #include "model/checkpoint.h"
@@ -14,6 +15,9 @@ std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision);
 
 // Bytes that a model's weights take once they are prepared.
 int64_t CpuWeightBytes(const Checkpoint& checkpoint, Precision precision);
+
+// INVALID_ARGUMENT when the environment asks for kernels that this processor does not run.
+absl::Status CheckCpuSettings();
 
 // Name of the kernels that NewCpuOps uses here: "amx", "avx512" or "portable".
 const char* CpuKernelsName();

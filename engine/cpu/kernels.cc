@@ -8,6 +8,8 @@
 
 #include <cstdlib>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 
 namespace tandem {
@@ -39,6 +41,8 @@ bool HasAmx() {
 }
 #endif
 
+constexpr char kChoice[] = "TANDEM_CPU_KERNELS";
+
 std::vector<const Kernels*> FindKernels() {
   std::vector<const Kernels*> available;
 #if defined(__x86_64__)
@@ -60,11 +64,22 @@ const std::vector<const Kernels*>& AvailableKernels() {
 }
 
 const Kernels& ChooseKernels() {
-  const char* forced = std::getenv("TANDEM_CPU_KERNELS");
+  const char* wanted = std::getenv(kChoice);
   for (const Kernels* kernels : AvailableKernels()) {
-    if (forced == nullptr || absl::string_view(forced) == kernels->name) return *kernels;
+    if (wanted == nullptr || absl::string_view(wanted) == kernels->name) return *kernels;
   }
   return portable::GetKernels();
+}
+
+absl::Status CheckKernelChoice() {
+  const char* wanted = std::getenv(kChoice);
+  std::vector<absl::string_view> names;
+  for (const Kernels* kernels : AvailableKernels()) {
+    if (wanted == nullptr || absl::string_view(wanted) == kernels->name) return absl::OkStatus();
+    names.push_back(kernels->name);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("environment: ", kChoice, "=", wanted, ": this processor runs ", absl::StrJoin(names, ", ")));
 }
 
 }  // namespace tandem

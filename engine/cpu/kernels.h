@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "common/kv_layout.h"
 #include "engine/cpu/packed_matrix.h"
 
@@ -62,8 +63,10 @@ const Kernels& GetKernels();
 }
 
 // The best build that this processor runs. TANDEM_CPU_KERNELS=NAME in the environment, one of portable, avx512 and amx,
-// forces that one where the processor runs it.
+// asks for another one.
 const Kernels& ChooseKernels();
+// INVALID_ARGUMENT when TANDEM_CPU_KERNELS names none that this processor runs.
+absl::Status CheckKernelChoice();
 // All builds that this processor runs, fastest first. The first call asks the kernel for the tile registers' state.
 const std::vector<const Kernels*>& AvailableKernels();
 

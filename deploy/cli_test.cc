@@ -1,0 +1,89 @@
+// The tandem command as a user types it, without a cluster.
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "deploy/run_program.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+ProgramResult Tandem(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), TANDEM_BINARY_DIR "/bin/tandem");
+  absl::StatusOr<ProgramResult> result = RunProgram(arguments, absl::Minutes(1));
+  EXPECT_THAT(result, IsOk());
+  return result.ok() ? *result : ProgramResult{.exit_code = -1};
+}
+
+MATCHER_P2(Ends, code, text, "") {
+  *result_listener << "code " << arg.exit_code << ", output: " << arg.output;
+  return arg.exit_code == code && arg.output.find(text) != std::string::npos;
+}
+
+TEST(CliTest, WrongUsageNamesTheCommandAndWhatItTakes) {
+  EXPECT_THAT(Tandem({}), Ends(2, "tandem check FILE"));
+  EXPECT_THAT(Tandem({"chek", "file"}), Ends(2, "there is no command chek"));
+  EXPECT_THAT(Tandem({"up"}), Ends(2, "usage: tandem up FILE"));
+  EXPECT_THAT(Tandem({"status", "extra"}), Ends(2, "usage: tandem status"));
+  EXPECT_THAT(Tandem({"generate"}), Ends(2, "generate needs a \"question\""));
+  EXPECT_THAT(Tandem({"generate", "--text=a", "b"}), Ends(2, "not both"));
+}
+
+TEST(CliTest, ARouterThatIsNotThereIsNamedWithTheCause) {
+  const std::string router = "--router=unix:/nonexistent/router";
+  for (std::vector<std::string> command :
+       {std::vector<std::string>{"status"}, {"generate", "hi"}, {"drain", "decode-0"}}) {
+    command.push_back(router);
+    EXPECT_THAT(Tandem(command), Ends(1, "no router can be reached at unix:/nonexistent/router: "));
+  }
+}
+
+TEST(CliTest, EveryTopologyOfOursPassesItsCheck) {
+  for (const auto& entry : std::filesystem::directory_iterator(TANDEM_SOURCE_DIR "/deploy/topologies")) {
+    EXPECT_THAT(Tandem({"check", entry.path()}), Ends(0, "memory in all: ")) << entry.path();
+  }
+}
+
+class CheckedFileTest : public testing::Test {
+ protected:
+  CheckedFileTest() {
+    std::string pattern = std::filesystem::temp_directory_path() / "tandem-cli-XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+  }
+  ~CheckedFileTest() override { std::filesystem::remove_all(folder_); }
+
+  // Checks a topology of one aggregated worker.
+  ProgramResult Check(const std::string& model, const std::string& kv_memory) {
+    const std::string file = folder_ / "t.yaml";
+    std::ofstream(file) << "model:\n  path: " << model << "\n  served_name: m\nrouter: {listen: 'unix:/r'}\npools:\n"
+                        << "  - {name: decode, role: decode, kv_memory: " << kv_memory << "}\n";
+    return Tandem({"check", file});
+  }
+  std::filesystem::path folder_;
+};
+
+constexpr char kModel[] = TANDEM_SOURCE_DIR "/build/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+TEST_F(CheckedFileTest, AModelThatCannotBeServedIsRefusedWithItsLine) {
+  EXPECT_THAT(Check(kModel, "1 MiB"), Ends(0, "decode-0"));
+  std::ofstream(folder_ / "junk.gguf") << "no model";
+  EXPECT_THAT(Check("junk.gguf", "1 MiB"), Ends(2, "t.yaml:2: model.path: "));
+  EXPECT_THAT(Check("missing.gguf", "1 MiB"), Ends(2, "missing.gguf: No such file"));
+}
+
+TEST_F(CheckedFileTest, KvMemoryUnderAPageIsRefusedWithItsLineAndThePageSize) {
+  const ProgramResult result = Check(kModel, "64 B");
+  EXPECT_THAT(result, Ends(2, "t.yaml:6: pool decode: KV memory of 64 B holds no page"));
+  EXPECT_THAT(result.output, HasSubstr("one of 16 tokens takes"));
+}
+
+}  // namespace
+}  // namespace tandem
