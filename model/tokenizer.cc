@@ -17,8 +17,6 @@
 namespace tandem {
 namespace {
 
-constexpr absl::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581, SentencePiece's space.
-
 // GPT-2's printable alphabet: code point of each byte.
 std::array<uint32_t, 256> ByteAlphabet() {
   std::array<uint32_t, 256> alphabet;

@@ -12,6 +12,9 @@ namespace tandem {
 
 class GgufFile;
 
+// What SentencePiece writes for a space: U+2581.
+inline constexpr absl::string_view kSpaceMark = "\xE2\x96\x81";
+
 // Everything that defines a tokenizer, whichever file it came from.
 struct TokenizerSpec {
   enum class Kind {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "model/quantised_row.h"
 
 namespace tandem {
 namespace {
@@ -53,112 +53,17 @@ struct CodedRow {
   std::vector<float> scales, minima;
 };
 
-// The unsigned codes of group `group` of a block, in the order of columns; formats as
-// model/tensor.cc decodes them.
-void GroupCodes(DType dtype, const uint8_t* block, int group, uint8_t* codes) {
-  auto nibbles = [&](const uint8_t* q, const uint8_t* fifth_bits) {
-    for (int i = 0; i < 16; ++i) {
-      codes[i] = q[i] & 15;
-      codes[i + 16] = q[i] >> 4;
-    }
-    if (fifth_bits == nullptr) return;
-    for (int i = 0; i < 32; ++i) codes[i] |= ((fifth_bits[i / 8] >> (i % 8)) & 1) << 4;
-  };
-  switch (dtype) {
-    case DType::kQ4_0:
-      return nibbles(block + 2, nullptr);
-    case DType::kQ4_1:
-      return nibbles(block + 4, nullptr);
-    case DType::kQ5_0:
-      return nibbles(block + 6, block + 2);
-    case DType::kQ5_1:
-      return nibbles(block + 8, block + 4);
-    case DType::kQ8_0:
-      for (int i = 0; i < 32; ++i) codes[i] = block[2 + i] ^ 0x80;  // int8 plus 128.
-      return;
-    case DType::kQ4_K:
-    case DType::kQ5_K: {
-      const uint8_t* q = block + (dtype == DType::kQ4_K ? 16 : 48) + group / 2 * 32;
-      for (int i = 0; i < 32; ++i) {
-        codes[i] = group % 2 == 0 ? q[i] & 15 : q[i] >> 4;
-        if (dtype == DType::kQ5_K) codes[i] |= ((block[16 + i] >> group) & 1) << 4;
-      }
-      return;
-    }
-    case DType::kQ6_K: {
-      const uint8_t* low = block + group / 8 * 64;
-      const uint8_t* high = block + 128 + group / 8 * 32;
-      for (int k = 0; k < 16; ++k) {
-        int i = group % 8 * 16 + k;
-        int nibble = i < 64 ? low[i] & 15 : low[i - 64] >> 4;
-        codes[k] = static_cast<uint8_t>(nibble | (((high[i % 32] >> (2 * (i / 32))) & 3) << 4));
-      }
-      return;
-    }
-    default:
-      return;
-  }
-}
-
-float LoadHalfAt(const uint8_t* p) {
-  uint16_t half;
-  std::memcpy(&half, p, sizeof(half));
-  return HalfToFloat(half);
-}
-
-// Scale and minimum of group `group` of a block, as weight = scale * code + minimum with codes from
-// 0.
-void GroupScale(DType dtype, const uint8_t* block, int group, float* scale, float* minimum) {
-  float d = LoadHalfAt(block);
-  switch (dtype) {
-    case DType::kQ4_0:
-      *scale = d;
-      *minimum = -8 * d;
-      return;
-    case DType::kQ5_0:
-      *scale = d;
-      *minimum = -16 * d;
-      return;
-    case DType::kQ8_0:
-      *scale = d;
-      *minimum = -128 * d;
-      return;
-    case DType::kQ4_1:
-    case DType::kQ5_1:
-      *scale = d;
-      *minimum = LoadHalfAt(block + 2);
-      return;
-    case DType::kQ4_K:
-    case DType::kQ5_K: {
-      const uint8_t* packed = block + 4;
-      int s = group < 4 ? packed[group] & 63 : (packed[group + 4] & 15) | ((packed[group - 4] >> 6) << 4);
-      int m = group < 4 ? packed[group + 4] & 63 : (packed[group + 4] >> 4) | ((packed[group] >> 6) << 4);
-      *scale = d * static_cast<float>(s);
-      *minimum = -LoadHalfAt(block + 2) * static_cast<float>(m);
-      return;
-    }
-    case DType::kQ6_K:
-      *scale = LoadHalfAt(block + 208) * static_cast<float>(static_cast<int8_t>(block[192 + group]));
-      *minimum = -32 * *scale;
-      return;
-    default:
-      *scale = *minimum = 0;
-  }
-}
-
 void CodeRow(const TensorView& tensor, int64_t row, int group_columns, CodedRow& out) {
-  const int64_t columns = tensor.columns();
-  BlockShape block = DTypeBlock(tensor.dtype);
-  out.codes.resize(columns);
-  out.scales.resize(columns / group_columns);
-  out.minima.resize(columns / group_columns);
-  const uint8_t* blocks = tensor.data.data() + row * (columns / block.elements) * block.bytes;
-  for (int64_t group = 0; group < columns / group_columns; ++group) {
-    const int64_t begin = group * group_columns;
-    const uint8_t* at = blocks + begin / block.elements * block.bytes;
-    const int in_block = static_cast<int>(begin % block.elements / group_columns);
-    GroupScale(tensor.dtype, at, in_block, &out.scales[group], &out.minima[group]);
-    GroupCodes(tensor.dtype, at, in_block, out.codes.data() + begin);
+  const QuantRowReader reader(tensor, row);
+  const int64_t groups = tensor.columns() / group_columns;
+  out.codes.resize(tensor.columns());
+  out.scales.resize(groups);
+  out.minima.resize(groups);
+  for (int64_t i = 0; i < groups; ++i) {
+    const QuantGroup group = reader.Read(i);
+    out.scales[i] = group.scale;
+    out.minima[i] = group.minimum - static_cast<float>(group.zero) * group.scale;
+    std::copy_n(group.codes.begin(), group_columns, out.codes.begin() + i * group_columns);
   }
 }
 
