@@ -34,6 +34,19 @@ if(TANDEM_WITH_UCX)
   find_package(ucx CONFIG REQUIRED HINTS "${ucx_ROOT}")
 endif()
 
+# CUDA 13.0 with its compiler; linked in statically, and without libcuda, so that programs start where there is no driver.
+if(TANDEM_WITH_CUDA)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 90a-real 100a-real)  # Hopper (H100, H200), Blackwell (B200, GB200).
+  endif()
+  set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 knows of no later one; only kernels are CUDA sources.
+  if(TANDEM_CCACHE)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER "${TANDEM_CCACHE}")
+  endif()
+  enable_language(CUDA)
+  find_package(CUDAToolkit 13.0 REQUIRED)
+endif()
+
 if(TANDEM_BUILD_TESTS)
   find_package(GTest REQUIRED)              # 1.12.1
   find_package(benchmark REQUIRED)          # 1.7.1

@@ -2,7 +2,8 @@
 
 add_library(tandem_flags INTERFACE)
 target_compile_options(tandem_flags INTERFACE
-  -Wall -Wextra -Werror -Wno-sign-compare -Wno-missing-field-initializers)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror;-Wno-sign-compare;-Wno-missing-field-initializers>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>)
 target_include_directories(tandem_flags INTERFACE "${CMAKE_SOURCE_DIR}")
 find_program(TANDEM_MOLD mold)
 if(TANDEM_MOLD)

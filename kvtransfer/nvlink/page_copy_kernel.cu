@@ -1,0 +1,98 @@
+#include "kvtransfer/nvlink/page_copy_kernel.h"
+
+namespace tandem {
+namespace {
+
+// Stores to a peer are posted, so what bounds the rate of a multiprocessor is how many loads it has in flight: each
+// lane issues all kVectors of its loads before the first store.
+template <int kLanes, int kVectors>
+__device__ void CopySegment(const uint4* source, uint4* destination, uint32_t vectors, uint32_t lane) {
+  for (uint32_t first = lane; first < vectors; first += kLanes * kVectors) {
+    uint4 held[kVectors];
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      // Past the first-level cache: nothing is read twice.
+      if (first + i * kLanes < vectors) held[i] = __ldcg(source + first + i * kLanes);
+    }
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      if (first + i * kLanes < vectors) destination[first + i * kLanes] = held[i];
+    }
+  }
+}
+
+// Which run, and which of its vectors.
+struct Segment {
+  uint32_t run;
+  uint32_t first_vector;
+  uint32_t vectors;
+};
+
+__device__ uint32_t VectorsFrom(uint32_t first, uint32_t run_vectors) {
+  return min(run_vectors - first, kSegmentVectors);
+}
+
+__device__ Segment FindSegment(const PageCopyArguments& arguments, uint32_t index) {
+  const CopyShape& shape = arguments.shape;
+  if (shape.uniform_vectors > 0) {
+    const uint32_t run = index / shape.segments_per_run;
+    const uint32_t first = (index - run * shape.segments_per_run) * kSegmentVectors;
+    return {run, first, VectorsFrom(first, shape.uniform_vectors)};
+  }
+  // The last run that begins at or before the segment; runs without bytes have none.
+  uint32_t low = 0, high = shape.num_runs;
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    (arguments.extents[middle].first_segment <= index ? low : high) = middle;
+  }
+  const DeviceExtent extent = arguments.extents[low];
+  const uint32_t first = (index - extent.first_segment) * kSegmentVectors;
+  return {low, first, VectorsFrom(first, extent.vectors)};
+}
+
+// The last block to finish sets the flag.
+__device__ void Announce(const PageCopyArguments& arguments) {
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  __threadfence_system();  // The stores of this block's threads come before its count.
+  if (atomicAdd(arguments.finished_blocks, 1) + 1 < gridDim.x) return;
+  *arguments.finished_blocks = 0;
+  __threadfence_system();
+  if (arguments.flag != nullptr) {
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(arguments.flag), "r"(arguments.flag_value) : "memory");
+  }
+}
+
+template <int kLanes, int kVectors>
+__global__ __launch_bounds__(kPageCopyThreads) void PageCopyKernel(
+    const __grid_constant__ PageCopyArguments arguments) {
+  const uint32_t thread = blockIdx.x * kPageCopyThreads + threadIdx.x;
+  const uint32_t groups = gridDim.x * (kPageCopyThreads / kLanes);
+  const int shift = arguments.shape.unit_shift;
+  for (uint64_t index = thread / kLanes; index < arguments.shape.num_segments; index += groups) {
+    const Segment segment = FindSegment(arguments, static_cast<uint32_t>(index));
+    const DeviceRun run = arguments.runs[segment.run];
+    const auto* source =
+        reinterpret_cast<const uint4*>(arguments.source + (static_cast<uint64_t>(run.source) << shift));
+    auto* destination =
+        reinterpret_cast<uint4*>(arguments.destination + (static_cast<uint64_t>(run.destination) << shift));
+    CopySegment<kLanes, kVectors>(source + segment.first_vector, destination + segment.first_vector, segment.vectors,
+                                  thread % kLanes);
+  }
+  Announce(arguments);
+}
+
+}  // namespace
+
+cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, int blocks, cudaStream_t stream) {
+  if (arguments.shape.has_small_runs) {
+    // Eight lanes read a 128-byte line; nine loads of theirs are 1,152 bytes, the latent of one token of DeepSeek's
+    // attention.
+    PageCopyKernel<8, 9><<<blocks, kPageCopyThreads, 0, stream>>>(arguments);
+  } else {
+    PageCopyKernel<32, kSegmentVectors / 32><<<blocks, kPageCopyThreads, 0, stream>>>(arguments);
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace tandem

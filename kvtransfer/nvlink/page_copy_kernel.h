@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kvtransfer/nvlink/copy_shape.h"
+
+namespace tandem {
+
+// One push, as the kernel gets it. Pointers are the device's.
+struct PageCopyArguments {
+  const uint8_t* source = nullptr;  // The pools' beginnings; the destination's may be a peer's.
+  uint8_t* destination = nullptr;
+  const DeviceRun* runs = nullptr;        // [shape.num_runs]
+  const DeviceExtent* extents = nullptr;  // [shape.num_runs], or null where runs are alike.
+  CopyShape shape;
+  uint32_t* finished_blocks = nullptr;  // Of this device; 0 before and after.
+  uint32_t* flag = nullptr;             // Null: none. Any memory that the device reaches, also a peer's or the host's.
+  uint32_t flag_value = 0;
+};
+
+inline constexpr int kPageCopyThreads = 512;
+
+// Enqueues the copy on `blocks` thread blocks of kPageCopyThreads, and after it the flag, with a release at system
+// scope: whoever reads its value, with an acquire, sees all bytes.
+cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, int blocks, cudaStream_t stream);
+
+}  // namespace tandem

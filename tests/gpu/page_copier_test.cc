@@ -1,0 +1,189 @@
+// The page copy kernel and GPU pools on a real device. With two devices that reach each other the destination is the
+// other's memory, else the same one's.
+
+#include "kvtransfer/nvlink/page_copier.h"
+
+#include <unistd.h>
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "common/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kvtransfer/nvlink/cuda_driver.h"
+#include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/gpu_pool.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint8_t kPoison = 0xA5;
+
+class PageCopierTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) GTEST_SKIP() << "no CUDA device here";
+    int peers = 0;
+    if (devices > 1 && cudaDeviceCanAccessPeer(&peers, 0, 1) == cudaSuccess && peers == 1) destination_device_ = 1;
+    ASSERT_OK_AND_ASSIGN(driver_, NewCudaDriver());
+    ASSERT_OK_AND_ASSIGN(source_, GpuPool::Create(*driver_, 0, kPoolBytes, PoolReach::kHost));
+    ASSERT_OK_AND_ASSIGN(destination_, GpuPool::Create(*driver_, destination_device_, kPoolBytes, PoolReach::kHost));
+    ASSERT_OK_AND_ASSIGN(ShareableHandle handle, destination_->Export());
+    ASSERT_OK_AND_ASSIGN(imported_, ImportedPool::Import(*driver_, handle, destination_->bytes(), 0));
+    close(handle.fd);
+    ASSERT_OK_AND_ASSIGN(copier_, PageCopier::Create({.max_runs = 1 << 16}));
+    ASSERT_THAT(Cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)), IsOk());
+    ASSERT_THAT(Cuda(cudaHostAlloc(reinterpret_cast<void**>(&flag_), sizeof(uint32_t), cudaHostAllocMapped)), IsOk());
+    *flag_ = 0;
+  }
+  void TearDown() override {
+    copier_.reset();
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    if (flag_ != nullptr) cudaFreeHost(flag_);
+  }
+
+  static absl::Status Cuda(cudaError_t error) { return CudaStatus(error, "CUDA"); }
+  PageCopier::Push MakePush(const std::vector<CopyRun>& runs, uint32_t value) {
+    return {.source = source_->base(),
+            .source_bytes = source_->bytes(),
+            .destination = imported_->base(),
+            .destination_bytes = imported_->bytes(),
+            .runs = runs,
+            .flag = flag_,
+            .flag_value = value};
+  }
+  bool AwaitFlag(uint32_t value) {
+    const absl::Time deadline = Clock::Real().Now() + absl::Seconds(20);
+    while (__atomic_load_n(flag_, __ATOMIC_ACQUIRE) != value) {
+      if (Clock::Real().Now() > deadline) return false;
+    }
+    return true;
+  }
+  // Fresh random bytes in the source, poison in the destination.
+  std::vector<uint8_t> Fill(std::mt19937_64& random) {
+    std::vector<uint8_t> bytes(kPoolBytes);
+    for (size_t i = 0; i < bytes.size(); i += 8) {
+      const uint64_t word = random();
+      std::memcpy(&bytes[i], &word, 8);
+    }
+    EXPECT_THAT(Cuda(cudaMemcpy(source_->base(), bytes.data(), kPoolBytes, cudaMemcpyDefault)), IsOk());
+    EXPECT_THAT(Cuda(cudaMemset(imported_->base(), kPoison, kPoolBytes)), IsOk());
+    EXPECT_THAT(Cuda(cudaDeviceSynchronize()), IsOk());
+    return bytes;
+  }
+  // Pushes and compares the whole destination: each byte of a run arrived, and no other was touched.
+  void PushAndCompare(const std::vector<CopyRun>& runs, std::mt19937_64& random, uint32_t value) {
+    const std::vector<uint8_t> bytes = Fill(random);
+    ASSERT_THAT(copier_->Enqueue(MakePush(runs, value), stream_), IsOk());
+    ASSERT_TRUE(AwaitFlag(value));
+    std::vector<uint8_t> wanted(kPoolBytes, kPoison), got(kPoolBytes);
+    for (const CopyRun& run : runs) std::copy_n(&bytes[run.source], run.bytes, &wanted[run.destination]);
+    ASSERT_THAT(Cuda(cudaMemcpy(got.data(), destination_->base(), kPoolBytes, cudaMemcpyDefault)), IsOk());
+    EXPECT_TRUE(wanted == got);
+  }
+  // Pages of `bytes` in random order, in both pools.
+  static std::vector<CopyRun> ShuffledPages(int64_t bytes, int count, std::mt19937_64& random) {
+    const int64_t pages = static_cast<int64_t>(kPoolBytes) / bytes;
+    std::vector<int64_t> from(pages), to(pages);
+    for (int64_t i = 0; i < pages; ++i) from[i] = to[i] = i;
+    std::shuffle(from.begin(), from.end(), random);
+    std::shuffle(to.begin(), to.end(), random);
+    std::vector<CopyRun> runs;
+    for (int64_t i = 0; i < std::min<int64_t>(count, pages); ++i)
+      runs.push_back({from[i] * bytes, to[i] * bytes, bytes});
+    return runs;
+  }
+
+  static constexpr uint64_t kPoolBytes = 32 << 20;
+  int destination_device_ = 0;
+  std::unique_ptr<GpuDriver> driver_;
+  std::unique_ptr<GpuPool> source_, destination_;
+  std::unique_ptr<ImportedPool> imported_;
+  std::unique_ptr<PageCopier> copier_;
+  cudaStream_t stream_ = nullptr;
+  uint32_t* flag_ = nullptr;
+};
+
+TEST_F(PageCopierTest, PagesOfEverySizeArriveWholeAndNothingElseIsTouched) {
+  std::mt19937_64 random(std::random_device{}());
+  uint32_t value = 0;
+  for (int64_t bytes : {16, 48, 1152, 2048, 2064, 4096, 4112, 32768, 73728, 1 << 20}) {
+    SCOPED_TRACE(bytes);
+    PushAndCompare(ShuffledPages(bytes, 5000, random), random, ++value);
+  }
+}
+
+TEST_F(PageCopierTest, UnlikeRunsArriveWhole) {
+  std::mt19937_64 random(std::random_device{}());
+  for (uint32_t round = 1; round <= 10; ++round) {
+    // Pages of 64 KiB, and of each a piece of random size and place, or nothing.
+    std::vector<CopyRun> runs = ShuffledPages(64 << 10, 300, random);
+    for (CopyRun& run : runs) {
+      const int64_t skipped = static_cast<int64_t>(random() % 2048) * 16;
+      run.source += skipped;
+      run.destination += skipped;
+      run.bytes = random() % 5 == 0 ? 0 : static_cast<int64_t>(random() % 2048) * 16;
+    }
+    PushAndCompare(runs, random, round);
+  }
+}
+
+TEST_F(PageCopierTest, AnEmptyPushSetsItsFlag) {
+  ASSERT_THAT(copier_->Enqueue(MakePush({}, 7), stream_), IsOk());
+  EXPECT_TRUE(AwaitFlag(7));
+}
+
+// What was under way when a flag is seen has all arrived: read at once, by another stream, without any other wait.
+TEST_F(PageCopierTest, AllBytesCanBeReadTheMomentTheFlagIsSeen) {
+  std::mt19937_64 random(std::random_device{}());
+  std::vector<uint8_t> bytes = Fill(random);
+  cudaStream_t reader;
+  ASSERT_THAT(Cuda(cudaStreamCreateWithFlags(&reader, cudaStreamNonBlocking)), IsOk());
+  std::vector<uint8_t> got(1 << 20);
+  for (uint32_t round = 1; round <= 300; ++round) {
+    const int64_t size = 16 * (1 + static_cast<int64_t>(random() % 4096));
+    const std::vector<CopyRun> runs = ShuffledPages(size, static_cast<int>(got.size() / size), random);
+    ASSERT_THAT(copier_->Enqueue(MakePush(runs, round), stream_), IsOk());
+    ASSERT_TRUE(AwaitFlag(round));
+    // The last run: what the last blocks wrote.
+    const CopyRun& last = runs.back();
+    ASSERT_THAT(Cuda(cudaMemcpyAsync(got.data(), destination_->base() + last.destination, last.bytes, cudaMemcpyDefault,
+                                     reader)),
+                IsOk());
+    ASSERT_THAT(Cuda(cudaStreamSynchronize(reader)), IsOk());
+    ASSERT_TRUE(std::equal(got.begin(), got.begin() + last.bytes, bytes.begin() + last.source)) << "round " << round;
+  }
+  cudaStreamDestroy(reader);
+}
+
+TEST_F(PageCopierTest, TooManyPushesAtOnceAreRefusedAndLaterOnesWork) {
+  std::mt19937_64 random(3);
+  const std::vector<CopyRun> runs = ShuffledPages(4096, 8000, random);
+  ASSERT_OK_AND_ASSIGN(auto copier, PageCopier::Create({.blocks = 1, .max_runs = 8000, .max_pushes = 2}));
+  absl::Status status;
+  for (int i = 0; i < 100 && status.ok(); ++i) status = copier->Enqueue(MakePush(runs, 1), stream_);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("2 pushes")));
+  ASSERT_THAT(Cuda(cudaStreamSynchronize(stream_)), IsOk());
+  EXPECT_THAT(copier->Enqueue(MakePush(runs, 2), stream_), IsOk());
+  EXPECT_TRUE(AwaitFlag(2));
+}
+
+TEST_F(PageCopierTest, RunsThatLeaveAPoolAreRefused) {
+  const auto last = static_cast<int64_t>(destination_->bytes());
+  EXPECT_THAT(copier_->Enqueue(MakePush({{0, last, 16}}, 1), stream_), StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_THAT(copier_->Enqueue(MakePush({{0, 8, 16}}, 1), stream_), StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST_F(PageCopierTest, APoolThatNoDeviceHasRoomForIsRefusedWithItsSize) {
+  EXPECT_THAT(GpuPool::Create(*driver_, 0, uint64_t{1} << 50, PoolReach::kHost).status(),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("GPU 0")));
+}
+
+}  // namespace
+}  // namespace tandem
