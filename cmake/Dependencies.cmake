@@ -34,8 +34,15 @@ if(TANDEM_WITH_UCX)
   find_package(ucx CONFIG REQUIRED HINTS "${ucx_ROOT}")
 endif()
 
-# CUDA 13.0 with its compiler; linked in statically, and without libcuda, so that programs start where there is no driver.
+# CUDA 13.0: the wheels of deploy/requirements_cuda.txt, or what CMAKE_CUDA_COMPILER names. Linked in statically, and
+# without libcuda, so that programs start where there is no driver.
 if(TANDEM_WITH_CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    file(GLOB CMAKE_CUDA_COMPILER "${CMAKE_SOURCE_DIR}/build/python/lib/python3*/site-packages/nvidia/cu13/bin/nvcc")
+    if(NOT CMAKE_CUDA_COMPILER)
+      message(FATAL_ERROR "no CUDA compiler; run deploy/install_dependencies --cuda")
+    endif()
+  endif()
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 90a-real 100a-real)  # Hopper (H100, H200), Blackwell (B200, GB200).
   endif()

@@ -54,17 +54,30 @@ void LoadKeyTile(const HeadView& keys, int first, int count, int padded_dim, flo
   }
 }
 
-// Scores of one query against a transposed tile. Four sums hide the latency of the additions.
-TANDEM_INLINE Vec ScoreTile(const float* query, const float* tile, int head_dim) {
-  Vec sums[4] = {};
+// Scores of `kQueries` queries against a transposed tile, each read of which serves them all. Four sums a query hide
+// the latency of the additions.
+template <int kQueries>
+TANDEM_INLINE void ScoreTile(const float* const* queries, const float* tile, int head_dim, float scale,
+                             float* const* scores) {
+  Vec sums[kQueries][4] = {};
   int d = 0;
   for (; d + 4 <= head_dim; d += 4) {
+#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      sums[i] = MultiplyAdd(Broadcast(query[d + i]), LoadVec(tile + (d + i) * kTile), sums[i]);
+      const Vec keys = LoadVec(tile + (d + i) * kTile);
+#pragma GCC unroll 4
+      for (int q = 0; q < kQueries; ++q) sums[q][i] = MultiplyAdd(Broadcast(queries[q][d + i]), keys, sums[q][i]);
     }
   }
-  for (; d < head_dim; ++d) sums[0] = MultiplyAdd(Broadcast(query[d]), LoadVec(tile + d * kTile), sums[0]);
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  for (; d < head_dim; ++d) {
+    for (int q = 0; q < kQueries; ++q) {
+      sums[q][0] = MultiplyAdd(Broadcast(queries[q][d]), LoadVec(tile + d * kTile), sums[q][0]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < kQueries; ++q) {
+    StoreVec(scores[q], ((sums[q][0] + sums[q][1]) + (sums[q][2] + sums[q][3])) * scale);
+  }
 }
 
 // Turns `visible` scores into probabilities.
@@ -87,17 +100,25 @@ void Softmax(float* scores, int visible) {
   for (int t = 0; t < padded; t += 16) StoreVec(scores + t, LoadVec(scores + t) * inverse);
 }
 
-// out[dim] += sum over `count` tokens of weights[t] * values[t].
-TANDEM_INLINE void AddValues(const float* weights, const float* values, int count, int head_dim, int padded_dim,
-                             float* out) {
-  int d = 0;
-  for (; d + 16 <= head_dim; d += 16) {
-    Vec sum = LoadVec(out + d);
-    for (int t = 0; t < count; ++t) {
-      sum = MultiplyAdd(Broadcast(weights[t]), LoadVec(values + t * padded_dim + d), sum);
-    }
-    StoreVec(out + d, sum);
+// out[dim] += sum over `count` tokens of weights[t] * values[t], for kBlocks * 16 of the dimensions.
+template <int kBlocks>
+TANDEM_INLINE void AddValueBlocks(const float* weights, const float* values, int count, int padded_dim, float* out) {
+  Vec sums[kBlocks];
+#pragma GCC unroll 4
+  for (int i = 0; i < kBlocks; ++i) sums[i] = LoadVec(out + i * 16);
+  for (int t = 0; t < count; ++t) {
+    const Vec weight = Broadcast(weights[t]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kBlocks; ++i) sums[i] = MultiplyAdd(weight, LoadVec(values + t * padded_dim + i * 16), sums[i]);
   }
+#pragma GCC unroll 4
+  for (int i = 0; i < kBlocks; ++i) StoreVec(out + i * 16, sums[i]);
+}
+
+void AddValues(const float* weights, const float* values, int count, int head_dim, int padded_dim, float* out) {
+  int d = 0;
+  for (; d + 64 <= head_dim; d += 64) AddValueBlocks<4>(weights, values + d, count, padded_dim, out + d);
+  for (; d + 16 <= head_dim; d += 16) AddValueBlocks<1>(weights, values + d, count, padded_dim, out + d);
   for (; d < head_dim; ++d) {
     for (int t = 0; t < count; ++t) out[d] += weights[t] * values[t * padded_dim + d];
   }
@@ -122,13 +143,24 @@ void Attention(const AttentionTask& task, float* scratch) {
   for (int first = 0; first < context; first += kTile) {
     int count = context - first < kTile ? context - first : kTile;
     LoadKeyTile(keys, first, count, padded_dim, row_buffer, tile);
-    for (int row = 0; row < task.num_rows; ++row) {
-      if (task.first_position + row < first) continue;
-      for (int head = 0; head < task.group_heads; ++head) {
-        const float* query = task.q + row * task.q_stride + head * head_dim;
-        StoreVec(scores_of(row, head) + first, ScoreTile(query, tile, head_dim) * scale);
+    // Queries that see the tile: all heads of the rows from the tile's first token on.
+    const int first_row = first > task.first_position ? first - task.first_position : 0;
+    int64_t q = int64_t{first_row} * task.group_heads;
+    const int64_t num_queries = int64_t{task.num_rows} * task.group_heads;
+    auto score = [&]<int kQueries>() {
+      const float* queries[kQueries];
+      float* to[kQueries];
+      for (int i = 0; i < kQueries; ++i) {
+        const int row = static_cast<int>((q + i) / task.group_heads),
+                  head = static_cast<int>((q + i) % task.group_heads);
+        queries[i] = task.q + row * task.q_stride + head * head_dim;
+        to[i] = scores_of(row, head) + first;
       }
-    }
+      ScoreTile<kQueries>(queries, tile, head_dim, scale, to);
+      q += kQueries;
+    };
+    while (q + 4 <= num_queries) score.template operator()<4>();
+    while (q < num_queries) score.template operator()<1>();
   }
   for (int row = 0; row < task.num_rows; ++row) {
     for (int head = 0; head < task.group_heads; ++head) {

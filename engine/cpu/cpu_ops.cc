@@ -181,6 +181,7 @@ class CpuOps final : public Ops {
   }
 
  private:
+  static constexpr int64_t kTasksPerThread = 8;  // Of a matrix: enough to even out threads that were held up.
   static constexpr int64_t kRowsPerChunk = 16;
   static int64_t Chunks(int64_t rows) { return (rows + kRowsPerChunk - 1) / kRowsPerChunk; }
 
@@ -215,13 +216,17 @@ class CpuOps final : public Ops {
                   int64_t out_stride) {
     QuantisedRows quantised;
     if (weight.is_quantised()) quantised = QuantiseRows(in, in_stride, weight, rows);
-    pool_.ParallelFor(weight.num_panels, [&](int64_t panel) {
-      PanelOutput to{.out = out + panel * kPanelRows, .out_stride = out_stride, .add = add};
-      to.num_outputs = static_cast<int>(std::min<int64_t>(kPanelRows, weight.out() - panel * kPanelRows));
-      if (weight.is_quantised()) {
-        kernels_.quantised_panel(weight, panel, quantised, 0, rows, to);
-      } else {
-        kernels_.float_panel(weight, panel, in, in_stride, rows, to);
+    // A thread takes panels that lie one behind the other, so that the processor sees a stream.
+    const int64_t panels = std::max<int64_t>(1, weight.num_panels / (kTasksPerThread * pool_.num_threads()));
+    pool_.ParallelFor((weight.num_panels + panels - 1) / panels, [&](int64_t task) {
+      for (int64_t panel = task * panels; panel < std::min(weight.num_panels, (task + 1) * panels); ++panel) {
+        PanelOutput to{.out = out + panel * kPanelRows, .out_stride = out_stride, .add = add};
+        to.num_outputs = static_cast<int>(std::min<int64_t>(kPanelRows, weight.out() - panel * kPanelRows));
+        if (weight.is_quantised()) {
+          kernels_.quantised_panel(weight, panel, quantised, 0, rows, to);
+        } else {
+          kernels_.float_panel(weight, panel, in, in_stride, rows, to);
+        }
       }
     });
   }

@@ -13,6 +13,7 @@ namespace TANDEM_KERNEL_VARIANT {
 namespace {
 
 constexpr int kTileRows = 8;
+constexpr int64_t kPrefetchBytes = 2048;
 
 TANDEM_INLINE void StoreResult(Vec value, const Vec& bias, int row, const PanelOutput& out) {
   value += bias;
@@ -93,10 +94,29 @@ TANDEM_INLINE Vec LoadScales(const uint8_t* p) {
   return LoadHalfVec(p);
 }
 
+// Integer dots of a group's codes with kRows rows of activations, quad by quad for all rows: a row's additions wait for
+// each other, so those of the others come between them. One row alone has two sums.
+template <int kQuads, int kRows>
+TANDEM_INLINE void GroupDots(const Codes (&codes)[kQuads], const int8_t* activations, int64_t stride,
+                             IntVec (&dots)[kRows]) {
+  constexpr int kSums = kRows == 1 ? 2 : 1;
+  IntVec sums[kRows][kSums] = {};
+#pragma GCC unroll 8
+  for (int i = 0; i < kQuads; ++i) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      sums[r][i % kSums] = Dot(sums[r][i % kSums], codes[i], activations + r * stride + 4 * i);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) dots[r] = kSums == 1 ? sums[r][0] : sums[r][0] + sums[r][kSums - 1];
+}
+
 template <PackedEncoding kEncoding, int kGroup, bool kWide, bool kTwoPlanes, int kRows>
 void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, const Vec& bias, const PanelOutput& out,
                    int out_row) {
   constexpr int kQuads = kGroup / 4;
+  constexpr int64_t kStride = 2 * kScaleBytes<kWide> + kCodeBytes<kEncoding, kGroup>;
   const int64_t groups = in.columns / kGroup;
   const int64_t scales_per_row = in.columns / kActivationGroup;
   const int8_t* values = in.values + row * in.columns;
@@ -107,20 +127,21 @@ void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, c
     const Vec scale = LoadScales<kWide>(panel), minimum = LoadScales<kWide>(panel + kScaleBytes<kWide>);
     Codes codes[kQuads];
     LoadGroup<kEncoding, kQuads>(panel + 2 * kScaleBytes<kWide>, codes);
-    panel += 2 * kScaleBytes<kWide> + kCodeBytes<kEncoding, kGroup>;
+    // With few rows what is waited for are the weights on their way from memory; the next panel follows this one.
+    if (out_row == 0) {
+      for (int64_t byte = 0; byte < kStride; byte += 64) __builtin_prefetch(panel + kPrefetchBytes + byte);
+    }
+    panel += kStride;
+    IntVec dots[kRows], rests[kTwoPlanes ? kRows : 1];
+    const int8_t* in_group = values + group * kGroup;
+    GroupDots(codes, in_group, in.columns, dots);
+    if constexpr (kTwoPlanes) GroupDots(codes, in_group + in.plane_stride, in.columns, rests);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const int8_t* quads = values + r * in.columns + group * kGroup;
-      IntVec dot = {};
-#pragma GCC unroll 8
-      for (int i = 0; i < kQuads; ++i) dot = Dot(dot, codes[i], quads + 4 * i);
       Vec row_scale = Broadcast(scales[r * scales_per_row + group * kGroup / kActivationGroup]);
-      Vec product = __builtin_convertvector(dot, Vec);
+      Vec product = __builtin_convertvector(dots[r], Vec);
       if constexpr (kTwoPlanes) {
-        IntVec rest = {};
-#pragma GCC unroll 8
-        for (int i = 0; i < kQuads; ++i) rest = Dot(rest, codes[i], quads + in.plane_stride + 4 * i);
-        product = MultiplyAdd(__builtin_convertvector(rest, Vec), Broadcast(1.0f / kPlaneRatio), product);
+        product = MultiplyAdd(__builtin_convertvector(rests[r], Vec), Broadcast(1.0f / kPlaneRatio), product);
       }
       total[r] = MultiplyAdd(product, scale * row_scale, total[r]);
       total[r] = MultiplyAdd(minimum, Broadcast(sums[r * groups + group]), total[r]);
@@ -262,29 +283,30 @@ void FloatRowsTimesPanel(const PackedMatrix& weight, int64_t panel, const float*
 void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* values, int8_t* second_plane,
                  float* scales, float* sums) {
   for (int64_t begin = 0; begin < columns; begin += kActivationGroup) {
-    Vec first = LoadVec(in + begin), second = LoadVec(in + begin + 16);
-    Vec top = first > second ? first : second, bottom = first < second ? first : second;
-    Vec magnitude = top > -bottom ? top : -bottom;
-    float largest = Max(magnitude);
-    float scale = largest / 127.0f;
-    float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    const Vec halves[2] = {LoadVec(in + begin), LoadVec(in + begin + 16)};
+    Vec top = halves[0] > halves[1] ? halves[0] : halves[1], bottom = halves[0] < halves[1] ? halves[0] : halves[1];
+    const float largest = Max(top > -bottom ? top : -bottom);
+    const float scale = largest / 127.0f;
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
     scales[begin / kActivationGroup] = scale;
-    int32_t sum = 0, second_sum = 0;
-    for (int i = 0; i < kActivationGroup; ++i) {
-      float scaled = in[begin + i] * inverse;
-      int8_t value = static_cast<int8_t>(__builtin_lrintf(scaled));
-      values[begin + i] = value;
-      sum += value;
-      if (second_plane != nullptr) {
-        int8_t rest = static_cast<int8_t>(__builtin_lrintf((scaled - static_cast<float>(value)) * kPlaneRatio));
-        second_plane[begin + i] = rest;
-        second_sum += rest;
-      }
-      if ((i + 1) % group_columns == 0) {
-        sums[(begin + i) / group_columns] =
-            scale * (static_cast<float>(sum) + static_cast<float>(second_sum) / kPlaneRatio);
-        sum = second_sum = 0;
-      }
+    int32_t sum[2], second_sum[2] = {};
+    for (int half = 0; half < 2; ++half) {
+      const Vec scaled = halves[half] * inverse;
+      const IntVec rounded = Round(scaled);
+      StoreBytes(values + begin + half * 16, rounded);
+      sum[half] = Sum(rounded);
+      if (second_plane == nullptr) continue;
+      const IntVec rest = Round((scaled - __builtin_convertvector(rounded, Vec)) * kPlaneRatio);
+      StoreBytes(second_plane + begin + half * 16, rest);
+      second_sum[half] = Sum(rest);
+    }
+    auto in_units = [&](int32_t first, int32_t second) {
+      return scale * (static_cast<float>(first) + static_cast<float>(second) / kPlaneRatio);
+    };
+    if (group_columns == kActivationGroup) {
+      sums[begin / kActivationGroup] = in_units(sum[0] + sum[1], second_sum[0] + second_sum[1]);
+    } else {
+      for (int half = 0; half < 2; ++half) sums[begin / 16 + half] = in_units(sum[half], second_sum[half]);
     }
   }
 }

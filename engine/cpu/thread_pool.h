@@ -23,6 +23,7 @@ class ThreadPool {
   // `num_threads` counts the caller: 1 makes no thread.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
+  int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
   // Calls body(i) for each i in [0, count), in any order, on all threads; returns when all are
   // done.

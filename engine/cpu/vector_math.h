@@ -84,9 +84,40 @@ TANDEM_INLINE float Sum(Vec v) {
 }
 
 TANDEM_INLINE float Max(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
   float top = v[0];
   for (int i = 1; i < 16; ++i) top = v[i] > top ? v[i] : top;
   return top;
+#endif
+}
+
+TANDEM_INLINE int32_t Sum(IntVec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) sum += v[i];
+  return sum;
+#endif
+}
+
+// To the nearest integer, halves to the even one, for |x| < 2^22.
+TANDEM_INLINE IntVec Round(Vec x) {
+#if defined(__AVX512F__)
+  return (IntVec)_mm512_cvtps_epi32((__m512)x);
+#else
+  const Vec magic = Broadcast(12582912.0f);  // 1.5 * 2^23: no bits are left for a fraction.
+  return __builtin_convertvector((x + magic) - magic, IntVec);
+#endif
+}
+
+// 16 values in [-128, 127] as bytes.
+TANDEM_INLINE void StoreBytes(int8_t* p, IntVec v) {
+  typedef int8_t ByteVec __attribute__((vector_size(16)));
+  ByteVec bytes = __builtin_convertvector(v, ByteVec);
+  std::memcpy(p, &bytes, sizeof(bytes));
 }
 
 // e^x with a relative error under 2e-7 for x in [-87, 88]; x is clamped to that. After Cephes'

@@ -41,7 +41,7 @@ absl::StatusOr<PageCopier::Slot*> PageCopier::FindSlot() {
     if (!slot.is_used) return &slot;
     const cudaError_t state = cudaEventQuery(slot.ended);
     if (state == cudaSuccess) return &slot;
-    cudaGetLastError();  // "Not ready" would be taken for the next launch's error.
+    if (state == cudaErrorNotReady) cudaGetLastError();  // Stays behind otherwise, for others to stumble over.
     if (state != cudaErrorNotReady) return CudaStatus(state, "page copy");
   }
   return absl::ResourceExhaustedError(absl::StrCat(options_.max_pushes, " pushes are under way"));

@@ -85,14 +85,12 @@ __global__ __launch_bounds__(kPageCopyThreads) void PageCopyKernel(
 }  // namespace
 
 cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, int blocks, cudaStream_t stream) {
-  if (arguments.shape.has_small_runs) {
-    // Eight lanes read a 128-byte line; nine loads of theirs are 1,152 bytes, the latent of one token of DeepSeek's
-    // attention.
-    PageCopyKernel<8, 9><<<blocks, kPageCopyThreads, 0, stream>>>(arguments);
-  } else {
-    PageCopyKernel<32, kSegmentVectors / 32><<<blocks, kPageCopyThreads, 0, stream>>>(arguments);
-  }
-  return cudaGetLastError();
+  // Eight lanes read a 128-byte line; nine loads of theirs are 1,152 bytes, the latent of one token of DeepSeek's
+  // attention.
+  const auto kernel = arguments.shape.has_small_runs ? PageCopyKernel<8, 9> : PageCopyKernel<32, kSegmentVectors / 32>;
+  void* parameters[] = {const_cast<PageCopyArguments*>(&arguments)};
+  // Not by <<<>>>, whose error would have to be told from those that other calls left behind.
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, kPageCopyThreads, parameters, 0, stream);
 }
 
 }  // namespace tandem

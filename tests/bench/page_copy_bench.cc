@@ -181,7 +181,7 @@ class Bench {
     Check(cudaStreamSynchronize(stream_));
     std::vector<uint8_t> wanted(kPoolBytes, kPoison), got(kPoolBytes);
     for (const CopyRun& run : runs) std::memcpy(&wanted[run.destination], &bytes_[run.source], run.bytes);
-    Check(cudaMemcpy(got.data(), destination_->base(), kPoolBytes, cudaMemcpyDefault));
+    Check(cudaMemcpy(got.data(), imported_->base(), kPoolBytes, cudaMemcpyDefault));
     return wanted == got;
   }
 

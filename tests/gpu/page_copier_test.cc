@@ -38,6 +38,9 @@ class PageCopierTest : public testing::Test {
     ASSERT_OK_AND_ASSIGN(imported_, ImportedPool::Import(*driver_, handle, destination_->bytes(), 0));
     close(handle.fd);
     ASSERT_OK_AND_ASSIGN(copier_, PageCopier::Create({.max_runs = 1 << 16}));
+    ASSERT_THAT(Cuda(cudaSetDevice(destination_device_)), IsOk());
+    ASSERT_THAT(Cuda(cudaStreamCreateWithFlags(&reader_, cudaStreamNonBlocking)), IsOk());
+    ASSERT_THAT(Cuda(cudaSetDevice(0)), IsOk());
     ASSERT_THAT(Cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)), IsOk());
     ASSERT_THAT(Cuda(cudaHostAlloc(reinterpret_cast<void**>(&flag_), sizeof(uint32_t), cudaHostAllocMapped)), IsOk());
     *flag_ = 0;
@@ -45,6 +48,7 @@ class PageCopierTest : public testing::Test {
   void TearDown() override {
     copier_.reset();
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    if (reader_ != nullptr) cudaStreamDestroy(reader_);
     if (flag_ != nullptr) cudaFreeHost(flag_);
   }
 
@@ -57,6 +61,13 @@ class PageCopierTest : public testing::Test {
             .runs = runs,
             .flag = flag_,
             .flag_value = value};
+  }
+  // Reads with the device that owns the destination: its mapping is that device's alone.
+  void Read(int64_t offset, int64_t bytes, uint8_t* to, cudaStream_t stream) {
+    ASSERT_THAT(Cuda(cudaSetDevice(destination_device_)), IsOk());
+    ASSERT_THAT(Cuda(cudaMemcpyAsync(to, destination_->base() + offset, bytes, cudaMemcpyDefault, stream)), IsOk());
+    ASSERT_THAT(Cuda(cudaStreamSynchronize(stream)), IsOk());
+    ASSERT_THAT(Cuda(cudaSetDevice(0)), IsOk());
   }
   bool AwaitFlag(uint32_t value) {
     const absl::Time deadline = Clock::Real().Now() + absl::Seconds(20);
@@ -84,7 +95,7 @@ class PageCopierTest : public testing::Test {
     ASSERT_TRUE(AwaitFlag(value));
     std::vector<uint8_t> wanted(kPoolBytes, kPoison), got(kPoolBytes);
     for (const CopyRun& run : runs) std::copy_n(&bytes[run.source], run.bytes, &wanted[run.destination]);
-    ASSERT_THAT(Cuda(cudaMemcpy(got.data(), destination_->base(), kPoolBytes, cudaMemcpyDefault)), IsOk());
+    Read(0, kPoolBytes, got.data(), reader_);
     EXPECT_TRUE(wanted == got);
   }
   // Pages of `bytes` in random order, in both pools.
@@ -106,7 +117,7 @@ class PageCopierTest : public testing::Test {
   std::unique_ptr<GpuPool> source_, destination_;
   std::unique_ptr<ImportedPool> imported_;
   std::unique_ptr<PageCopier> copier_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, reader_ = nullptr;  // Of device 0, and of the destination's.
   uint32_t* flag_ = nullptr;
 };
 
@@ -143,8 +154,6 @@ TEST_F(PageCopierTest, AnEmptyPushSetsItsFlag) {
 TEST_F(PageCopierTest, AllBytesCanBeReadTheMomentTheFlagIsSeen) {
   std::mt19937_64 random(std::random_device{}());
   std::vector<uint8_t> bytes = Fill(random);
-  cudaStream_t reader;
-  ASSERT_THAT(Cuda(cudaStreamCreateWithFlags(&reader, cudaStreamNonBlocking)), IsOk());
   std::vector<uint8_t> got(1 << 20);
   for (uint32_t round = 1; round <= 300; ++round) {
     const int64_t size = 16 * (1 + static_cast<int64_t>(random() % 4096));
@@ -153,13 +162,9 @@ TEST_F(PageCopierTest, AllBytesCanBeReadTheMomentTheFlagIsSeen) {
     ASSERT_TRUE(AwaitFlag(round));
     // The last run: what the last blocks wrote.
     const CopyRun& last = runs.back();
-    ASSERT_THAT(Cuda(cudaMemcpyAsync(got.data(), destination_->base() + last.destination, last.bytes, cudaMemcpyDefault,
-                                     reader)),
-                IsOk());
-    ASSERT_THAT(Cuda(cudaStreamSynchronize(reader)), IsOk());
+    Read(last.destination, last.bytes, got.data(), reader_);
     ASSERT_TRUE(std::equal(got.begin(), got.begin() + last.bytes, bytes.begin() + last.source)) << "round " << round;
   }
-  cudaStreamDestroy(reader);
 }
 
 TEST_F(PageCopierTest, TooManyPushesAtOnceAreRefusedAndLaterOnesWork) {
