@@ -33,6 +33,8 @@ struct CopyShape {
   uint32_t uniform_vectors = 0;   // Of every run; 0 where they are unlike and extents say it.
   uint32_t segments_per_run = 1;  // Where they are alike.
   bool has_small_runs = false;    // All runs are at most kSmallRunVectors.
+  uint64_t source_end = 0;        // Bytes from the pools' beginnings to the end of the last run.
+  uint64_t destination_end = 0;
 };
 
 }  // namespace tandem

@@ -10,15 +10,18 @@ namespace tandem {
 absl::StatusOr<std::unique_ptr<PageCopier>> PageCopier::Create(const Options& options) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "cudaSetDevice"));
   std::unique_ptr<PageCopier> copier(new PageCopier(options));
-  for (int i = 0; i < options.max_pushes; ++i) RETURN_IF_ERROR(copier->AddSlot());
+  copier->slots_.reserve(options.max_lists);
+  for (int i = 0; i < options.max_lists; ++i) RETURN_IF_ERROR(copier->AddSlot());
   return copier;
 }
 
 PageCopier::~PageCopier() {
   cudaSetDevice(options_.device);
   for (Slot& slot : slots_) {
-    if (slot.is_used) cudaEventSynchronize(slot.ended);
-    if (slot.ended != nullptr) cudaEventDestroy(slot.ended);
+    if (slot.ended != nullptr) {
+      cudaEventSynchronize(slot.ended);
+      cudaEventDestroy(slot.ended);
+    }
     cudaFreeHost(slot.host);
     cudaFree(slot.device);
     cudaFree(slot.finished_blocks);
@@ -38,44 +41,57 @@ absl::Status PageCopier::AddSlot() {
 
 absl::StatusOr<PageCopier::Slot*> PageCopier::FindSlot() {
   for (Slot& slot : slots_) {
-    if (!slot.is_used) return &slot;
-    const cudaError_t state = cudaEventQuery(slot.ended);
+    if (slot.is_held) continue;
+    const cudaError_t state = cudaEventQuery(slot.ended);  // Success also where nothing was recorded yet.
     if (state == cudaSuccess) return &slot;
-    if (state == cudaErrorNotReady) cudaGetLastError();  // Stays behind otherwise, for others to stumble over.
     if (state != cudaErrorNotReady) return CudaStatus(state, "page copy");
+    cudaGetLastError();  // Stays behind otherwise, for others to stumble over.
   }
-  return absl::ResourceExhaustedError(absl::StrCat(options_.max_pushes, " pushes are under way"));
+  return absl::ResourceExhaustedError(absl::StrCat(options_.max_lists, " copy lists are in use"));
 }
 
-absl::Status PageCopier::Enqueue(const Push& push, cudaStream_t stream) {
-  if (push.runs.size() > options_.max_runs) {
-    return absl::OutOfRangeError(
-        absl::StrCat("a push of ", push.runs.size(), " runs; at most ", options_.max_runs, " fit"));
+absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> runs, cudaStream_t stream) {
+  if (runs.size() > options_.max_runs) {
+    return absl::OutOfRangeError(absl::StrCat("a list of ", runs.size(), " runs; at most ", options_.max_runs, " fit"));
   }
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options_.device), "cudaSetDevice"));
   ASSIGN_OR_RETURN(Slot * slot, FindSlot());
-  ASSIGN_OR_RETURN(CopyShape shape, PackRuns(push.runs, push.source_bytes, push.destination_bytes,
-                                             reinterpret_cast<DeviceRun*>(slot->host),
-                                             reinterpret_cast<DeviceExtent*>(slot->host + extents_offset())));
+  ASSIGN_OR_RETURN(slot->shape, PackRuns(runs, reinterpret_cast<DeviceRun*>(slot->host),
+                                         reinterpret_cast<DeviceExtent*>(slot->host + extents_offset())));
   auto upload = [&](size_t offset, size_t bytes) {
     return CudaStatus(
         cudaMemcpyAsync(slot->device + offset, slot->host + offset, bytes, cudaMemcpyHostToDevice, stream),
         "cudaMemcpyAsync");
   };
-  const bool has_extents = shape.uniform_vectors == 0 && shape.num_runs > 0;
-  RETURN_IF_ERROR(upload(0, shape.num_runs * sizeof(DeviceRun)));
-  if (has_extents) RETURN_IF_ERROR(upload(extents_offset(), shape.num_runs * sizeof(DeviceExtent)));
-  PageCopyArguments arguments{.source = push.source,
-                              .destination = push.destination,
-                              .runs = reinterpret_cast<const DeviceRun*>(slot->device),
-                              .shape = shape,
-                              .finished_blocks = slot->finished_blocks,
-                              .flag = push.flag,
-                              .flag_value = push.flag_value};
-  if (has_extents) arguments.extents = reinterpret_cast<const DeviceExtent*>(slot->device + extents_offset());
-  slot->is_used = true;
+  RETURN_IF_ERROR(upload(0, runs.size() * sizeof(DeviceRun)));
+  if (slot->shape.uniform_vectors == 0) RETURN_IF_ERROR(upload(extents_offset(), runs.size() * sizeof(DeviceExtent)));
+  RETURN_IF_ERROR(CudaStatus(cudaEventRecord(slot->ended, stream), "cudaEventRecord"));
+  return List(slot);
+}
+
+absl::Status PageCopier::Enqueue(const List& list, const Push& push, cudaStream_t stream) {
+  Slot& slot = *list.slot_;
+  const CopyShape& shape = slot.shape;
+  if ((push.source.offset | push.destination.offset) % sizeof(uint4) != 0) {
+    return absl::InvalidArgumentError("pushes must begin at multiples of 16 bytes");
+  }
+  auto fits = [](const auto& place, uint64_t end) { return end <= place.bytes && place.offset <= place.bytes - end; };
+  if (!fits(push.source, shape.source_end) || !fits(push.destination, shape.destination_end)) {
+    return absl::OutOfRangeError(absl::StrCat("runs that end at ", shape.source_end, " and ", shape.destination_end,
+                                              " leave pools of ", push.source.bytes, " and ", push.destination.bytes,
+                                              " bytes from ", push.source.offset, " and ", push.destination.offset));
+  }
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options_.device), "cudaSetDevice"));
+  const PageCopyArguments arguments{.source = push.source.base + push.source.offset,
+                                    .destination = push.destination.base + push.destination.offset,
+                                    .runs = reinterpret_cast<const DeviceRun*>(slot.device),
+                                    .extents = reinterpret_cast<const DeviceExtent*>(slot.device + extents_offset()),
+                                    .shape = shape,
+                                    .finished_blocks = slot.finished_blocks,
+                                    .flag = push.flag,
+                                    .flag_value = push.flag_value};
   RETURN_IF_ERROR(CudaStatus(LaunchPageCopy(arguments, options_.blocks, stream), "page copy"));
-  return CudaStatus(cudaEventRecord(slot->ended, stream), "cudaEventRecord");
+  return CudaStatus(cudaEventRecord(slot.ended, stream), "cudaEventRecord");
 }
 
 }  // namespace tandem

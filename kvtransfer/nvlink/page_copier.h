@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,52 +18,85 @@ namespace tandem {
 // Pushes pages from this device's pool into another, which may be a peer's, by a kernel of its own: the copy engine
 // spends microseconds on every run, however short.
 //
-// Thread-safety: not thread-safe; one thread, which may wait for nothing: Push only enqueues.
-// Ownership: owns the memory for copy lists; borrows pools and streams, which outlive what was enqueued.
+// The list of runs is uploaded once and serves any number of pushes: the layer groups of a hand-over are the same runs,
+// further on in each page.
+//
+// Thread-safety: not thread-safe; one thread, which never waits.
+// Ownership: owns the memory of the lists, which it outlives; borrows pools and streams, which outlive what was
+// enqueued.
 class PageCopier {
+  // Room for one list.
+  struct Slot {
+    uint8_t* host = nullptr;    // Pinned.
+    uint8_t* device = nullptr;  // As `host`: [max_runs] DeviceRun, then [max_runs] DeviceExtent.
+    uint32_t* finished_blocks = nullptr;
+    cudaEvent_t ended = nullptr;  // The last push that reads it.
+    bool is_held = false;         // By a List.
+    CopyShape shape;
+  };
+
  public:
   struct Options {
     int device = 0;
     // Thread blocks, each of which keeps a multiprocessor busy: more move bytes faster and take more from computing.
     int blocks = 16;
-    size_t max_runs = 1 << 18;  // Of one push.
-    int max_pushes = 8;         // That are enqueued and have not ended.
+    size_t max_runs = 1 << 18;  // Of one list.
+    int max_lists = 8;          // That are held, or read by a push that has not ended.
   };
+
+  // A copy list in the device's memory. Its place is free again when it is destroyed and its last push has ended.
+  class List {
+   public:
+    List(List&& other) : slot_(std::exchange(other.slot_, nullptr)) {}
+    List& operator=(List&& other) {
+      std::swap(slot_, other.slot_);
+      return *this;
+    }
+    ~List() {
+      if (slot_ != nullptr) slot_->is_held = false;
+    }
+
+   private:
+    friend class PageCopier;
+    explicit List(Slot* slot) : slot_(slot) { slot_->is_held = true; }
+    Slot* slot_;
+  };
+
+  // Where in a pool a push begins: the runs' offsets count from there.
+  template <typename Byte>
+  struct Place {
+    Byte* base = nullptr;
+    uint64_t bytes = 0;   // Of the pool.
+    uint64_t offset = 0;  // A multiple of 16.
+  };
+  struct Push {
+    Place<const uint8_t> source;
+    Place<uint8_t> destination;
+    uint32_t* flag = nullptr;  // Gets `flag_value` when all bytes can be read; null: none.
+    uint32_t flag_value = 0;
+  };
+
   // RESOURCE_EXHAUSTED when the device or the host has no memory for the lists.
   static absl::StatusOr<std::unique_ptr<PageCopier>> Create(const Options& options);
   // Waits for what was enqueued.
   ~PageCopier();
 
-  struct Push {
-    const uint8_t* source = nullptr;  // The pools' beginnings.
-    uint64_t source_bytes = 0;
-    uint8_t* destination = nullptr;
-    uint64_t destination_bytes = 0;
-    absl::Span<const CopyRun> runs;
-    uint32_t* flag = nullptr;  // Gets `flag_value` when all bytes can be read; null: none.
-    uint32_t flag_value = 0;
-  };
-  // Enqueues on `stream`, behind what it holds already. INVALID_ARGUMENT, OUT_OF_RANGE: as of PackRuns, or too many
-  // runs. RESOURCE_EXHAUSTED: max_pushes have not ended. INTERNAL: the device failed. Nothing was enqueued then.
-  absl::Status Enqueue(const Push& push, cudaStream_t stream);
+  // Packs a list and enqueues its upload on `stream`. INVALID_ARGUMENT, OUT_OF_RANGE: as of PackRuns, or too many runs.
+  // RESOURCE_EXHAUSTED: max_lists are in use.
+  absl::StatusOr<List> Upload(absl::Span<const CopyRun> runs, cudaStream_t stream);
+  // Enqueues a push on `stream`, that of the list's upload. INVALID_ARGUMENT: an offset that is no multiple of 16.
+  // OUT_OF_RANGE: a run would leave a pool. INTERNAL: the device failed. Nothing was enqueued then.
+  absl::Status Enqueue(const List& list, const Push& push, cudaStream_t stream);
 
  private:
-  // The list of one push, and when it was read.
-  struct Slot {
-    uint8_t* host = nullptr;    // Pinned.
-    uint8_t* device = nullptr;  // As `host`: [max_runs] DeviceRun, then [max_runs] DeviceExtent.
-    uint32_t* finished_blocks = nullptr;
-    cudaEvent_t ended = nullptr;
-    bool is_used = false;
-  };
   explicit PageCopier(const Options& options) : options_(options) {}
   absl::Status AddSlot();
-  // One that no push uses any more.
+  // One that is not held, and that no push reads any more.
   absl::StatusOr<Slot*> FindSlot();
   size_t extents_offset() const { return options_.max_runs * sizeof(DeviceRun); }
 
   const Options options_;
-  std::vector<Slot> slots_;
+  std::vector<Slot> slots_;  // As many from the start on: lists point to them.
 };
 
 }  // namespace tandem

@@ -13,7 +13,7 @@ struct PageCopyArguments {
   const uint8_t* source = nullptr;  // The pools' beginnings; the destination's may be a peer's.
   uint8_t* destination = nullptr;
   const DeviceRun* runs = nullptr;        // [shape.num_runs]
-  const DeviceExtent* extents = nullptr;  // [shape.num_runs], or null where runs are alike.
+  const DeviceExtent* extents = nullptr;  // [shape.num_runs]; not read where runs are alike.
   CopyShape shape;
   uint32_t* finished_blocks = nullptr;  // Of this device; 0 before and after.
   uint32_t* flag = nullptr;             // Null: none. Any memory that the device reaches, also a peer's or the host's.

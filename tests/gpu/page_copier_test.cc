@@ -53,14 +53,16 @@ class PageCopierTest : public testing::Test {
   }
 
   static absl::Status Cuda(cudaError_t error) { return CudaStatus(error, "CUDA"); }
-  PageCopier::Push MakePush(const std::vector<CopyRun>& runs, uint32_t value) {
-    return {.source = source_->base(),
-            .source_bytes = source_->bytes(),
-            .destination = imported_->base(),
-            .destination_bytes = imported_->bytes(),
-            .runs = runs,
+  PageCopier::Push MakePush(uint32_t value, uint64_t offset = 0) {
+    return {.source = {source_->base(), source_->bytes(), offset},
+            .destination = {imported_->base(), imported_->bytes(), offset},
             .flag = flag_,
             .flag_value = value};
+  }
+  // Uploads the list and pushes it once.
+  void Push(const std::vector<CopyRun>& runs, uint32_t value) {
+    ASSERT_OK_AND_ASSIGN(PageCopier::List list, copier_->Upload(runs, stream_));
+    ASSERT_THAT(copier_->Enqueue(list, MakePush(value), stream_), IsOk());
   }
   // Reads with the device that owns the destination: its mapping is that device's alone.
   void Read(int64_t offset, int64_t bytes, uint8_t* to, cudaStream_t stream) {
@@ -91,7 +93,7 @@ class PageCopierTest : public testing::Test {
   // Pushes and compares the whole destination: each byte of a run arrived, and no other was touched.
   void PushAndCompare(const std::vector<CopyRun>& runs, std::mt19937_64& random, uint32_t value) {
     const std::vector<uint8_t> bytes = Fill(random);
-    ASSERT_THAT(copier_->Enqueue(MakePush(runs, value), stream_), IsOk());
+    Push(runs, value);
     ASSERT_TRUE(AwaitFlag(value));
     std::vector<uint8_t> wanted(kPoolBytes, kPoison), got(kPoolBytes);
     for (const CopyRun& run : runs) std::copy_n(&bytes[run.source], run.bytes, &wanted[run.destination]);
@@ -146,7 +148,7 @@ TEST_F(PageCopierTest, UnlikeRunsArriveWhole) {
 }
 
 TEST_F(PageCopierTest, AnEmptyPushSetsItsFlag) {
-  ASSERT_THAT(copier_->Enqueue(MakePush({}, 7), stream_), IsOk());
+  Push({}, 7);
   EXPECT_TRUE(AwaitFlag(7));
 }
 
@@ -158,7 +160,7 @@ TEST_F(PageCopierTest, AllBytesCanBeReadTheMomentTheFlagIsSeen) {
   for (uint32_t round = 1; round <= 300; ++round) {
     const int64_t size = 16 * (1 + static_cast<int64_t>(random() % 4096));
     const std::vector<CopyRun> runs = ShuffledPages(size, static_cast<int>(got.size() / size), random);
-    ASSERT_THAT(copier_->Enqueue(MakePush(runs, round), stream_), IsOk());
+    Push(runs, round);
     ASSERT_TRUE(AwaitFlag(round));
     // The last run: what the last blocks wrote.
     const CopyRun& last = runs.back();
@@ -167,22 +169,48 @@ TEST_F(PageCopierTest, AllBytesCanBeReadTheMomentTheFlagIsSeen) {
   }
 }
 
-TEST_F(PageCopierTest, TooManyPushesAtOnceAreRefusedAndLaterOnesWork) {
-  std::mt19937_64 random(3);
-  const std::vector<CopyRun> runs = ShuffledPages(4096, 8000, random);
-  ASSERT_OK_AND_ASSIGN(auto copier, PageCopier::Create({.blocks = 1, .max_runs = 8000, .max_pushes = 2}));
-  absl::Status status;
-  for (int i = 0; i < 100 && status.ok(); ++i) status = copier->Enqueue(MakePush(runs, 1), stream_);
-  EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("2 pushes")));
-  ASSERT_THAT(Cuda(cudaStreamSynchronize(stream_)), IsOk());
-  EXPECT_THAT(copier->Enqueue(MakePush(runs, 2), stream_), IsOk());
-  EXPECT_TRUE(AwaitFlag(2));
+// The layer groups of a hand-over: one list, pushed again and again, each time further on in every page.
+TEST_F(PageCopierTest, OneListServesAllLayerGroups) {
+  std::mt19937_64 random(std::random_device{}());
+  const std::vector<uint8_t> bytes = Fill(random);
+  constexpr int64_t kPage = 64 << 10, kGroup = kPage / 4;
+  std::vector<CopyRun> pages = ShuffledPages(kPage, 100, random), runs = pages;
+  for (CopyRun& run : runs) run.bytes = kGroup;
+  ASSERT_OK_AND_ASSIGN(PageCopier::List list, copier_->Upload(runs, stream_));
+  for (uint32_t group = 0; group < 4; ++group) {
+    ASSERT_THAT(copier_->Enqueue(list, MakePush(group + 1, group * kGroup), stream_), IsOk());
+  }
+  ASSERT_TRUE(AwaitFlag(4));
+  std::vector<uint8_t> wanted(kPoolBytes, kPoison), got(kPoolBytes);
+  for (const CopyRun& page : pages) std::copy_n(&bytes[page.source], kPage, &wanted[page.destination]);
+  Read(0, kPoolBytes, got.data(), reader_);
+  EXPECT_TRUE(wanted == got);
 }
 
-TEST_F(PageCopierTest, RunsThatLeaveAPoolAreRefused) {
+TEST_F(PageCopierTest, ListsBeyondTheLimitAreRefusedUntilOneIsGivenBack) {
+  ASSERT_OK_AND_ASSIGN(auto copier, PageCopier::Create({.max_runs = 1, .max_lists = 2}));
+  const std::vector<CopyRun> run = {{0, 0, 16}};
+  ASSERT_OK_AND_ASSIGN(PageCopier::List first, copier->Upload(run, stream_));
+  {
+    ASSERT_OK_AND_ASSIGN(PageCopier::List second, copier->Upload(run, stream_));
+    EXPECT_THAT(copier->Upload(run, stream_).status(),
+                StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("2 copy lists")));
+  }
+  ASSERT_THAT(Cuda(cudaStreamSynchronize(stream_)), IsOk());
+  EXPECT_THAT(copier->Upload(run, stream_).status(), IsOk());
+  EXPECT_THAT(copier->Upload({{0, 0, 16}, {16, 16, 16}}, stream_).status(),
+              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("at most 1 fit")));
+}
+
+TEST_F(PageCopierTest, PushesThatLeaveAPoolAreRefused) {
   const auto last = static_cast<int64_t>(destination_->bytes());
-  EXPECT_THAT(copier_->Enqueue(MakePush({{0, last, 16}}, 1), stream_), StatusIs(absl::StatusCode::kOutOfRange));
-  EXPECT_THAT(copier_->Enqueue(MakePush({{0, 8, 16}}, 1), stream_), StatusIs(absl::StatusCode::kInvalidArgument));
+  ASSERT_OK_AND_ASSIGN(PageCopier::List outside, copier_->Upload({{0, last, 16}}, stream_));
+  EXPECT_THAT(copier_->Enqueue(outside, MakePush(1), stream_), StatusIs(absl::StatusCode::kOutOfRange));
+  ASSERT_OK_AND_ASSIGN(PageCopier::List at_the_end, copier_->Upload({{0, last - 16, 16}}, stream_));
+  EXPECT_THAT(copier_->Enqueue(at_the_end, MakePush(1), stream_), IsOk());
+  EXPECT_THAT(copier_->Enqueue(at_the_end, MakePush(1, 16), stream_), StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_THAT(copier_->Enqueue(at_the_end, MakePush(1, 8), stream_), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(copier_->Upload({{0, 8, 16}}, stream_).status(), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(PageCopierTest, APoolThatNoDeviceHasRoomForIsRefusedWithItsSize) {
