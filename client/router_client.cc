@@ -7,8 +7,10 @@
 #include <tuple>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/error_reason.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
@@ -86,16 +88,16 @@ GenerateSummary ToSummary(const v1::Usage& usage) {
 }  // namespace
 
 struct RouterClient::Connection {
-  // The status of a call, in words of ours where no router was reached.
+  // The status of a call, in words of ours where no router has said anything.
   absl::Status StatusOf(const grpc::Status& grpc_status) const {
     const absl::Status status = FromGrpc(grpc_status);
+    if (GetErrorReason(status) != ErrorReason::kUnknown) return status;
     const bool is_connected = channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY;
     if (is_connected || (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status))) return status;
-    // The cause is the end of gRPC's text: "failed to connect to all addresses; last error: ...: Connection refused".
-    const absl::string_view text = status.message();
-    const size_t cause = text.rfind(": ");
-    return absl::Status(status.code(), absl::StrCat("no router can be reached at ", router, ": ",
-                                                    cause == absl::string_view::npos ? text : text.substr(cause + 2)));
+    // Of "failed to connect to all addresses; last error: ...: Connection refused" only the end says why.
+    absl::string_view cause = status.message();
+    if (absl::StartsWith(cause, "failed to connect to all addresses")) cause.remove_prefix(cause.rfind(": ") + 2);
+    return absl::Status(status.code(), absl::StrCat("no router can be reached at ", router, ": ", cause));
   }
 
   std::string router;
@@ -120,11 +122,15 @@ absl::StatusOr<GenerateSummary> RouterClient::Generate(const GenerateOptions& op
       connection_->router_stub->Generate(&context, ToProto(options));
   v1::GenerateResponse response;
   GenerateSummary summary;
+  bool has_answered = false;
   while (reader->Read(&response)) {
+    has_answered = true;
     if (response.has_usage()) summary = ToSummary(response.usage());
     if (!on_piece(ToPiece(response))) context.TryCancel();
   }
-  if (absl::Status status = connection_->StatusOf(reader->Finish()); !status.ok()) return status;
+  const grpc::Status end = reader->Finish();
+  // Once something has come the router was there: how it ended is not for us to say.
+  if (absl::Status status = has_answered ? FromGrpc(end) : connection_->StatusOf(end); !status.ok()) return status;
   return summary;
 }
 

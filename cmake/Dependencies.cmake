@@ -34,14 +34,16 @@ if(TANDEM_WITH_UCX)
   find_package(ucx CONFIG REQUIRED HINTS "${ucx_ROOT}")
 endif()
 
-# CUDA 13.0: the wheels of deploy/requirements_cuda.txt, or what CMAKE_CUDA_COMPILER names. Linked in statically, and
+# CUDA 13.0: the wheels of deploy/requirements_cuda.txt, or what CMAKE_CUDA_COMPILER or CUDACXX
+# names. Linked in statically, and
 # without libcuda, so that programs start where there is no driver.
 if(TANDEM_WITH_CUDA)
-  if(NOT CMAKE_CUDA_COMPILER)
-    file(GLOB CMAKE_CUDA_COMPILER "${CMAKE_SOURCE_DIR}/build/python/lib/python3*/site-packages/nvidia/cu13/bin/nvcc")
-    if(NOT CMAKE_CUDA_COMPILER)
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    file(GLOB compilers "${CMAKE_SOURCE_DIR}/build/python/lib/python3*/site-packages/nvidia/cu13/bin/nvcc")
+    if(NOT compilers)
       message(FATAL_ERROR "no CUDA compiler; run deploy/install_dependencies --cuda")
     endif()
+    list(GET compilers 0 CMAKE_CUDA_COMPILER)
   endif()
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 90a-real 100a-real)  # Hopper (H100, H200), Blackwell (B200, GB200).

@@ -26,6 +26,7 @@ absl::StatusOr<ProcessNeeds> ParseNeeds(absl::string_view line) {
       return absl::InvalidArgumentError(absl::StrCat("not an answer to --check: ", line));
     }
   }
+  if (FormatNeeds(needs) != line) return absl::InvalidArgumentError(absl::StrCat("not an answer to --check: ", line));
   return needs;
 }
 

@@ -212,7 +212,9 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
 }  // namespace
 
 absl::StatusOr<ProcessNeeds> DecodeProcess::Check(const Topology& topology, const ProcessPlan& plan) {
-  RETURN_IF_ERROR(MakeTransports(topology.links.transports, nullptr).status());
+  if (absl::Status status = MakeTransports(topology.links.transports, nullptr).status(); !status.ok()) {
+    return absl::Status(status.code(), absl::StrCat(topology.file, ": ", status.message()));
+  }
   return CheckWorker(topology, topology.pools[plan.pool]);
 }
 

@@ -15,7 +15,7 @@ namespace tandem {
 // Ownership: owns all parts and their threads; destroying it stops them in order.
 class DecodeProcess {
  public:
-  // What the worker will take, without starting it; errors name the setting that cannot work, with file and line.
+  // What the worker will take, without starting it; errors name the setting that cannot work, and its file.
   static absl::StatusOr<ProcessNeeds> Check(const Topology& topology, const ProcessPlan& plan);
   // Loads the model and starts; errors name the setting or address that is wrong.
   static absl::StatusOr<std::unique_ptr<DecodeProcess>> Start(const Topology& topology, const ProcessPlan& plan);

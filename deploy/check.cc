@@ -36,10 +36,10 @@ absl::StatusOr<ProcessNeeds> AskProcess(const Topology& topology, const ProcessP
   std::vector<std::string> arguments = {program, "--check", absl::StrCat("--topology=", topology.file)};
   if (process.pool >= 0) arguments.push_back(absl::StrCat("--worker=", process.name));
   ASSIGN_OR_RETURN(ProgramResult result, RunProgram(arguments, kCheckTimeout));
-  const absl::string_view output = absl::StripAsciiWhitespace(result.output);
-  if (result.exit_code == 0) return ParseNeeds(output.substr(output.rfind('\n') + 1));
-  if (result.exit_code == 2 && !output.empty()) return absl::InvalidArgumentError(output);
-  return absl::InternalError(absl::StrCat(program, " --check ended with code ", result.exit_code, ": ", output));
+  if (result.exit_code == 0) return ParseNeeds(absl::StripAsciiWhitespace(result.output));
+  const absl::string_view errors = absl::StripAsciiWhitespace(result.errors);
+  if (result.exit_code == 2 && !errors.empty()) return absl::InvalidArgumentError(errors);
+  return absl::InternalError(absl::StrCat(program, " --check ended with code ", result.exit_code, ": ", errors));
 }
 
 // As AskProcess for every process; replicas of a pool are alike, so one answers for all.
@@ -61,11 +61,11 @@ absl::StatusOr<std::vector<ProcessNeeds>> AskProcesses(const Topology& topology,
 }  // namespace
 
 absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std::string& program_folder) {
-  constexpr char kRow[] = "%-12s %-8s %-22s %-22s %-22s %10s %10s %9s\n";
+  constexpr char kRow[] = "%-12s %-8s %-22s %-22s %-22s %10s %10s %9s %8s\n";
   const std::vector<ProcessPlan> processes = topology.Processes();
   ASSIGN_OR_RETURN(std::vector<ProcessNeeds> needs, AskProcesses(topology, processes, program_folder));
-  std::string table =
-      absl::StrFormat(kRow, "process", "device", "service", "link", "metrics", "weights", "KV cache", "KV pages");
+  std::string table = absl::StrFormat(kRow, "process", "device", "service", "link", "metrics", "weights", "KV cache",
+                                      "KV pages", "context");
   int64_t total = 0;
   for (size_t i = 0; i < processes.size(); ++i) {
     const ProcessPlan& process = processes[i];
@@ -73,7 +73,8 @@ absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std
     absl::StrAppendFormat(&table, kRow, process.name, pool ? pool->device : "-", process.service_address,
                           process.link_address.empty() ? "-" : process.link_address, process.metrics_address,
                           pool ? FormatBytes(needs[i].weight_bytes) : "-", pool ? FormatBytes(needs[i].kv_bytes) : "-",
-                          pool ? absl::StrCat(needs[i].kv_pages) : "-");
+                          pool ? absl::StrCat(needs[i].kv_pages) : "-",
+                          pool ? absl::StrCat(needs[i].max_context_tokens) : "-");
     total += needs[i].weight_bytes + needs[i].kv_bytes;
   }
   absl::StrAppend(&table, "memory in all: ", FormatBytes(total), "\n");

@@ -7,10 +7,11 @@
 
 namespace tandem {
 
-// What `tandem up` would start: processes, ports, memory and KV pages, as a table. Asks the programs in
-// `program_folder` themselves (--check), so what they would refuse at their start is refused here, with file and line:
-// a model that cannot be opened, KV memory that holds no page. RESOURCE_EXHAUSTED when the processes need more memory
-// than this host has; NOT_FOUND for a missing program.
+// What `tandem up` would start: processes, ports, memory, KV pages and the longest context, as a table. Asks the
+// programs in `program_folder` themselves (--check), which open the model and count their KV pages; ports are not
+// tried. INVALID_ARGUMENT: what a program refuses, with file and line. RESOURCE_EXHAUSTED: the processes need more
+// memory than this host has. NOT_FOUND: a program is missing. UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL: one cannot be
+// run, takes too long, or crashes.
 absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std::string& program_folder);
 
 }  // namespace tandem

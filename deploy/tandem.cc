@@ -142,7 +142,7 @@ int Generate(const std::string& question) {
   });
   printf("\n");
   if (!summary.ok()) return Fail(summary.status());
-  if (finish_reason == "length") {
+  if (finish_reason == "length" && summary->completion_tokens == options.sampling.max_tokens) {
     fflush(stdout);
     fprintf(stderr, "tandem: cut off after %d tokens; --max_tokens sets the limit\n", summary->completion_tokens);
   }

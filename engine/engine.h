@@ -62,14 +62,14 @@ class Engine {
     int layer_groups = 4;
   };
   // What an engine with these options will take, without loading the weights. INVALID_ARGUMENT when the KV memory
-  // holds no page.
+  // holds no page, or TANDEM_CPU_KERNELS names what this processor does not run.
   struct Needs {
     KvLayout layout;
     int64_t weight_bytes = 0;    // Prepared; the embedding table stays in the mapped file.
     int max_context_tokens = 0;  // Of one sequence: the model's context or the pool, whichever is less.
   };
   static absl::StatusOr<Needs> Plan(const Checkpoint& checkpoint, const Options& options);
-  // Prepares the model's weights. Errors as of Plan.
+  // Prepares the model's weights. Errors as of Plan; UNIMPLEMENTED: a model family without code.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
                                                         const Clock& clock);
 

@@ -288,7 +288,7 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
 
 INSTANTIATE_TEST_SUITE_P(Kernels, AttentionKernel,
                          testing::Combine(testing::Values("portable", "avx512"), testing::Values(1, 7, 16, 32),
-                                          testing::Values(16, 32, 40, 64)),
+                                          testing::Values(16, 32, 40, 64, 80, 104, 128)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param)) + "_page" +
                                   std::to_string(std::get<1>(info.param)) + "_dim" +
@@ -307,6 +307,9 @@ TEST(ThreadPoolTest, RunsEachItemOnce) {
 }
 
 TEST(KernelChoiceTest, AnUnknownChoiceInTheEnvironmentIsRefusedWithThoseThereAre) {
+  const char* former = getenv("TANDEM_CPU_KERNELS");
+  const std::string kept = former == nullptr ? "" : former;
+  unsetenv("TANDEM_CPU_KERNELS");
   EXPECT_THAT(CheckKernelChoice(), IsOk());
   setenv("TANDEM_CPU_KERNELS", "bogus", 1);
   EXPECT_THAT(CheckKernelChoice(), StatusIs(absl::StatusCode::kInvalidArgument,
@@ -314,17 +317,33 @@ TEST(KernelChoiceTest, AnUnknownChoiceInTheEnvironmentIsRefusedWithThoseThereAre
   setenv("TANDEM_CPU_KERNELS", "portable", 1);
   EXPECT_THAT(CheckKernelChoice(), IsOk());
   EXPECT_STREQ(CpuKernelsName(), "portable");
-  unsetenv("TANDEM_CPU_KERNELS");
+  former == nullptr ? unsetenv("TANDEM_CPU_KERNELS") : setenv("TANDEM_CPU_KERNELS", kept.c_str(), 1);
 }
 
-TEST(PackedMatrixTest, PackedBytesAreThoseThatPackingTakes) {
-  for (DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_1, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K}) {
-    const std::vector<uint8_t> blocks = RandomBlocks(dtype, 40, 256);
-    const TensorView tensor{"w", dtype, {40, 256}, blocks};
-    for (Precision precision : {Precision::kQuantised, Precision::kFull}) {
-      auto matrix = PackedMatrix::Pack({tensor}, {}, precision, InputPrecision::kUsual);
-      EXPECT_EQ(PackedBytes(tensor, precision), matrix->num_panels * matrix->panel_bytes);
-    }
+TEST(PackedMatrixTest, PackedBytesCountWholePanels) {
+  // 40 rows are 3 panels of 16; a row has 8 groups of 32, or 16 of 16.
+  struct Case {
+    DType dtype;
+    int64_t group_bytes;  // Of 16 rows: scales, minima, codes.
+  };
+  for (const Case& wanted : {Case{DType::kQ4_1, 32 + 32 + 256}, Case{DType::kQ8_0, 32 + 32 + 512},
+                             Case{DType::kQ4_K, 64 + 64 + 256}, Case{DType::kQ6_K, 2 * (64 + 64 + 256)}}) {
+    const TensorView tensor{"w", wanted.dtype, {40, 256}, {}};
+    EXPECT_EQ(PackedBytes(tensor, Precision::kQuantised), 3 * 8 * wanted.group_bytes) << DTypeName(wanted.dtype);
+    EXPECT_EQ(PackedBytes(tensor, Precision::kFull), 3 * 16 * 256 * 4);
+  }
+  EXPECT_EQ(PackedBytes({"w", DType::kBF16, {40, 256}, {}}, Precision::kQuantised), 3 * 16 * 256 * 2);
+}
+
+TEST(QuantiseRowTest, TinyActivationsAreZero) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    std::vector<float> in(32, 1e-38f);
+    std::vector<int8_t> values(32, 9), rest(32, 9);
+    float scale = 1, sum = 1;
+    kernels->quantise_row(in.data(), 32, 32, values.data(), rest.data(), &scale, &sum);
+    EXPECT_THAT(values, testing::Each(0)) << kernels->name;
+    EXPECT_EQ(scale, 0);
+    EXPECT_EQ(sum, 0);
   }
 }
 

@@ -70,11 +70,7 @@ class ReceiverHub::Connection {
     const ExportedPool* used = FindExport(transport_);
     const bool revoked = used != nullptr && used->revocable();
     exports_.clear();
-    if (!hello_.incarnation.is_set()) return;
-    if (!up_) {
-      LogWarning("link not made", {{"peer", hello_.worker_id}, {"reason", reason}});
-      return;
-    }
+    if (!up_) return;
     LogWarning("link lost", {{"peer", hello_.worker_id}, {"reason", reason}});
     hub_.events_.OnPeerLost(hello_.incarnation, process_ended || revoked);
   }
@@ -112,7 +108,9 @@ class ReceiverHub::Connection {
   void OnSelfTestDone(const SelfTestDoneMessage& done) {
     if (hub_.testing_ != id_) return;
     if (FindExport(done.transport) == nullptr) {
-      Close(absl::StrCat("the peer tested \"", done.transport, "\", which was not offered"));
+      LogWarning("link not made: the peer tested what was not offered",
+                 {{"peer", hello_.worker_id}, {"transport", done.transport}});
+      Close("it tested a transport that was not offered");
       return;
     }
     const uint8_t* area = hub_.options_.pool + hub_.options_.hello.layout.pool_bytes();

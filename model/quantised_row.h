@@ -22,6 +22,7 @@ int QuantGroupColumns(DType dtype);
 // Reads groups [0, columns / QuantGroupColumns) of a row of a block-quantised tensor. Here alone stands how the blocks
 // lie in a file (source: ggml's format, checked against the `gguf` library).
 //
+// Thread-safety: immutable.
 // Ownership: borrows the tensor's data.
 class QuantRowReader {
  public:

@@ -60,7 +60,7 @@ absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape
 
 // Decodes `count` elements starting at the beginning of row `row` of `tensor` seen as [rows,
 // columns]. `count` is at most a row and a multiple of the block. Formats: ggml's block
-// quantisation, bit-equal to gguf-py's dequantize. CHECK-fails for integer types.
+// quantisation, as gguf-py's dequantize to the last bit but for the sign of zeros. CHECK-fails for integer types.
 void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* out);
 
 }  // namespace tandem

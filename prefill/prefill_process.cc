@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
 #include "common/ids.h"
 #include "common/log.h"
@@ -197,7 +198,9 @@ void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan)
 }  // namespace
 
 absl::StatusOr<ProcessNeeds> PrefillProcess::Check(const Topology& topology, const ProcessPlan& plan) {
-  RETURN_IF_ERROR(MakeTransports(topology.links.transports, nullptr).status());
+  if (absl::Status status = MakeTransports(topology.links.transports, nullptr).status(); !status.ok()) {
+    return absl::Status(status.code(), absl::StrCat(topology.file, ": ", status.message()));
+  }
   return CheckWorker(topology, topology.pools[plan.pool]);
 }
 

@@ -201,7 +201,9 @@ void RouterCore::LoseWorker(Incarnation worker, const std::string& reason) {
 void RouterCore::DropWorker(Incarnation worker, const std::string& reason) {
   const WorkerView* lost = view_.Find(worker);
   const bool was_decode = lost->registration.role == Role::kDecode;
-  if (lost->heartbeat.state == "draining") {
+  const bool has_work =
+      std::any_of(legs_.begin(), legs_.end(), [&](const auto& entry) { return entry.second.worker == worker; });
+  if (lost->heartbeat.state == "draining" && !has_work) {
     LogInfo("worker left", {{"worker", lost->registration.worker_id}, {"reason", reason}});
   } else {
     LogWarning("worker lost", {{"worker", lost->registration.worker_id}, {"reason", reason}});

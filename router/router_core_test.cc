@@ -186,6 +186,15 @@ TEST_F(RouterCoreTest, ADrainedWorkerThatLeavesIsNotLost) {
   EXPECT_THAT(metrics, HasSubstr("tandem_workers_lost_total{worker=\"decode-12\"} 1"));
 }
 
+TEST_F(RouterCoreTest, ADrainingWorkerThatDiesWithWorkIsLost) {
+  Register(kDecode);
+  Submit(/*samples=*/1);
+  Heartbeat(kDecode, "draining", 2);
+  core_.OnWorkerGone(kDecode, "its stream ended");
+  Settle();
+  EXPECT_THAT(metrics_server_.Text(), HasSubstr("tandem_workers_lost_total{worker=\"decode-11\"} 1"));
+}
+
 TEST_F(RouterCoreTest, AWorkerThatRegistersAgainLosesItsLegsAndKeepsItsNewStream) {
   Register(kDecode);
   Submit(/*samples=*/1);

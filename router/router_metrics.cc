@@ -55,8 +55,8 @@ void RouterMetrics::ObserveEnd(const RequestUsage& usage, const absl::Status& ou
 
 void RouterMetrics::CountWorkerLost(const std::string& worker) {
   server_
-      .Counter("tandem_workers_lost_total", "Workers that ended or fell silent without having been drained.",
-               {{"worker", worker}})
+      .Counter("tandem_workers_lost_total",
+               "Workers that ended or fell silent with work or without having been drained.", {{"worker", worker}})
       .Increment();
 }
 

@@ -16,6 +16,7 @@ namespace {
 
 // A router that takes no report for so long has given this worker up.
 constexpr absl::Duration kWritePatience = absl::Seconds(5);
+constexpr absl::Duration kLeavePatience = absl::Seconds(1);
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100), kLongestPause = absl::Seconds(2);
 
 }  // namespace
@@ -51,6 +52,21 @@ class WorkerAgent::Stream final : public grpc::ClientBidiReactor<v1::WorkerRepor
     absl::MutexLock lock(&mu_);
     mu_.Await(absl::Condition(&done_));
     return status_;
+  }
+  // Says a last word and that there is no more, and ends when the router has taken it, or was too slow.
+  void Leave(const v1::WorkerReport& last) {
+    bool can_write;
+    {
+      absl::MutexLock lock(&mu_);
+      can_write = !done_ && write_ok_ && !writing_;
+      if (can_write) outgoing_ = last;
+    }
+    if (can_write) StartWriteLast(&outgoing_, grpc::WriteOptions());
+    RemoveHold();
+    absl::MutexLock lock(&mu_);
+    if (can_write && mu_.AwaitWithTimeout(absl::Condition(&done_), kLeavePatience)) return;
+    context_.TryCancel();
+    mu_.Await(absl::Condition(&done_));
   }
 
   void OnReadDone(bool ok) override {
@@ -131,8 +147,14 @@ void WorkerAgent::Main() {
         pause = kFirstPause;
       }
     }
+    if (StopRequested()) {
+      // The router learns how this worker leaves: one that drained is not lost.
+      report.Clear();
+      EncodeHeartbeat(options_.collect(/*restart=*/false), report.mutable_heartbeat());
+      stream.Leave(report);
+      break;
+    }
     grpc::Status status = stream.End();
-    if (StopRequested()) break;
     if (!std::exchange(said_lost, true)) {
       LogWarning("no router; dialling again", {{"router", options_.router_address}, {"cause", status.error_message()}});
     }

@@ -338,11 +338,12 @@ std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision) {
 }
 
 int64_t CpuWeightBytes(const Checkpoint& checkpoint, Precision precision) {
+  const bool is_tied = checkpoint.config().tied_embeddings;
   int64_t bytes = 0;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (tensor.shape.size() < 2) {
       bytes += tensor.num_elements() * static_cast<int64_t>(sizeof(float));
-    } else if (name != "embedding" || checkpoint.config().tied_embeddings) {
+    } else if (name != (is_tied ? "lm_head" : "embedding")) {  // The one that is not packed.
       bytes += PackedBytes(tensor, precision);
     }
   }

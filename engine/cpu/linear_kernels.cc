@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kTileRows = 8;
 constexpr int64_t kPrefetchBytes = 2048;
+constexpr float kLeastActivation = 1e-30f;  // Groups of smaller ones are zero: their inverse scale has no float.
 
 TANDEM_INLINE void StoreResult(Vec value, const Vec& bias, int row, const PanelOutput& out) {
   value += bias;
@@ -129,7 +130,9 @@ void QuantisedTile(const uint8_t* panel, const QuantisedRows& in, int64_t row, c
     LoadGroup<kEncoding, kQuads>(panel + 2 * kScaleBytes<kWide>, codes);
     // With few rows what is waited for are the weights on their way from memory; the next panel follows this one.
     if (out_row == 0) {
-      for (int64_t byte = 0; byte < kStride; byte += 64) __builtin_prefetch(panel + kPrefetchBytes + byte);
+      const uintptr_t ahead = reinterpret_cast<uintptr_t>(panel) + kPrefetchBytes;
+      for (int64_t byte = 0; byte < kStride; byte += 64)
+        __builtin_prefetch(reinterpret_cast<const void*>(ahead + byte));
     }
     panel += kStride;
     IntVec dots[kRows], rests[kTwoPlanes ? kRows : 1];
@@ -286,8 +289,8 @@ void QuantiseRow(const float* in, int64_t columns, int group_columns, int8_t* va
     const Vec halves[2] = {LoadVec(in + begin), LoadVec(in + begin + 16)};
     Vec top = halves[0] > halves[1] ? halves[0] : halves[1], bottom = halves[0] < halves[1] ? halves[0] : halves[1];
     const float largest = Max(top > -bottom ? top : -bottom);
-    const float scale = largest / 127.0f;
-    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    const float scale = largest > kLeastActivation ? largest / 127.0f : 0.0f;
+    const float inverse = largest > kLeastActivation ? 127.0f / largest : 0.0f;
     scales[begin / kActivationGroup] = scale;
     int32_t sum[2], second_sum[2] = {};
     for (int half = 0; half < 2; ++half) {

@@ -56,7 +56,8 @@ absl::StatusOr<CopyShape> PackRuns(absl::Span<const CopyRun> runs, DeviceRun* pa
   if (survey.largest_offset >> shape.unit_shift > kMaxUnits || survey.segments > kMaxUnits ||
       survey.largest_size / kVectorBytes > kMaxUnits || runs.size() > kMaxUnits) {
     return absl::OutOfRangeError(absl::StrCat("runs aligned to ", uint64_t{1} << shape.unit_shift,
-                                              " bytes reach offset ", survey.largest_offset, ", which is too far"));
+                                              " bytes reach offset ", survey.largest_offset, ", or are ", runs.size(),
+                                              " of up to ", survey.largest_size, " bytes: too far or too many"));
   }
   shape.num_runs = static_cast<uint32_t>(runs.size());
   shape.num_segments = static_cast<uint32_t>(survey.segments);

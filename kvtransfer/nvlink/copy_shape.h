@@ -6,8 +6,8 @@
 
 namespace tandem {
 
-// Copy lists as the GPU reads them: 8 bytes a run, so that a list travels in a small part of the time that its pages
-// do.
+// Copy lists as the GPU reads them: 8 bytes a run, or 16 where runs are unlike, so that a list travels in a small part
+// of the time that its pages do.
 
 // Where a run lies, in units of 1 << CopyShape::unit_shift bytes from the pools' beginnings.
 struct DeviceRun {

@@ -9,7 +9,7 @@
 namespace tandem {
 
 // OK, or what CUDA said of `call`: RESOURCE_EXHAUSTED for memory, PERMISSION_DENIED, UNIMPLEMENTED for what the device
-// does not support, else INTERNAL: after most of those the process cannot use its context any more.
+// does not support, else INTERNAL.
 absl::Status CudaStatus(cudaError_t error, absl::string_view call);
 absl::Status CudaStatus(CUresult result, absl::string_view call);
 

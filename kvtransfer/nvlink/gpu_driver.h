@@ -23,6 +23,7 @@ struct ShareableHandle {
 // The few calls on GPU memory that pools are made of, so that their bookkeeping is tested without a GPU.
 //
 // Thread-safety: thread-safe.
+// Ownership: what Create, Import and Map return belongs to the caller, who gives it back.
 class GpuDriver {
  public:
   // Memory of a device that is not mapped yet, own or imported.

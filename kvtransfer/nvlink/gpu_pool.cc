@@ -60,10 +60,17 @@ ImportedPool::~ImportedPool() {
 absl::StatusOr<std::shared_ptr<const ImportedPool>> ImportCache::Acquire(Incarnation peer, int region,
                                                                          const ShareableHandle& handle,
                                                                          uint64_t bytes) {
-  if (auto known = pools_.find({peer, region}); known != pools_.end()) return known->second;
-  ASSIGN_OR_RETURN(std::shared_ptr<const ImportedPool> pool, ImportedPool::Import(driver_, handle, bytes, device_));
-  pools_[{peer, region}] = pool;
-  return pool;
+  auto explained = [&](absl::StatusCode code, absl::string_view cause) {
+    return absl::Status(code, absl::StrCat("pool ", region, " of peer ", peer.value(), ", ", bytes, " bytes: ", cause));
+  };
+  if (auto known = pools_.find({peer, region}); known != pools_.end()) {
+    if (known->second->bytes() == bytes) return known->second;
+    return explained(absl::StatusCode::kInvalidArgument,
+                     absl::StrCat("it is mapped already with ", known->second->bytes(), " bytes"));
+  }
+  absl::StatusOr<std::unique_ptr<ImportedPool>> pool = ImportedPool::Import(driver_, handle, bytes, device_);
+  if (!pool.ok()) return explained(pool.status().code(), pool.status().message());
+  return pools_[{peer, region}] = *std::move(pool);
 }
 
 void ImportCache::Drop(Incarnation peer) {

@@ -49,7 +49,7 @@ class GpuPool {
 // Ownership: owns the mapping, which keeps the memory alive even when the peer is dead; borrows the driver.
 class ImportedPool {
  public:
-  // `bytes`: what the peer's pool says of itself.
+  // `bytes`: what the peer's pool says of itself. INTERNAL, RESOURCE_EXHAUSTED: what the driver said.
   static absl::StatusOr<std::unique_ptr<ImportedPool>> Import(GpuDriver& driver, const ShareableHandle& handle,
                                                               uint64_t bytes, int device);
   ~ImportedPool();
@@ -75,7 +75,8 @@ class ImportCache {
  public:
   ImportCache(GpuDriver& driver, int device) : driver_(driver), device_(device) {}
 
-  // Region `region` of the worker's life `peer`, mapped now if it was not yet. Errors as of Import.
+  // Region `region` of the worker's life `peer` (which no other worker shares), mapped now if it was not yet. Errors as
+  // of Import, with the peer's name; INVALID_ARGUMENT: mapped already, with another size.
   // Co-owners: the cache until Drop, and whoever has copies in flight.
   absl::StatusOr<std::shared_ptr<const ImportedPool>> Acquire(Incarnation peer, int region,
                                                               const ShareableHandle& handle, uint64_t bytes);

@@ -1,6 +1,7 @@
 #include "kvtransfer/nvlink/gpu_pool.h"
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,19 +46,24 @@ class FakeGpuDriver final : public GpuDriver {
     EXPECT_EQ(mappings.at(base), bytes);
     mappings.erase(base);
   }
-  void Release(Allocation) override { --allocations; }
+  void Release(Allocation allocation) override {
+    EXPECT_EQ(live.erase(allocation), 1);
+    EXPECT_LE(mappings.size(), live.size());  // Nothing stays mapped of what is released.
+  }
 
   uint64_t free_bytes = 1 << 20;
   bool fabric_allowed = false, map_fails = false;
-  int allocations = 0, imports = 0, mapped_on = -1, next_base = 0;
+  int imports = 0, mapped_on = -1, next_base = 0;
+  Allocation next_id = 100;
+  std::set<Allocation> live;
   uint64_t created_bytes = 0;
   std::vector<uint8_t> memory = std::vector<uint8_t>(1 << 16);
   std::map<uint8_t*, uint64_t> mappings;
 
  private:
   Allocation AddAllocation() {
-    ++allocations;
-    return 100 + allocations;
+    live.insert(++next_id);
+    return next_id;
   }
 };
 
@@ -70,7 +76,7 @@ TEST(GpuPoolTest, RoundsUpMapsForItsDeviceAndGivesAllBack) {
     EXPECT_EQ(driver.mapped_on, 1);
     EXPECT_THAT(pool->Export(), IsOk());
   }
-  EXPECT_EQ(driver.allocations, 0);
+  EXPECT_EQ(driver.live.size(), 0);
   EXPECT_TRUE(driver.mappings.empty());
 }
 
@@ -81,7 +87,7 @@ TEST(GpuPoolTest, FullMemoryIsSaidWithDeviceAndSizeAndLeavesNothing) {
   driver.map_fails = true;
   EXPECT_THAT(GpuPool::Create(driver, 3, 4096, PoolReach::kHost).status(),
               StatusIs(absl::StatusCode::kResourceExhausted));
-  EXPECT_EQ(driver.allocations, 0);
+  EXPECT_EQ(driver.live.size(), 0);
 }
 
 TEST(GpuPoolTest, FabricWithoutPermissionNamesTheCure) {
@@ -117,17 +123,23 @@ TEST_F(ImportCacheTest, ADroppedPeerIsUnmappedAfterItsLastCopy) {
   idle.reset();
   cache_.Drop(Incarnation(1));
   EXPECT_EQ(cache_.size(), 1);
-  EXPECT_EQ(driver_.allocations, 2);
+  EXPECT_EQ(driver_.live.size(), 2);
   in_flight.reset();
-  EXPECT_EQ(driver_.allocations, 1);
+  EXPECT_EQ(driver_.live.size(), 1);
   EXPECT_EQ(driver_.mappings.size(), 1);
+}
+
+TEST_F(ImportCacheTest, APoolThatChangesItsSizeIsRefused) {
+  ASSERT_OK_AND_ASSIGN(auto pool, Acquire(1, 0));
+  EXPECT_THAT(cache_.Acquire(Incarnation(1), 0, {.fd = 7}, 8192).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("peer 1"), HasSubstr("4096"))));
 }
 
 TEST_F(ImportCacheTest, AFailedImportIsNotKept) {
   EXPECT_THAT(Acquire(1, 0, /*fd=*/-1).status(), StatusIs(absl::StatusCode::kInternal));
   driver_.map_fails = true;
   EXPECT_THAT(Acquire(1, 0).status(), StatusIs(absl::StatusCode::kResourceExhausted));
-  EXPECT_EQ(driver_.allocations, 0);
+  EXPECT_EQ(driver_.live.size(), 0);
   driver_.map_fails = false;
   EXPECT_THAT(Acquire(1, 0).status(), IsOk());
 }

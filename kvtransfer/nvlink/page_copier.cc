@@ -6,17 +6,38 @@
 #include "kvtransfer/nvlink/cuda_error.h"
 
 namespace tandem {
+namespace {
+
+// Makes `device` the thread's current one, and the former one again at the end.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) {
+    cudaGetDevice(&former_);
+    status_ = CudaStatus(cudaSetDevice(device), "cudaSetDevice");
+  }
+  ~CurrentDevice() { cudaSetDevice(former_); }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  int former_ = 0;
+  absl::Status status_;
+};
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<PageCopier>> PageCopier::Create(const Options& options) {
-  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "cudaSetDevice"));
+  const CurrentDevice current(options.device);
+  RETURN_IF_ERROR(current.status());
   std::unique_ptr<PageCopier> copier(new PageCopier(options));
   copier->slots_.reserve(options.max_lists);
   for (int i = 0; i < options.max_lists; ++i) RETURN_IF_ERROR(copier->AddSlot());
+  // The counters were zeroed on the default stream, for which others do not wait.
+  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(cudaStreamLegacy), "cudaStreamSynchronize"));
   return copier;
 }
 
 PageCopier::~PageCopier() {
-  cudaSetDevice(options_.device);
+  const CurrentDevice current(options_.device);
   for (Slot& slot : slots_) {
     if (slot.ended != nullptr) {
       cudaEventSynchronize(slot.ended);
@@ -54,8 +75,10 @@ absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> ru
   if (runs.size() > options_.max_runs) {
     return absl::OutOfRangeError(absl::StrCat("a list of ", runs.size(), " runs; at most ", options_.max_runs, " fit"));
   }
-  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options_.device), "cudaSetDevice"));
+  const CurrentDevice current(options_.device);
+  RETURN_IF_ERROR(current.status());
   ASSIGN_OR_RETURN(Slot * slot, FindSlot());
+  slot->stream = stream;
   ASSIGN_OR_RETURN(slot->shape, PackRuns(runs, reinterpret_cast<DeviceRun*>(slot->host),
                                          reinterpret_cast<DeviceExtent*>(slot->host + extents_offset())));
   auto upload = [&](size_t offset, size_t bytes) {
@@ -69,7 +92,7 @@ absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> ru
   return List(slot);
 }
 
-absl::Status PageCopier::Enqueue(const List& list, const Push& push, cudaStream_t stream) {
+absl::Status PageCopier::Enqueue(const List& list, const Push& push) {
   Slot& slot = *list.slot_;
   const CopyShape& shape = slot.shape;
   if ((push.source.offset | push.destination.offset) % sizeof(uint4) != 0) {
@@ -81,7 +104,8 @@ absl::Status PageCopier::Enqueue(const List& list, const Push& push, cudaStream_
                                               " leave pools of ", push.source.bytes, " and ", push.destination.bytes,
                                               " bytes from ", push.source.offset, " and ", push.destination.offset));
   }
-  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options_.device), "cudaSetDevice"));
+  const CurrentDevice current(options_.device);
+  RETURN_IF_ERROR(current.status());
   const PageCopyArguments arguments{.source = push.source.base + push.source.offset,
                                     .destination = push.destination.base + push.destination.offset,
                                     .runs = reinterpret_cast<const DeviceRun*>(slot.device),
@@ -90,8 +114,8 @@ absl::Status PageCopier::Enqueue(const List& list, const Push& push, cudaStream_
                                     .finished_blocks = slot.finished_blocks,
                                     .flag = push.flag,
                                     .flag_value = push.flag_value};
-  RETURN_IF_ERROR(CudaStatus(LaunchPageCopy(arguments, options_.blocks, stream), "page copy"));
-  return CudaStatus(cudaEventRecord(slot.ended, stream), "cudaEventRecord");
+  RETURN_IF_ERROR(CudaStatus(LaunchPageCopy(arguments, options_.blocks, slot.stream), "page copy"));
+  return CudaStatus(cudaEventRecord(slot.ended, slot.stream), "cudaEventRecord");
 }
 
 }  // namespace tandem

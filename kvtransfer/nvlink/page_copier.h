@@ -33,6 +33,7 @@ class PageCopier {
     cudaEvent_t ended = nullptr;  // The last push that reads it.
     bool is_held = false;         // By a List.
     CopyShape shape;
+    cudaStream_t stream = nullptr;  // Of its upload and its pushes.
   };
 
  public:
@@ -47,8 +48,8 @@ class PageCopier {
   // A copy list in the device's memory. Its place is free again when it is destroyed and its last push has ended.
   class List {
    public:
-    List(List&& other) : slot_(std::exchange(other.slot_, nullptr)) {}
-    List& operator=(List&& other) {
+    List(List&& other) noexcept : slot_(std::exchange(other.slot_, nullptr)) {}
+    List& operator=(List&& other) noexcept {
       std::swap(slot_, other.slot_);
       return *this;
     }
@@ -82,11 +83,12 @@ class PageCopier {
   ~PageCopier();
 
   // Packs a list and enqueues its upload on `stream`. INVALID_ARGUMENT, OUT_OF_RANGE: as of PackRuns, or too many runs.
-  // RESOURCE_EXHAUSTED: max_lists are in use.
+  // RESOURCE_EXHAUSTED: max_lists are in use. INTERNAL: the device failed, and the copier with it.
   absl::StatusOr<List> Upload(absl::Span<const CopyRun> runs, cudaStream_t stream);
-  // Enqueues a push on `stream`, that of the list's upload. INVALID_ARGUMENT: an offset that is no multiple of 16.
-  // OUT_OF_RANGE: a run would leave a pool. INTERNAL: the device failed. Nothing was enqueued then.
-  absl::Status Enqueue(const List& list, const Push& push, cudaStream_t stream);
+  // Enqueues a push on the stream of the list's upload. INVALID_ARGUMENT: an offset that is no multiple of 16.
+  // OUT_OF_RANGE: a run would leave a pool. Nothing was enqueued then. INTERNAL: the device failed, and the copier with
+  // it.
+  absl::Status Enqueue(const List& list, const Push& push);
 
  private:
   explicit PageCopier(const Options& options) : options_(options) {}

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -112,7 +113,7 @@ class Bench {
       uploads.push_back(absl::ToDoubleMicroseconds(Clock::Real().Now() - begin));
     }
     const PageCopier::List list = OrExit(copier->Upload(runs, stream_));
-    const double rate = MeasureRate(bytes, [&] { OrExit(copier->Enqueue(list, MakePush(0, nullptr), stream_)); });
+    const double rate = MeasureRate(bytes, [&] { OrExit(copier->Enqueue(list, MakePush(0, nullptr))); });
     printf(
         "{\"method\": \"kernel\", \"pages\": %zu, \"page_bytes\": %lld, \"blocks\": %d, \"GB/s\": %.1f, "
         "\"of_copy_engine\": %.3f, \"list_upload_us\": %.1f, \"verified\": %s}\n",
@@ -130,7 +131,7 @@ class Bench {
     for (uint32_t round = 1; round <= 220; ++round) {
       const absl::Time begin = Clock::Real().Now();
       const PageCopier::List list = OrExit(copier->Upload(runs, stream_));
-      OrExit(copier->Enqueue(list, MakePush(++flag_value_, flag_), stream_));
+      OrExit(copier->Enqueue(list, MakePush(++flag_value_, flag_)));
       const absl::Time deadline = begin + absl::Seconds(5);
       while (__atomic_load_n(flag_, __ATOMIC_ACQUIRE) != flag_value_) {
         if (Clock::Real().Now() > deadline) OrExit(absl::DeadlineExceededError("no flag after 5 s"));
@@ -182,7 +183,7 @@ class Bench {
     Check(cudaMemset(imported_->base(), kPoison, kPoolBytes));
     Check(cudaDeviceSynchronize());
     const PageCopier::List list = OrExit(copier.Upload(runs, stream_));
-    OrExit(copier.Enqueue(list, MakePush(0, nullptr), stream_));
+    OrExit(copier.Enqueue(list, MakePush(0, nullptr)));
     Check(cudaStreamSynchronize(stream_));
     std::vector<uint8_t> wanted(kPoolBytes, kPoison), got(kPoolBytes);
     for (const CopyRun& run : runs) std::memcpy(&wanted[run.destination], &bytes_[run.source], run.bytes);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -21,6 +22,7 @@ namespace tandem {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr char kNeverFlush[] = "delay_polls=2000000000";
 
@@ -377,6 +379,18 @@ TEST_P(FailureTable, ProcessesThatAreAskedToStopEndWell) {
     cluster_->Signal(process, SIGTERM);
     EXPECT_TRUE(cluster_->AwaitOutput(std::string(process) + " | has left"));
   }
+}
+
+TEST_P(FailureTable, WorkersThatDrainLeaveWithoutAnAlarm) {
+  StartCluster();
+  EXPECT_THAT(cluster_->client().Drain("decode-1"), IsOk());
+  cluster_->Signal("prefill-1", SIGTERM);
+  for (const char* worker : {"decode-1", "prefill-1"}) {
+    EXPECT_TRUE(cluster_->AwaitOutput(absl::StrCat("worker left worker=", worker)));
+    EXPECT_TRUE(cluster_->AwaitOutput(absl::StrCat(worker, " | has left")));
+  }
+  EXPECT_THAT(cluster_->Output(), Not(HasSubstr("worker lost")));
+  EXPECT_EQ(cluster_->Ask(LongRequest()).tokens, Reference());
 }
 
 TEST_P(FailureTable, PoolIsFreeAfterThreeHundredCancelledRequests) {
