@@ -99,7 +99,8 @@ int Up(const std::string& file) {
 void PrintTimes(const GenerateSummary& summary, const std::string& finish_reason) {
   const double seconds = absl::ToDoubleSeconds(summary.decode);
   const int decoded = summary.completion_tokens - 2;
-  const bool is_split = !summary.prefill_worker.empty();
+  const bool has_decode = !summary.decode_worker.empty();
+  const bool is_split = !summary.prefill_worker.empty() && has_decode;
   auto line = [](const char* stage, absl::Duration time, const std::string& note) {
     printf("  %-14s %9.2f ms  %s\n", stage, absl::ToDoubleMilliseconds(time), note.c_str());
   };
@@ -107,14 +108,16 @@ void PrintTimes(const GenerateSummary& summary, const std::string& finish_reason
   line("queue", summary.queue, "");
   line("prefill", summary.prefill,
        absl::StrCat(summary.prompt_tokens, " tokens, ", summary.cached_tokens, " of them cached, on ",
-                    is_split ? summary.prefill_worker : summary.decode_worker));
+                    summary.prefill_worker.empty() ? summary.decode_worker : summary.prefill_worker));
   if (is_split) {
     line("transfer", summary.transfer, "KV to the decode worker, beside prefill");
     line("hand-over gap", summary.handover, "what the client saw between the first tokens");
   }
-  line("decode", summary.decode,
-       decoded > 0 && seconds > 0 ? absl::StrFormat("%.1f tokens/s on %s", decoded / seconds, summary.decode_worker)
-                                  : absl::StrCat("on ", summary.decode_worker));
+  if (has_decode) {
+    line("decode", summary.decode,
+         decoded > 0 && seconds > 0 ? absl::StrFormat("%.1f tokens/s on %s", decoded / seconds, summary.decode_worker)
+                                    : absl::StrCat("on ", summary.decode_worker));
+  }
   printf("  %d tokens; end: %s\n", summary.completion_tokens, finish_reason.c_str());
 }
 

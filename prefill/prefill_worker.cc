@@ -35,8 +35,8 @@ void PrefillWorker::OnProgress(const Engine& engine, const KvProgress& progress)
   auto entry = legs_.find(progress.id);
   if (entry == legs_.end() || entry->second.over) return;
   Leg& leg = entry->second;
-  // Decode binds its pages from now on, not earlier.
-  if (!std::exchange(leg.scheduled, true)) Offer(engine, leg);
+  // Decode binds its pages from now on, not earlier. Without a hand-over, the first token is the only one.
+  if (!std::exchange(leg.scheduled, true) && leg.start.handover.is_set()) Offer(engine, leg);
   if (!leg.offered) return;
   destination_.LayersReady(leg.start.peer, leg.start.handover, {progress.begin_token, progress.end_token},
                            {progress.begin_layer, progress.end_layer});

@@ -52,8 +52,8 @@ class PrefillWorkerTest : public testing::Test {
         }) {}
 
   Engine& engine() { return fixture_.engine(); }
-  void StartLegOf(int prompt_tokens, int max_tokens = 10) {
-    StartLeg start{.id = kLeg, .peer = kDecode, .handover = kHandover};
+  void StartLegOf(int prompt_tokens, int max_tokens = 10, HandoverId handover = kHandover) {
+    StartLeg start{.id = kLeg, .peer = kDecode, .handover = handover};
     for (int i = 0; i < prompt_tokens; ++i) start.tokens.push_back(5 + i);
     start.sampling.max_tokens = max_tokens;
     start.sampling.ignore_eos = true;
@@ -215,13 +215,23 @@ TEST_F(PrefillWorkerTest, APassedDeadlineEndsALegBeforeAndAfterItsFirstToken) {
   }
 }
 
-TEST_F(PrefillWorkerTest, AnAnswerOfOneTokenNeedsNoHandover) {
+TEST_F(PrefillWorkerTest, AnAnswerThatEndsWithItsFirstTokenWithdrawsTheHandover) {
   StartLegOf(10, /*max_tokens=*/1);
   Step();
   EXPECT_EQ(events_.back().finish, LegFinish::kLength);
   EXPECT_THAT(destination_.finished, IsEmpty());
   EXPECT_THAT(destination_.cancelled, SizeIs(1));
   Outcome(HandoverOutcome::Kind::kAborted);
+  EXPECT_TRUE(AllPagesFree());
+}
+
+TEST_F(PrefillWorkerTest, WithoutAHandoverNothingIsOffered) {
+  StartLegOf(10, /*max_tokens=*/1, HandoverId());
+  Step();
+  EXPECT_EQ(events_.back().finish, LegFinish::kLength);
+  EXPECT_THAT(destination_.starts, IsEmpty());
+  EXPECT_THAT(destination_.cancelled, IsEmpty());
+  EXPECT_EQ(worker_.num_legs(), 0);
   EXPECT_TRUE(AllPagesFree());
 }
 

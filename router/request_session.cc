@@ -81,6 +81,10 @@ void RequestSession::OpenBothLegs(const Placement& placement, const ClusterView&
                                   SessionActions& actions) {
   StartLeg start = MakeStart(now);
   first_token_seen_ = false;
+  if (placement.prefill.is_set() && start.sampling.max_tokens - start.output_tokens == 1) {
+    OpenOnlyPrefillLeg(placement, view, std::move(start), actions);
+    return;
+  }
   decode_ = {RequestId(DrawRandomId()), placement.decode, view.Find(placement.decode)->registration.worker_id};
   start.id = decode_.id;
   if (!placement.prefill.is_set()) {
@@ -101,6 +105,16 @@ void RequestSession::OpenBothLegs(const Placement& placement, const ClusterView&
   state_ = State::kPrefilling;
   actions.starts.emplace_back(decode_.worker, std::move(start));
   actions.starts.emplace_back(prefill_.worker, std::move(prefill_start));
+}
+
+void RequestSession::OpenOnlyPrefillLeg(const Placement& placement, const ClusterView& view, StartLeg start,
+                                        SessionActions& actions) {
+  decode_ = {};
+  handover_ = {};
+  prefill_ = {RequestId(DrawRandomId()), placement.prefill, view.Find(placement.prefill)->registration.worker_id};
+  start.id = prefill_.id;
+  state_ = State::kPrefilling;
+  actions.starts.emplace_back(prefill_.worker, std::move(start));
 }
 
 void RequestSession::OpenDecodeLeg(const Placement& placement, const ClusterView& view, absl::Time now,

@@ -32,7 +32,8 @@ struct SessionActions {
 //
 //   queued -> (placed) -> prefilling -> handing over -> decoding -> over
 //
-// Both legs start at once. The first token comes from prefill, the others from decode. When a
+// Both legs start at once (only prefill's where a single token is wanted). The first token comes from prefill, the
+// others from decode. When a
 // worker is lost, the session goes on by rule (docs/failure_model.md): while prefill holds the KV
 // another decode worker gets it; else the request starts again somewhere, with the tokens that the
 // client has already as part of its prompt.
@@ -93,6 +94,8 @@ class RequestSession {
   };
   StartLeg MakeStart(absl::Time now) const;
   void OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
+  // For a last token: prefill's is the only one, and its KV goes nowhere.
+  void OpenOnlyPrefillLeg(const Placement& placement, const ClusterView& view, StartLeg start, SessionActions& actions);
   void OpenDecodeLeg(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
   void OnPrefillEvent(LegEvent event, absl::Time now, SessionActions& actions);
   void OnDecodeEvent(LegEvent event, absl::Time now, SessionActions& actions);

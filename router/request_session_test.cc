@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -34,7 +35,7 @@ class RequestSessionTest : public testing::Test {
  protected:
   RequestSessionTest() : tokenizer_(Letters()) {
     for (Incarnation id : {kPrefill, kPrefill2, kDecode, kDecode2}) {
-      view_.Register({.worker_id = "w" + std::to_string(id.value()), .incarnation = id, .page_tokens = 4}, kNow);
+      view_.Register({.worker_id = absl::StrCat("w", id.value()), .incarnation = id, .page_tokens = 4}, kNow);
     }
     request_.name = "r";
     request_.prompt = {0, 1, 2};
@@ -111,6 +112,35 @@ TEST_F(RequestSessionTest, StreamsFromBothLegsToTheEnd) {
   EXPECT_THAT(last_.finished.value(), IsOk());
   EXPECT_EQ(session_->usage().completion_tokens, 4);
   EXPECT_EQ(session_->usage().stages.transfer, absl::Milliseconds(3));
+}
+
+TEST_F(RequestSessionTest, ASingleTokenNeedsNoDecodeWorker) {
+  request_.sampling.max_tokens = 1;
+  Start();
+  ASSERT_THAT(last_.starts, SizeIs(1));
+  EXPECT_EQ(last_.starts[0].first, kPrefill);
+  EXPECT_FALSE(last_.starts[0].second.handover.is_set());
+  Do(session_->OnWorkerLost(kDecode, now_));
+  EXPECT_FALSE(last_.needs_placement);
+  Prefill(Tokens({3}, LegFinish::kLength));
+  EXPECT_THAT(last_.finished.value(), IsOk());
+  EXPECT_EQ(text_, "d");
+  EXPECT_EQ(session_->usage().decode_worker, "");
+}
+
+TEST_F(RequestSessionTest, TheLastTokenAfterALossNeedsNoDecodeWorker) {
+  request_.sampling.max_tokens = 4;
+  StartDecoding();
+  Do(session_->OnWorkerLost(kDecode, now_));
+  Do(session_->OnWorkerLost(kPrefill, now_));
+  EXPECT_TRUE(last_.needs_placement || session_->waits_for_placement());
+  Place(kPrefill2, kDecode2);
+  ASSERT_THAT(last_.starts, SizeIs(1));
+  EXPECT_EQ(last_.starts[0].first, kPrefill2);
+  EXPECT_THAT(last_.starts[0].second.tokens, ElementsAre(0, 1, 2, 3, 4, 5));
+  Prefill(Tokens({6}, LegFinish::kLength));
+  EXPECT_THAT(last_.finished.value(), IsOk());
+  EXPECT_EQ(text_, "defg");
 }
 
 TEST_F(RequestSessionTest, EndsWithTheFirstTokenAndClosesDecode) {

@@ -259,7 +259,7 @@ GenerateOptions SlowPrompt(int seed, absl::Duration timeout) {
   std::vector<TokenId> prompt(1800);
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(100 + (i * 37 + seed * 7919) % 40000);
   options.tokens = prompt;
-  options.sampling.max_tokens = 1;
+  options.sampling.max_tokens = 2;
   options.timeout = timeout;
   return options;
 }
