@@ -92,6 +92,9 @@ struct RouterClient::Connection {
   absl::Status StatusOf(const grpc::Status& grpc_status) const {
     const absl::Status status = FromGrpc(grpc_status);
     if (GetErrorReason(status) != ErrorReason::kUnknown) return status;
+    if (absl::IsUnimplemented(status)) {
+      return absl::UnimplementedError(absl::StrCat("what answers at ", router, " is no router; ", status.message()));
+    }
     const bool is_connected = channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY;
     if (is_connected || (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status))) return status;
     // Of "failed to connect to all addresses; last error: ...: Connection refused" only the end says why.

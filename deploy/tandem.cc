@@ -144,10 +144,16 @@ int Generate(const std::string& question) {
     return true;
   });
   printf("\n");
+  fflush(stdout);  // Before what goes to standard error.
+  if (absl::IsDeadlineExceeded(summary.status())) {
+    return Fail(absl::DeadlineExceededError(absl::StrCat(
+        "no end within --timeout=", absl::FormatDuration(options.timeout), ": ", summary.status().message())));
+  }
   if (!summary.ok()) return Fail(summary.status());
-  if (finish_reason == "length" && summary->completion_tokens == options.sampling.max_tokens) {
-    fflush(stdout);
-    fprintf(stderr, "tandem: cut off after %d tokens; --max_tokens sets the limit\n", summary->completion_tokens);
+  if (finish_reason == "length") {
+    const bool by_limit = summary->completion_tokens == options.sampling.max_tokens;
+    fprintf(stderr, "tandem: cut off after %d tokens: %s\n", summary->completion_tokens,
+            by_limit ? "--max_tokens sets the limit" : "the context is full");
   }
   if (absl::GetFlag(FLAGS_times)) PrintTimes(*summary, finish_reason);
   return 0;

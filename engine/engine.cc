@@ -21,7 +21,7 @@ absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const O
   if (num_pages < 1) {
     return absl::InvalidArgumentError(absl::StrCat("KV memory of ", FormatBytes(options.kv_memory_bytes),
                                                    " holds no page; one of ", options.page_tokens, " tokens takes ",
-                                                   FormatBytes(layout.page_bytes())));
+                                                   FormatBytes(layout.page_bytes()), "; raise kv_memory"));
   }
   layout.num_pages = static_cast<int>(std::min<int64_t>(num_pages, 1 << 30));
   needs.max_context_tokens = static_cast<int>(

@@ -275,9 +275,9 @@ absl::Status GgufFile::ParseBytes(absl::Span<const uint8_t> bytes) {
     bool overflow = __builtin_add_overflow(data_begin, entry.offset, &begin);
     if (overflow || entry.offset % alignment != 0 || begin > bytes.size() ||
         bytes.size() - begin < static_cast<uint64_t>(entry.bytes)) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.tensor.name, " claims ", entry.bytes,
-                                                     " bytes at ", entry.offset, " of a data section of ",
-                                                     bytes.size() - std::min<uint64_t>(data_begin, bytes.size())));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "tensor ", entry.tensor.name, " claims ", entry.bytes, " bytes at ", entry.offset, " of a data section of ",
+          bytes.size() - std::min<uint64_t>(data_begin, bytes.size()), "; is the file complete?"));
     }
     if (!names.insert(entry.tensor.name).second) {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.tensor.name, " stands twice"));

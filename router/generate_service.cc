@@ -186,6 +186,7 @@ class GenerateCall final : public ResponseSink {
   void Submit(absl::StatusOr<Request> request, absl::Time arrival, absl::Time deadline) {
     if (finishing_) return;  // The client left while its text was tokenised.
     if (!request.ok()) {
+      shared_.core.CountRefused(request.status());
       Finish(request.status(), {});
       return;
     }

@@ -82,6 +82,10 @@ void RouterCore::Submit(std::shared_ptr<const Request> request) {
   Post([this, request = std::move(request)]() mutable { SubmitNow(std::move(request)); });
 }
 
+void RouterCore::CountRefused(const absl::Status& status) {
+  Post([this, status] { metrics_.CountRequest(status); });
+}
+
 void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
   const absl::Time now = clock_.Now();
   absl::Status admitted = admission_.Admit(request->num_samples, now);

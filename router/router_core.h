@@ -84,6 +84,8 @@ class RouterCore {
 
   // A client's call. Its sink gets everything that follows.
   void Submit(std::shared_ptr<const Request> request);
+  // Counts a call that was refused before it became a request.
+  void CountRefused(const absl::Status& status);
   // Ends a call: its client is gone. Nothing when it ended already.
   void CancelCall(const Request* request);
   // Ends a call by its name; `done` gets OK or NOT_FOUND.

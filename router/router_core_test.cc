@@ -205,5 +205,22 @@ TEST_F(RouterCoreTest, AWorkerThatRegistersAgainLosesItsLegsAndKeepsItsNewStream
   EXPECT_THAT(sink_->ends, IsEmpty());
 }
 
+TEST_F(RouterCoreTest, CallsThatAreNoRequestsAreCountedToo) {
+  core_.CountRefused(absl::InvalidArgumentError("temperature: must not be negative"));
+  Settle();
+  EXPECT_THAT(metrics_server_.Text(), HasSubstr("tandem_requests_total{outcome=\"INVALID_ARGUMENT\"} 1"));
+}
+
+TEST(RouterMetricsTest, HandoversOfNoTimeCountAndThoseThatWereNoneDoNot) {
+  MetricsServer server;
+  RouterMetrics metrics(server);
+  metrics.ObserveEnd({.completion_tokens = 8, .prefill_worker = "p", .decode_worker = "d"}, absl::OkStatus());
+  metrics.ObserveEnd({.completion_tokens = 8, .decode_worker = "d"}, absl::OkStatus());
+  metrics.ObserveEnd({.completion_tokens = 1, .prefill_worker = "p"}, absl::OkStatus());
+  EXPECT_THAT(server.Text(), HasSubstr("tandem_stage_seconds_count{stage=\"handover\"} 1"));
+  EXPECT_THAT(server.Text(), HasSubstr("tandem_stage_seconds_count{stage=\"decode\"} 2"));
+  EXPECT_THAT(server.Text(), HasSubstr("tandem_stage_seconds_count{stage=\"prefill\"} 3"));
+}
+
 }  // namespace
 }  // namespace tandem

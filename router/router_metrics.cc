@@ -44,13 +44,15 @@ void RouterMetrics::ObserveEnd(const RequestUsage& usage, const absl::Status& ou
   prompt_tokens_.Increment(usage.prompt_tokens);
   cached_tokens_.Increment(usage.cached_tokens);
   auto observe = [](prometheus::Histogram& histogram, absl::Duration stage) {
-    if (stage > absl::ZeroDuration()) histogram.Observe(absl::ToDoubleSeconds(stage));
+    histogram.Observe(absl::ToDoubleSeconds(stage));
   };
   observe(queue_, usage.stages.queue);
   observe(prefill_, usage.stages.prefill);
+  if (usage.completion_tokens < 2) return;  // Nothing was handed over, nothing decoded.
+  observe(decode_, usage.stages.decode);
+  if (usage.prefill_worker.empty()) return;  // One worker did both.
   observe(transfer_, usage.stages.transfer);
   observe(handover_, usage.stages.handover);
-  observe(decode_, usage.stages.decode);
 }
 
 void RouterMetrics::CountWorkerLost(const std::string& worker) {
