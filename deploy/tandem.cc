@@ -111,7 +111,7 @@ void PrintTimes(const GenerateSummary& summary, const std::string& finish_reason
                     summary.prefill_worker.empty() ? summary.decode_worker : summary.prefill_worker));
   if (is_split) {
     line("transfer", summary.transfer, "KV to the decode worker, beside prefill");
-    line("hand-over gap", summary.handover, "what the client saw between the first tokens");
+    line("hand-over gap", summary.handover, "between the first two tokens, beyond a decode step");
   }
   if (has_decode) {
     line("decode", summary.decode,
