@@ -67,7 +67,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   // The reason to refuse a link, if there is one.
   std::optional<LinkRefusedMessage> CheckHello(const HelloMessage& hello) const;
 
-  // SessionHandler, on gRPC threads.
+  // SessionHandler, on the server's thread.
   void OnCommands(SessionId session, CommandFrame frame) override {
     if (draining_) sessions_.RefuseStarts(session, frame);
     engine_->Post(
@@ -114,7 +114,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   std::unique_ptr<EngineThread> engine_;
   std::unique_ptr<WorkerReporter> reporter_;
   std::unique_ptr<ReceiverHub> hub_;
-  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<SessionService> service_;
   std::unique_ptr<ServerRunner> server_;
   std::unique_ptr<WorkerAgent> agent_;
 };
@@ -141,7 +141,9 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
   RETURN_IF_ERROR(StartHub(topology, plan));
   service_ = NewDecodeService(sessions_);
-  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_.get()}));
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}));
+  service_->Start(server_->loop());
+  server_->StartThread();
   RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   StartAgent(topology, plan);
   LogInfo("serving", {{"address", server_->address()},
@@ -206,7 +208,7 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
   options.on_directive = [this](const RouterDirective& directive) {
     if (directive.drain && !draining_.exchange(true)) RequestTermination();
   };
-  agent_ = std::make_unique<WorkerAgent>(std::move(options));
+  agent_ = std::make_unique<WorkerAgent>(server_->loop(), std::move(options));
 }
 
 }  // namespace

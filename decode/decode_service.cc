@@ -5,20 +5,22 @@
 namespace tandem {
 namespace {
 
-class DecodeService final : public v1::Decode::CallbackService {
+class DecodeService final : public SessionService {
  public:
   explicit DecodeService(SessionServer& sessions) : sessions_(sessions) {}
-  grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* Session(grpc::CallbackServerContext*) override {
-    return sessions_.NewSession();
+  HostedService hosted() override { return {&service_, v1::Decode::service_full_name()}; }
+  void Start(CompletionLoop& loop) override {
+    sessions_.Start(loop, [this](auto... arguments) { service_.RequestSession(arguments...); });
   }
 
  private:
   SessionServer& sessions_;
+  v1::Decode::AsyncService service_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> NewDecodeService(SessionServer& sessions) {
+std::unique_ptr<SessionService> NewDecodeService(SessionServer& sessions) {
   return std::make_unique<DecodeService>(sessions);
 }
 

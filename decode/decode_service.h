@@ -1,7 +1,5 @@
 #pragma once
 
-#include <grpcpp/impl/service_type.h>
-
 #include <memory>
 
 #include "common/rpc/session_server.h"
@@ -9,6 +7,6 @@
 namespace tandem {
 
 // The RPC edge of a decode worker: tandem.v1.Decode on top of a session server, which outlives it.
-std::unique_ptr<grpc::Service> NewDecodeService(SessionServer& sessions);
+std::unique_ptr<SessionService> NewDecodeService(SessionServer& sessions);
 
 }  // namespace tandem

@@ -64,7 +64,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   absl::Status StartHub(const Topology& topology, const ProcessPlan& plan, const Engine& engine);
   void StartAgent(const Topology& topology, const ProcessPlan& plan);
 
-  // SessionHandler, on gRPC threads.
+  // SessionHandler, on the server's thread.
   void OnCommands(SessionId session, CommandFrame frame) override {
     if (draining_) sessions_.RefuseStarts(session, frame);
     engine_->Post(
@@ -114,7 +114,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   std::unique_ptr<EngineThread> engine_;
   std::unique_ptr<WorkerReporter> reporter_;
   std::unique_ptr<SenderHub> hub_;
-  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<SessionService> service_;
   std::unique_ptr<ServerRunner> server_;
   std::unique_ptr<WorkerAgent> agent_;
 };
@@ -142,7 +142,9 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
   service_ = NewPrefillService(sessions_);
-  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_.get()}));
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}));
+  service_->Start(server_->loop());
+  server_->StartThread();
   RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   StartAgent(topology, plan);
   LogInfo("serving", {{"address", server_->address()},
@@ -192,7 +194,7 @@ void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan)
     hub_->SetPeers(std::move(peers));
     if (directive.drain && !draining_.exchange(true)) RequestTermination();
   };
-  agent_ = std::make_unique<WorkerAgent>(std::move(options));
+  agent_ = std::make_unique<WorkerAgent>(server_->loop(), std::move(options));
 }
 
 }  // namespace

@@ -5,20 +5,22 @@
 namespace tandem {
 namespace {
 
-class PrefillService final : public v1::Prefill::CallbackService {
+class PrefillService final : public SessionService {
  public:
   explicit PrefillService(SessionServer& sessions) : sessions_(sessions) {}
-  grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* Session(grpc::CallbackServerContext*) override {
-    return sessions_.NewSession();
+  HostedService hosted() override { return {&service_, v1::Prefill::service_full_name()}; }
+  void Start(CompletionLoop& loop) override {
+    sessions_.Start(loop, [this](auto... arguments) { service_.RequestSession(arguments...); });
   }
 
  private:
   SessionServer& sessions_;
+  v1::Prefill::AsyncService service_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> NewPrefillService(SessionServer& sessions) {
+std::unique_ptr<SessionService> NewPrefillService(SessionServer& sessions) {
   return std::make_unique<PrefillService>(sessions);
 }
 

@@ -1,42 +1,44 @@
 #pragma once
 
-#include <grpcpp/impl/service_type.h>
-
 #include <memory>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
+#include "common/rpc/completion_loop.h"
+#include "common/rpc/server_runner.h"
 #include "router/router_core.h"
 
 namespace tandem {
 
 // The registration streams of workers: tandem.v1.Control.
 //
-// Thread-safety: thread-safe.
-// Ownership: reactors delete themselves when gRPC is done with them.
+// Thread-safety: Start once, when the server runs; the rest on the core's owner thread, which waits at the loop.
+// Ownership: borrows core and loop, which outlive it. A stream keeps itself alive until gRPC is done with it, which is
+// before the loop is drained.
 class ControlService {
  public:
   ControlService();
   ~ControlService();
-  // Before the server starts.
-  void SetCore(RouterCore* core) { core_ = core; }
-  grpc::Service* service();
+  HostedService hosted();
+  // Begins to take registrations.
+  void Start(CompletionLoop& loop, RouterCore& core);
 
   // As RouterOutside's methods.
-  void Direct(Incarnation worker, const RouterDirective& directive) ABSL_LOCKS_EXCLUDED(mu_);
-  void Expel(Incarnation worker, const std::string& reason) ABSL_LOCKS_EXCLUDED(mu_);
-  // Ends all streams.
-  void Close() ABSL_LOCKS_EXCLUDED(mu_);
+  void Direct(Incarnation worker, const RouterDirective& directive);
+  void Expel(Incarnation worker, const std::string& reason);
+  // Ends all streams, and every new one at once.
+  void Close();
 
  private:
   class Service;
   class Registration;
+  void AwaitRegistration();
+
+  const std::unique_ptr<Service> service_;
+  CompletionLoop* loop_ = nullptr;
   RouterCore* core_ = nullptr;
-  std::unique_ptr<Service> service_;
-  absl::Mutex mu_;
-  absl::flat_hash_map<Incarnation, Registration*> streams_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<Incarnation, Registration*> streams_;
+  bool closed_ = false;
 };
 
 }  // namespace tandem

@@ -12,6 +12,7 @@
 #include "common/mailbox.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
+#include "common/rpc/unary_method.h"
 #include "tandem/v1/router.grpc.pb.h"
 
 namespace tandem {
@@ -80,8 +81,7 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
 // A text longer than this is tokenised off the owner thread.
 constexpr size_t kLongTextBytes = 8 << 10;
 
-using RouterService = v1::Router::WithAsyncMethod_Generate<v1::Router::WithCallbackMethod_Cancel<
-    v1::Router::WithCallbackMethod_ListModels<v1::Router::WithCallbackMethod_ClusterStatus<v1::Router::Service>>>>;
+using RouterService = v1::Router::AsyncService;
 
 // What all Generate calls share.
 struct GenerateShared {
@@ -108,9 +108,9 @@ class GenerateCall final : public ResponseSink {
   static void Listen(GenerateShared& shared) {
     auto call = std::make_shared<GenerateCall>(shared);
     call->self_ = call;
-    call->context_.AsyncNotifyWhenDone(&call->done_);
+    call->context_.AsyncNotifyWhenDone(call->done_.tag());
     shared.service.RequestGenerate(&call->context_, &call->proto_, &call->writer_, shared.loop->queue(),
-                                   shared.loop->queue(), &call->requested_);
+                                   shared.loop->queue(), call->requested_.tag());
   }
   explicit GenerateCall(GenerateShared& shared) : shared_(shared), writer_(&context_) {}
 
@@ -144,17 +144,6 @@ class GenerateCall final : public ResponseSink {
   }
 
  private:
-  // One kind of completion of this call.
-  class Event final : public CompletionEvent {
-   public:
-    Event(GenerateCall& call, void (GenerateCall::*handler)(bool ok)) : call_(call), handler_(handler) {}
-    void OnCompletion(bool ok) override { (call_.*handler_)(ok); }
-
-   private:
-    GenerateCall& call_;
-    void (GenerateCall::*const handler_)(bool ok);
-  };
-
   void OnRequested(bool ok) {
     if (!ok) {  // The server shuts down; there was no client, and OnDone never comes.
       self_.reset();
@@ -240,16 +229,16 @@ class GenerateCall final : public ResponseSink {
     if (pending_.empty() && final_status_.has_value() && final_status_->ok()) {
       // The last message and the end go out together.
       finishing_ = true;
-      writer_.WriteAndFinish(outgoing_, grpc::WriteOptions(), *final_status_, &finished_event_);
+      writer_.WriteAndFinish(outgoing_, grpc::WriteOptions(), *final_status_, finished_event_.tag());
       return;
     }
     writing_ = true;
-    writer_.Write(outgoing_, &written_);
+    writer_.Write(outgoing_, written_.tag());
   }
 
   void FinishCall(const grpc::Status& status) {
     if (std::exchange(finishing_, true)) return;
-    writer_.Finish(status, &finished_event_);
+    writer_.Finish(status, finished_event_.tag());
   }
 
   void EndIfOver() {
@@ -262,7 +251,7 @@ class GenerateCall final : public ResponseSink {
   grpc::ServerContext context_;
   v1::GenerateRequest proto_;
   grpc::ServerAsyncWriter<v1::GenerateResponse> writer_;
-  Event requested_{*this, &GenerateCall::OnRequested}, written_{*this, &GenerateCall::OnWritten},
+  MemberEvent<GenerateCall> requested_{*this, &GenerateCall::OnRequested}, written_{*this, &GenerateCall::OnWritten},
       finished_event_{*this, &GenerateCall::OnFinished}, done_{*this, &GenerateCall::OnDone};
   // Co-owners: gRPC until its last event, the core until the call's end, the tokenising thread.
   std::shared_ptr<GenerateCall> self_;
@@ -304,50 +293,11 @@ void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::Cluster
   }
 }
 
-// The calls that are rare: gRPC callbacks that post to the core.
-class GrpcRouterService final : public RouterService {
- public:
-  GrpcRouterService(const GenerateServiceOptions& options, RouterCore& core) : options_(options), core_(core) {}
-
-  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context, const v1::CancelRequest* request,
-                                   v1::CancelResponse*) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    core_.CancelByName(request->request_id(),
-                       [reactor](const absl::Status& status) { reactor->Finish(ToGrpc(status)); });
-    return reactor;
-  }
-
-  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
-                                       v1::ListModelsResponse* response) override {
-    v1::ModelCard* card = response->add_models();
-    card->set_name(options_.served_name);
-    card->set_max_context_tokens(options_.max_context_tokens);
-    card->set_vocabulary_size(options_.vocabulary_size);
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(grpc::Status::OK);
-    return reactor;
-  }
-
-  grpc::ServerUnaryReactor* ClusterStatus(grpc::CallbackServerContext* context, const v1::ClusterStatusRequest*,
-                                          v1::ClusterStatusResponse* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    core_.ReadState([reactor, response](const ClusterView& view, int64_t active, bool ready) {
-      EncodeView(view, active, ready, response);
-      reactor->Finish(grpc::Status::OK);
-    });
-    return reactor;
-  }
-
- private:
-  const GenerateServiceOptions options_;
-  RouterCore& core_;
-};
-
 class GenerateServiceParts final : public GenerateService {
  public:
   GenerateServiceParts(const GenerateServiceOptions& options, const RequestBuilder& builder, RouterCore& core,
                        Gate& gate, const Clock& clock)
-      : service_(options, core), shared_{service_, builder, core, gate, clock, nullptr, long_texts_} {
+      : options_(options), shared_{service_, builder, core, gate, clock, nullptr, long_texts_} {
     tokenising_thread_ = std::thread([this] {
       while (!long_texts_.closed()) {
         for (auto& work : long_texts_.TakeAll(absl::InfiniteDuration())) work();
@@ -356,10 +306,11 @@ class GenerateServiceParts final : public GenerateService {
   }
   ~GenerateServiceParts() override { Stop(); }
 
-  grpc::Service* service() override { return &service_; }
+  HostedService hosted() override { return {&service_, v1::Router::service_full_name()}; }
   void Start(CompletionLoop& loop) override {
     shared_.loop = &loop;
     GenerateCall::Listen(shared_);
+    ServeRareCalls(loop);
   }
   void Stop() override {
     long_texts_.Close();
@@ -367,11 +318,39 @@ class GenerateServiceParts final : public GenerateService {
   }
 
  private:
-  GrpcRouterService service_;
+  void ServeRareCalls(CompletionLoop& loop);
+
+  const GenerateServiceOptions options_;
+  RouterService service_;
   Mailbox<absl::AnyInvocable<void()>> long_texts_;
   GenerateShared shared_;
   std::thread tokenising_thread_;
 };
+
+void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
+  ServeUnary<v1::CancelRequest, v1::CancelResponse>(
+      loop, [this](auto... arguments) { service_.RequestCancel(arguments...); },
+      [this](const v1::CancelRequest& request, v1::CancelResponse*, UnaryDone done) {
+        shared_.core.CancelByName(request.request_id(), [done](const absl::Status& status) { done(ToGrpc(status)); });
+      });
+  ServeUnary<v1::ListModelsRequest, v1::ListModelsResponse>(
+      loop, [this](auto... arguments) { service_.RequestListModels(arguments...); },
+      [this](const v1::ListModelsRequest&, v1::ListModelsResponse* response, const UnaryDone& done) {
+        v1::ModelCard* card = response->add_models();
+        card->set_name(options_.served_name);
+        card->set_max_context_tokens(options_.max_context_tokens);
+        card->set_vocabulary_size(options_.vocabulary_size);
+        done(grpc::Status::OK);
+      });
+  ServeUnary<v1::ClusterStatusRequest, v1::ClusterStatusResponse>(
+      loop, [this](auto... arguments) { service_.RequestClusterStatus(arguments...); },
+      [this](const v1::ClusterStatusRequest&, v1::ClusterStatusResponse* response, UnaryDone done) {
+        shared_.core.ReadState([response, done](const ClusterView& view, int64_t active, bool ready) {
+          EncodeView(view, active, ready, response);
+          done(grpc::Status::OK);
+        });
+      });
+}
 
 }  // namespace
 

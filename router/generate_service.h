@@ -1,13 +1,12 @@
 #pragma once
 
-#include <grpcpp/impl/service_type.h>
-
 #include <memory>
 #include <string>
 
 #include "common/clock.h"
 #include "common/gate.h"
 #include "common/rpc/completion_loop.h"
+#include "common/rpc/server_runner.h"
 #include "router/request_builder.h"
 #include "router/router_core.h"
 
@@ -21,9 +20,8 @@ struct GenerateServiceOptions {
 
 // The RPC edge for clients: tandem.v1.Router on top of the core.
 //
-// Generate calls live on the core's owner thread, which waits on their completion queue: a token
-// costs no hop between threads. Long texts are tokenised on a thread of the service. The other
-// calls are gRPC callbacks that post.
+// Calls live on the core's owner thread, which waits on their completion queue: a token
+// costs no hop between threads. Long texts are tokenised on a thread of the service.
 //
 // Thread-safety: Start once, when the server runs; Stop once.
 // Ownership: borrows everything, which outlives it.
@@ -34,8 +32,8 @@ class GenerateService {
                                                  RouterCore& core, Gate& gate, const Clock& clock);
   virtual ~GenerateService() = default;
   // To register with the server.
-  virtual grpc::Service* service() = 0;
-  // Begins to take Generate calls from the loop's queue.
+  virtual HostedService hosted() = 0;
+  // Begins to take calls from the loop's queue.
   virtual void Start(CompletionLoop& loop) = 0;
   // No text is tokenised any more.
   virtual void Stop() = 0;

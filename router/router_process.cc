@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/metrics.h"
-#include "common/rpc/completion_loop.h"
 #include "common/rpc/server_runner.h"
 #include "common/status_macros.h"
 #include "model/checkpoint.h"
@@ -25,14 +24,13 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   ~RouterParts() override {
     gate_.Close();
     if (generate_ != nullptr) generate_->Stop();
-    if (core_ != nullptr) core_->FailAll();
-    control_.Close();
-    // The owner thread lives until no call is left: each waits for an answer of it.
+    if (core_ != nullptr) {
+      core_->FailAll();
+      core_->Run([this] { control_.Close(); });
+    }
+    // The owner thread handles the calls until none is left; then the server's end handles what remains.
     if (server_ != nullptr) server_->Shutdown(absl::Milliseconds(200));
     if (core_ != nullptr) core_->Stop();
-    if (loop_ == nullptr) return;
-    loop_->Shutdown();
-    loop_->Drain();
   }
 
   // Checkpoint, tokenizer and chat template.
@@ -49,14 +47,14 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
 
   // RouterOutside, on the core's thread.
   std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) override {
-    return NewGrpcWorkerClient(registration, *core_);
+    return NewGrpcWorkerClient(registration, *core_, server_->loop());
   }
   void Direct(Incarnation worker, const RouterDirective& directive) override { control_.Direct(worker, directive); }
   void Expel(Incarnation worker, const std::string& reason) override { control_.Expel(worker, reason); }
 
   // OwnerWait.
-  void WaitAndHandle(absl::Duration timeout) override { loop_->WaitAndHandle(timeout); }
-  void Wake() override { loop_->Wake(); }
+  void WaitAndHandle(absl::Duration timeout) override { server_->loop().WaitAndHandle(timeout); }
+  void Wake() override { server_->loop().Wake(); }
 
  private:
   MetricsServer metrics_server_;
@@ -69,7 +67,6 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   ControlService control_;
   std::unique_ptr<RouterCore> core_;
   std::unique_ptr<GenerateService> generate_;
-  std::unique_ptr<CompletionLoop> loop_;
   std::unique_ptr<ServerRunner> server_;
 };
 
@@ -101,15 +98,12 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   options.model_fingerprint = checkpoint_->Fingerprint(topology.model.precision);
   core_ =
       std::make_unique<RouterCore>(options, *tokenizer_, metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
-  control_.SetCore(core_.get());
   generate_ = GenerateService::Create(
       {topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()}, *builder_,
       *core_, gate_, Clock::Real());
-  std::unique_ptr<grpc::ServerCompletionQueue> queue;
-  ASSIGN_OR_RETURN(server_,
-                   ServerRunner::Start(plan.service_address, {generate_->service(), control_.service()}, &queue));
-  loop_ = std::make_unique<CompletionLoop>(std::move(queue));
-  generate_->Start(*loop_);
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_->hosted(), control_.hosted()}));
+  generate_->Start(server_->loop());
+  control_.Start(server_->loop(), *core_);
   core_->Start(this);
   if (!plan.metrics_address.empty()) RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   LogInfo("serving", {{"address", server_->address()},

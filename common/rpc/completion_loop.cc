@@ -35,7 +35,7 @@ void CompletionLoop::WaitAndHandle(absl::Duration timeout) {
   }
 }
 
-void CompletionLoop::Drain() {
+void CompletionLoop::HandleUntilShutdown() {
   void* tag = nullptr;
   bool ok = false;
   while (queue_->Next(&tag, &ok)) static_cast<CompletionEvent*>(tag)->OnCompletion(ok);

@@ -17,10 +17,27 @@ class CompletionEvent {
   virtual void OnCompletion(bool ok) = 0;
 };
 
+// A completion that calls a method of its owner.
+template <typename Owner>
+class MemberEvent final : public CompletionEvent {
+ public:
+  MemberEvent(Owner& owner, void (Owner::*handler)(bool ok)) : owner_(owner), handler_(handler) {}
+  void OnCompletion(bool ok) override { (owner_.*handler_)(ok); }
+  // What gRPC gets as the tag.
+  void* tag() { return static_cast<CompletionEvent*>(this); }
+
+ private:
+  Owner& owner_;
+  void (Owner::*const handler_)(bool ok);
+};
+
 // A gRPC completion queue as the waiting place of one owner thread: its calls' events are handled
 // on that thread, with no hop to another, and Wake ends a wait.
 //
-// Thread-safety: Wake from any thread; WaitAndHandle and Drain from one thread at a time.
+// It is also the only place of a process where gRPC is waited for: each further thread that waits in gRPC competes for
+// the sockets' events and hands every second one over to the thread that it belongs to.
+//
+// Thread-safety: Wake and Shutdown from any thread; WaitAndHandle and HandleUntilShutdown from one thread at a time.
 // Ownership: owns the queue; borrows the events, which live until they were reported.
 class CompletionLoop {
  public:
@@ -31,8 +48,9 @@ class CompletionLoop {
   // Waits up to `timeout` for a first event, then handles all that are there.
   void WaitAndHandle(absl::Duration timeout);
   void Wake();
-  // Handles events until the queue, which Shutdown must have been called on, is empty.
-  void Drain();
+  // Handles events until Shutdown was called and none is left.
+  void HandleUntilShutdown();
+  // After the shutdown of the server; no call is begun on the queue any more.
   void Shutdown() { queue_->Shutdown(); }
 
  private:

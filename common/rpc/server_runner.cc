@@ -1,14 +1,16 @@
 #include "common/rpc/server_runner.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
 
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/rpc/health_service.h"
+#include "common/rpc/reflection_service.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
 
 namespace tandem {
 namespace {
@@ -18,14 +20,7 @@ constexpr int kMaxMessageBytes = 64 << 20;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::string& address,
-                                                                  std::vector<grpc::Service*> services,
-                                                                  std::unique_ptr<grpc::ServerCompletionQueue>* queue) {
-  static const bool plugins = [] {
-    grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    return true;
-  }();
-  (void)plugins;
+                                                                  const std::vector<HostedService>& services) {
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
@@ -34,29 +29,58 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
   // As the channels of common/rpc/channel.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
-  for (grpc::Service* service : services) builder.RegisterService(service);
-  if (queue != nullptr) *queue = builder.AddCompletionQueue();
+  std::vector<std::string> names;
+  for (const HostedService& hosted : services) {
+    builder.RegisterService(hosted.service);
+    names.push_back(hosted.full_name);
+  }
+  std::unique_ptr<HealthService> health = HealthService::Create(names);
+  names.push_back(grpc::health::v1::Health::service_full_name());
+  names.push_back(grpc::reflection::v1alpha::ServerReflection::service_full_name());
+  std::unique_ptr<ReflectionService> reflection = ReflectionService::Create(std::move(names));
+  builder.RegisterService(health->service());
+  builder.RegisterService(reflection->service());
+  std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
     return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": is the address in use?"));
   }
   std::string bound = address;
   if (!absl::StartsWith(address, "unix:")) bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
-  std::unique_ptr<ServerRunner> runner(new ServerRunner(std::move(server), std::move(bound)));
-  runner->SetServing(true);
+  std::unique_ptr<ServerRunner> runner(new ServerRunner(std::move(server), std::move(queue), std::move(health),
+                                                        std::move(reflection), std::move(bound)));
+  runner->health_->Start(runner->loop_);
+  runner->reflection_->Start(runner->loop_);
   return runner;
 }
 
-ServerRunner::ServerRunner(std::unique_ptr<grpc::Server> server, std::string address)
-    : server_(std::move(server)), address_(std::move(address)) {}
+ServerRunner::ServerRunner(std::unique_ptr<grpc::Server> server, std::unique_ptr<grpc::ServerCompletionQueue> queue,
+                           std::unique_ptr<HealthService> health, std::unique_ptr<ReflectionService> reflection,
+                           std::string address)
+    : health_(std::move(health)),
+      reflection_(std::move(reflection)),
+      server_(std::move(server)),
+      address_(std::move(address)),
+      loop_(std::move(queue)) {}
 
-ServerRunner::~ServerRunner() { Shutdown(absl::ZeroDuration()); }
-
-void ServerRunner::SetServing(bool serving) {
-  if (auto* health = server_->GetHealthCheckService(); health != nullptr) health->SetServingStatus(serving);
+ServerRunner::~ServerRunner() {
+  Shutdown(absl::ZeroDuration());
+  loop_.Shutdown();
+  if (thread_.joinable()) {
+    thread_.join();
+  } else {
+    loop_.HandleUntilShutdown();
+  }
 }
 
+void ServerRunner::StartThread() {
+  thread_ = std::thread([this] { loop_.HandleUntilShutdown(); });
+}
+
+void ServerRunner::SetServing(bool serving) { health_->SetServing(serving); }
+
 void ServerRunner::Shutdown(absl::Duration grace) {
+  health_->Close();
   server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
   server_->Wait();
 }

@@ -2,43 +2,61 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/rpc/completion_loop.h"
 
 namespace grpc {
 class Server;
 class Service;
-class ServerCompletionQueue;
 }  // namespace grpc
 
 namespace tandem {
 
-// A gRPC server with the health and reflection services.
+class HealthService;
+class ReflectionService;
+
+// A service that is served asynchronously, on the runner's loop.
+struct HostedService {
+  grpc::Service* service;
+  std::string full_name;  // As in the .proto file: package and name.
+};
+
+// A gRPC server with the health and reflection services, and the loop at which this process waits for all its calls.
 //
 // Thread-safety: thread-safe after Start.
-// Ownership: owns the server; borrows the services, which outlive it.
+// Ownership: owns the server and the loop; borrows the services, which outlive it.
 class ServerRunner {
  public:
-  // `address`: host:port (port 0: any free one) or unix:/path. UNAVAILABLE when it is taken. With
-  // `queue`, a completion queue for asynchronous services is left there.
-  static absl::StatusOr<std::unique_ptr<ServerRunner>> Start(
-      const std::string& address, std::vector<grpc::Service*> services,
-      std::unique_ptr<grpc::ServerCompletionQueue>* queue = nullptr);
+  // `address`: host:port (port 0: any free one) or unix:/path. UNAVAILABLE when it is taken.
+  static absl::StatusOr<std::unique_ptr<ServerRunner>> Start(const std::string& address,
+                                                             const std::vector<HostedService>& services);
+  // Shutdown, and, without a thread of its own, the last events of the loop.
   ~ServerRunner();
 
   // The address that clients use: with the port in use.
   const std::string& address() const { return address_; }
-  // Whether the health service says SERVING.
+  CompletionLoop& loop() { return loop_; }
+  // Handles the loop's events on a thread of the runner's own. Without it the caller does.
+  void StartThread();
+  // Whether the health service says SERVING; it does from the start.
   void SetServing(bool serving);
-  // Refuses new calls, lets old ones end for `grace`, cancels the rest.
+  // Refuses new calls, lets old ones end for `grace`, cancels the rest. The loop must be handled until it returns.
   void Shutdown(absl::Duration grace);
 
  private:
-  ServerRunner(std::unique_ptr<grpc::Server> server, std::string address);
+  ServerRunner(std::unique_ptr<grpc::Server> server, std::unique_ptr<grpc::ServerCompletionQueue> queue,
+               std::unique_ptr<HealthService> health, std::unique_ptr<ReflectionService> reflection,
+               std::string address);
+  const std::unique_ptr<HealthService> health_;
+  const std::unique_ptr<ReflectionService> reflection_;
   const std::unique_ptr<grpc::Server> server_;
   const std::string address_;
+  CompletionLoop loop_;
+  std::thread thread_;
 };
 
 }  // namespace tandem

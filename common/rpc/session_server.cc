@@ -6,94 +6,50 @@
 #include "common/rpc/frame_codec.h"
 
 namespace tandem {
+namespace {
 
-// Locks: mu_ of the session guards its write queue; it is taken inside the server's mu_, never the
-// other way.
-class SessionServer::Session final : public grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame> {
+grpc::Status ShuttingDown() { return {grpc::StatusCode::UNAVAILABLE, "the worker is shutting down"}; }
+
+}  // namespace
+
+// Locks: its own is taken inside the server's mu_, never the other way.
+class SessionServer::Session final : public ServerStream<v1::CommandFrame, v1::EventFrame> {
  public:
-  Session(SessionServer& server, SessionId id) : server_(server), id_(id) {}
-
-  void Begin() { StartRead(&incoming_); }
-
-  void Send(const EventFrame& frame) ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    if (finished_) return;
-    // Frames that wait behind a write in flight become one.
-    EncodeEvents(frame, &pending_);
-    has_pending_ = true;
-    WriteNextLocked();
-  }
-
-  void FinishWith(grpc::Status status) ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    if (std::exchange(finished_, true)) return;
-    Finish(std::move(status));
-  }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) {
-      FinishWith(grpc::Status::OK);
-      return;
-    }
-    server_.handler_.OnCommands(id_, DecodeCommands(incoming_));
-    incoming_.Clear();
-    StartRead(&incoming_);
-  }
-
-  void OnWriteDone(bool) override ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    writing_ = false;
-    if (!finished_) WriteNextLocked();
-  }
-
-  void OnCancel() override { FinishWith(grpc::Status::CANCELLED); }
-
-  void OnDone() override {
-    server_.Remove(id_);
-    delete this;
-  }
+  explicit Session(SessionServer& server) : server_(server) {}
 
  private:
-  void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (writing_ || !has_pending_) return;
-    writing_ = true;
-    has_pending_ = false;
-    outgoing_.Swap(&pending_);
-    pending_.Clear();
-    StartWrite(&outgoing_);
+  void OnOpen() override ABSL_LOCKS_EXCLUDED(server_.mu_) {
+    server_.AwaitSession();
+    absl::MutexLock lock(&server_.mu_);
+    id_ = server_.next_id_++;
+    server_.sessions_[id_] = this;
+    if (server_.closed_) Finish(ShuttingDown());
+  }
+  void OnMessage(v1::CommandFrame& frame) override { server_.handler_.OnCommands(id_, DecodeCommands(frame)); }
+  void OnClosed() override ABSL_LOCKS_EXCLUDED(server_.mu_) {
+    {
+      absl::MutexLock lock(&server_.mu_);
+      server_.sessions_.erase(id_);
+    }
+    server_.handler_.OnSessionClosed(id_);
   }
 
   SessionServer& server_;
-  const SessionId id_;
-  v1::CommandFrame incoming_;
-  absl::Mutex mu_;
-  v1::EventFrame outgoing_ ABSL_GUARDED_BY(mu_), pending_ ABSL_GUARDED_BY(mu_);
-  bool writing_ ABSL_GUARDED_BY(mu_) = false, has_pending_ ABSL_GUARDED_BY(mu_) = false;
-  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  SessionId id_ = 0;
 };
 
-SessionServer::~SessionServer() { Close(); }
-
-grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* SessionServer::NewSession() {
-  Session* session;
-  {
-    absl::MutexLock lock(&mu_);
-    SessionId id = next_id_++;
-    session = new Session(*this, id);
-    if (!closed_) sessions_[id] = session;
-    if (closed_) {
-      session->FinishWith(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker is shutting down"));
-      return session;
-    }
-  }
-  session->Begin();
-  return session;
+void SessionServer::Start(CompletionLoop& loop, RequestNext request_next) {
+  loop_ = &loop;
+  request_next_ = std::move(request_next);
+  AwaitSession();
 }
+
+void SessionServer::AwaitSession() { std::make_shared<Session>(*this)->Await(*loop_, request_next_); }
 
 void SessionServer::Send(SessionId id, EventFrame frame) {
   absl::MutexLock lock(&mu_);
   auto entry = sessions_.find(id);
-  if (entry != sessions_.end()) entry->second->Send(frame);
+  if (entry != sessions_.end()) entry->second->Send([&](v1::EventFrame& out) { EncodeEvents(frame, &out); });
 }
 
 void SessionServer::RefuseStarts(SessionId session, CommandFrame& frame) {
@@ -110,17 +66,7 @@ void SessionServer::RefuseStarts(SessionId session, CommandFrame& frame) {
 void SessionServer::Close() {
   absl::MutexLock lock(&mu_);
   closed_ = true;
-  for (auto& [id, session] : sessions_) {
-    session->FinishWith(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker is shutting down"));
-  }
-}
-
-void SessionServer::Remove(SessionId id) {
-  {
-    absl::MutexLock lock(&mu_);
-    if (sessions_.erase(id) == 0) return;
-  }
-  handler_.OnSessionClosed(id);
+  for (auto& [id, session] : sessions_) session->Finish(ShuttingDown());
 }
 
 }  // namespace tandem

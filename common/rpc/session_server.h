@@ -1,13 +1,14 @@
 #pragma once
 
-#include <grpcpp/grpcpp.h>
-
 #include <cstdint>
 #include <memory>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "common/rpc/completion_loop.h"
+#include "common/rpc/server_runner.h"
+#include "common/rpc/server_stream.h"
 #include "common/worker_messages.h"
 #include "tandem/v1/worker.pb.h"
 
@@ -16,7 +17,7 @@ namespace tandem {
 // One router's stream at a worker.
 using SessionId = int64_t;
 
-// What a worker does with its routers' commands. Called on gRPC threads; must not block.
+// What a worker does with its routers' commands. Called on the loop's thread; must not block.
 class SessionHandler {
  public:
   virtual ~SessionHandler() = default;
@@ -27,14 +28,16 @@ class SessionHandler {
 // The worker's end of all router streams: frames in, frames out, one write in flight per stream.
 //
 // Thread-safety: thread-safe. mu_ is held while nothing but gRPC's own non-blocking calls are made.
-// Ownership: reactors delete themselves when gRPC is done with them. Borrows the handler.
+// Ownership: streams keep themselves alive until gRPC is done with them, which is before the loop ends. Borrows the
+// handler.
 class SessionServer {
  public:
+  using RequestNext = ServerStream<v1::CommandFrame, v1::EventFrame>::RequestNext;
   explicit SessionServer(SessionHandler& handler) : handler_(handler) {}
-  ~SessionServer();
+  ~SessionServer() { Close(); }
 
-  // The reactor of a new stream; belongs to gRPC.
-  grpc::ServerBidiReactor<v1::CommandFrame, v1::EventFrame>* NewSession();
+  // Begins to take streams; `request_next`: the generated Request method of the worker's service.
+  void Start(CompletionLoop& loop, RequestNext request_next);
   // Sends events; dropped when the stream is gone.
   void Send(SessionId session, EventFrame frame) ABSL_LOCKS_EXCLUDED(mu_);
   // Takes the starts out of a draining worker's `frame` and answers them WORKER_DRAINING.
@@ -44,13 +47,24 @@ class SessionServer {
 
  private:
   class Session;
-  void Remove(SessionId id) ABSL_LOCKS_EXCLUDED(mu_);
+  void AwaitSession();
 
   SessionHandler& handler_;
+  CompletionLoop* loop_ = nullptr;
+  RequestNext request_next_;
   absl::Mutex mu_;
   absl::flat_hash_map<SessionId, Session*> sessions_ ABSL_GUARDED_BY(mu_);
   SessionId next_id_ ABSL_GUARDED_BY(mu_) = 1;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// A generated service whose only method is a worker's Session.
+class SessionService {
+ public:
+  virtual ~SessionService() = default;
+  virtual HostedService hosted() = 0;
+  // Begins to take streams, when the server runs.
+  virtual void Start(CompletionLoop& loop) = 0;
 };
 
 }  // namespace tandem

@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/rpc/completion_loop.h"
 #include "common/worker_state.h"
 
 namespace tandem {
@@ -16,7 +17,7 @@ namespace tandem {
 // loss.
 //
 // Thread-safety: thread-safe.
-// Ownership: owns its thread and connection; callbacks must outlive it.
+// Ownership: owns its thread and connection; loop and callbacks must outlive it.
 class WorkerAgent {
  public:
   struct Options {
@@ -27,9 +28,10 @@ class WorkerAgent {
     // and `restart` is true in the first call of each connection: then all that is held must be
     // reported.
     std::function<WorkerHeartbeat(bool restart)> collect;
-    std::function<void(const RouterDirective&)> on_directive;  // Called on gRPC threads; must not block.
+    std::function<void(const RouterDirective&)> on_directive;  // Called on the loop's thread; must not block.
   };
-  explicit WorkerAgent(Options options);
+  // The loop must be handled by another thread until the agent is destroyed.
+  WorkerAgent(CompletionLoop& loop, Options options);
   ~WorkerAgent();
 
  private:
@@ -39,6 +41,7 @@ class WorkerAgent {
   // Sleeps for `duration`; false when asked to stop.
   bool Sleep(absl::Duration duration) ABSL_LOCKS_EXCLUDED(mu_);
 
+  CompletionLoop& loop_;
   const Options options_;
   absl::Mutex mu_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;

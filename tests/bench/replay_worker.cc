@@ -1,8 +1,6 @@
 // A prefill and a decode worker without a model: they register, say that they are linked, and
 // replay tokens. They are the load behind router_bench, so that the router's own cost shows.
 
-#include <grpcpp/grpcpp.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -98,10 +96,13 @@ int Run(const std::string& router, const std::string& model, absl::Duration inte
   ExitUnlessOk(checkpoint.status());
   ReplayPrefill prefill;
   ReplayDecode decode(interval);
-  std::unique_ptr<grpc::Service> prefill_service = NewPrefillService(prefill.sessions_);
-  std::unique_ptr<grpc::Service> decode_service = NewDecodeService(decode.sessions_);
-  auto server = ServerRunner::Start("127.0.0.1:0", {prefill_service.get(), decode_service.get()});
+  std::unique_ptr<SessionService> prefill_service = NewPrefillService(prefill.sessions_);
+  std::unique_ptr<SessionService> decode_service = NewDecodeService(decode.sessions_);
+  auto server = ServerRunner::Start("127.0.0.1:0", {prefill_service->hosted(), decode_service->hosted()});
   ExitUnlessOk(server.status());
+  prefill_service->Start((*server)->loop());
+  decode_service->Start((*server)->loop());
+  (*server)->StartThread();
   WorkerRegistration registration{.worker_id = "replay-prefill",
                                   .incarnation = Incarnation(DrawRandomId()),
                                   .role = Role::kPrefill,
@@ -123,8 +124,9 @@ int Run(const std::string& router, const std::string& model, absl::Duration inte
     return WorkerHeartbeat{.free_pages = 1 << 20, .turns = sequence, .links = links, .sequence = sequence};
   };
   auto ignore = [](const RouterDirective&) {};
-  WorkerAgent decode_agent({router, decode_registration, absl::Milliseconds(250), heartbeat, ignore});
-  WorkerAgent prefill_agent({router, registration, absl::Milliseconds(250), heartbeat, ignore});
+  WorkerAgent decode_agent((*server)->loop(),
+                           {router, decode_registration, absl::Milliseconds(250), heartbeat, ignore});
+  WorkerAgent prefill_agent((*server)->loop(), {router, registration, absl::Milliseconds(250), heartbeat, ignore});
   AwaitTermination();
   prefill.sessions_.Close();
   decode.sessions_.Close();

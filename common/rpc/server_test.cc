@@ -1,0 +1,263 @@
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/client_stream.h"
+#include "common/rpc/frame_codec.h"
+#include "common/rpc/server_runner.h"
+#include "common/rpc/session_server.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "tandem/v1/worker.grpc.pb.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
+namespace health = grpc::health::v1;
+namespace reflection = grpc::reflection::v1alpha;
+
+constexpr absl::Duration kPatience = absl::Seconds(20);
+
+// Answers every start with one token, and notes what it sees.
+class EchoHandler final : public SessionHandler {
+ public:
+  void OnCommands(SessionId session, CommandFrame frame) override {
+    EventFrame events;
+    for (const StartLeg& start : frame.starts) events.events.push_back({.id = start.id, .tokens = {{.token = 7}}});
+    sessions.Send(session, std::move(events));
+  }
+  void OnSessionClosed(SessionId session) override {
+    absl::MutexLock lock(&mu_);
+    closed_.push_back(session);
+  }
+  std::vector<SessionId> AwaitClosed(size_t count) {
+    absl::MutexLock lock(&mu_);
+    auto enough = [this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return closed_.size() >= count; };
+    mu_.AwaitWithTimeout(absl::Condition(&enough), kPatience);
+    return closed_;
+  }
+  SessionServer sessions{*this};
+
+ private:
+  absl::Mutex mu_;
+  std::vector<SessionId> closed_ ABSL_GUARDED_BY(mu_);
+};
+
+class ServerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_OK_AND_ASSIGN(server_, ServerRunner::Start("127.0.0.1:0", {{&decode_, v1::Decode::service_full_name()}}));
+    handler_.sessions.Start(server_->loop(), [this](auto... arguments) { decode_.RequestSession(arguments...); });
+    server_->StartThread();
+    channel_ = NewChannel(server_->address());
+  }
+  std::string CheckHealth(const std::string& service) {
+    health::HealthCheckRequest request;
+    request.set_service(service);
+    health::HealthCheckResponse response;
+    grpc::ClientContext context;
+    grpc::Status status = health::Health::NewStub(channel_)->Check(&context, request, &response);
+    if (!status.ok()) return status.error_message();
+    return health::HealthCheckResponse::ServingStatus_Name(response.status());
+  }
+
+  EchoHandler handler_;
+  v1::Decode::AsyncService decode_;
+  std::unique_ptr<ServerRunner> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST_F(ServerTest, ATakenPortIsAnError) {
+  EXPECT_THAT(ServerRunner::Start(server_->address(), {}),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr(server_->address())));
+}
+
+TEST_F(ServerTest, HealthIsThatOfTheServerAndOfEachService) {
+  EXPECT_EQ(CheckHealth(""), "SERVING");
+  EXPECT_EQ(CheckHealth("tandem.v1.Decode"), "SERVING");
+  EXPECT_EQ(CheckHealth("tandem.v1.Router"), "service: \"tandem.v1.Router\" is not served here");
+  server_->SetServing(false);
+  EXPECT_EQ(CheckHealth("tandem.v1.Decode"), "NOT_SERVING");
+}
+
+TEST_F(ServerTest, AHealthWatchTellsChangesAndEndsWithTheServer) {
+  grpc::ClientContext context;
+  auto watch = health::Health::NewStub(channel_)->Watch(&context, health::HealthCheckRequest());
+  health::HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), health::HealthCheckResponse::SERVING);
+  server_->SetServing(true);  // No change: not told.
+  server_->SetServing(false);
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), health::HealthCheckResponse::NOT_SERVING);
+  server_->Shutdown(kPatience);
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(ServerTest, AHealthWatchOfAnUnknownServiceSaysSoAndStays) {
+  grpc::ClientContext context;
+  health::HealthCheckRequest request;
+  request.set_service(std::string("nobody"));
+  auto watch = health::Health::NewStub(channel_)->Watch(&context, request);
+  health::HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), health::HealthCheckResponse::SERVICE_UNKNOWN);
+  context.TryCancel();
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+// All requests are sent before the first answer is read.
+std::vector<reflection::ServerReflectionResponse> Ask(
+    std::shared_ptr<grpc::Channel> channel, const std::vector<reflection::ServerReflectionRequest>& requests) {
+  grpc::ClientContext context;
+  auto stream = reflection::ServerReflection::NewStub(channel)->ServerReflectionInfo(&context);
+  for (const auto& request : requests) stream->Write(request);
+  stream->WritesDone();
+  std::vector<reflection::ServerReflectionResponse> responses;
+  reflection::ServerReflectionResponse response;
+  while (stream->Read(&response)) responses.push_back(response);
+  EXPECT_TRUE(stream->Finish().ok());
+  return responses;
+}
+
+TEST_F(ServerTest, ReflectionListsTheServicesAndShowsTheirFiles) {
+  reflection::ServerReflectionRequest list, by_symbol, by_name;
+  list.set_list_services("*");
+  by_symbol.set_file_containing_symbol("tandem.v1.Decode.Session");
+  by_name.set_file_by_filename("tandem/v1/common.proto");
+  auto responses = Ask(channel_, {list, by_symbol, by_name});
+  ASSERT_EQ(responses.size(), 3u);
+  std::vector<std::string> names;
+  for (const auto& service : responses[0].list_services_response().service()) names.push_back(service.name());
+  EXPECT_THAT(names, UnorderedElementsAre("tandem.v1.Decode", "grpc.health.v1.Health",
+                                          "grpc.reflection.v1alpha.ServerReflection"));
+  std::vector<std::string> files;
+  for (const std::string& bytes : responses[1].file_descriptor_response().file_descriptor_proto()) {
+    google::protobuf::FileDescriptorProto file;
+    ASSERT_TRUE(file.ParseFromString(bytes));
+    files.push_back(file.name());
+  }
+  EXPECT_EQ(files.front(), "tandem/v1/worker.proto");
+  EXPECT_THAT(files, Contains("tandem/v1/common.proto"));  // It imports it.
+  EXPECT_EQ(responses[2].original_request().file_by_filename(), "tandem/v1/common.proto");
+  EXPECT_GE(responses[2].file_descriptor_response().file_descriptor_proto_size(), 1);
+}
+
+TEST_F(ServerTest, ReflectionSaysWhatItCannotFind) {
+  reflection::ServerReflectionRequest symbol, extension, empty, numbers;
+  symbol.set_file_containing_symbol("no.such.Thing");
+  extension.mutable_file_containing_extension()->set_containing_type("tandem.v1.EventFrame");
+  extension.mutable_file_containing_extension()->set_extension_number(9);
+  numbers.set_all_extension_numbers_of_type("tandem.v1.EventFrame");
+  auto responses = Ask(channel_, {symbol, extension, empty, numbers});
+  ASSERT_EQ(responses.size(), 4u);
+  EXPECT_EQ(responses[0].error_response().error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(responses[0].error_response().error_message(), HasSubstr("no.such.Thing"));
+  EXPECT_EQ(responses[1].error_response().error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(responses[2].error_response().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(responses[3].all_extension_numbers_response().base_type_name(), "tandem.v1.EventFrame");
+}
+
+// A router's end, which counts what comes.
+class CountingStream final : public ClientStream<v1::CommandFrame, v1::EventFrame> {
+ public:
+  std::vector<RequestId> AwaitEvents(size_t count) {
+    absl::MutexLock lock(&mu_);
+    auto enough = [this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return ids_.size() >= count; };
+    mu_.AwaitWithTimeout(absl::Condition(&enough), kPatience);
+    return ids_;
+  }
+  grpc::StatusCode AwaitClosed() {
+    absl::MutexLock lock(&mu_);
+    EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&closed_), kPatience));
+    return status_.error_code();
+  }
+
+ private:
+  void OnMessage(v1::EventFrame& frame) override {
+    absl::MutexLock lock(&mu_);
+    for (const LegEvent& event : DecodeEvents(frame).events) ids_.push_back(event.id);
+  }
+  void OnClosed(const grpc::Status& status) override {
+    absl::MutexLock lock(&mu_);
+    status_ = status;
+    closed_ = true;
+  }
+  absl::Mutex mu_;
+  std::vector<RequestId> ids_ ABSL_GUARDED_BY(mu_);
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::Status status_ ABSL_GUARDED_BY(mu_);
+};
+
+class SessionTest : public ServerTest {
+ protected:
+  std::shared_ptr<CountingStream> Dial() {
+    auto stream = std::make_shared<CountingStream>();
+    stream->Start(server_->loop(),
+                  [&](auto... arguments) { return v1::Decode::NewStub(channel_)->PrepareAsyncSession(arguments...); });
+    return stream;
+  }
+  static void SendStart(CountingStream& stream, uint64_t id) {
+    CommandFrame frame;
+    frame.starts.push_back({.id = RequestId(id)});
+    stream.Send([&](v1::CommandFrame& out) { EncodeCommands(frame, &out); });
+  }
+};
+
+TEST_F(SessionTest, EveryCommandArrivesOnceAndInOrderHoweverFastTheyCome) {
+  auto stream = Dial();
+  std::vector<RequestId> sent;
+  for (uint64_t id = 1; id <= 1000; ++id) {
+    SendStart(*stream, id);  // The first ones before the stream is connected.
+    sent.push_back(RequestId(id));
+  }
+  EXPECT_EQ(stream->AwaitEvents(sent.size()), sent);
+  stream->Cancel();
+  EXPECT_EQ(stream->AwaitClosed(), grpc::StatusCode::CANCELLED);
+  EXPECT_THAT(handler_.AwaitClosed(1), ElementsAre(1));
+}
+
+TEST_F(SessionTest, ALastMessageArrivesBeforeTheEnd) {
+  auto stream = Dial();
+  CommandFrame frame;
+  frame.starts.push_back({.id = RequestId(5)});
+  stream->SendLast([&](v1::CommandFrame& out) { EncodeCommands(frame, &out); });
+  EXPECT_EQ(stream->AwaitClosed(), grpc::StatusCode::OK);
+  EXPECT_THAT(stream->AwaitEvents(1), ElementsAre(RequestId(5)));
+}
+
+TEST_F(SessionTest, AServerThatClosesEndsItsStreamsAndRefusesNewOnes) {
+  auto stream = Dial();
+  SendStart(*stream, 1);
+  EXPECT_THAT(stream->AwaitEvents(1), SizeIs(1));
+  handler_.sessions.Close();
+  EXPECT_EQ(stream->AwaitClosed(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Dial()->AwaitClosed(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(handler_.AwaitClosed(2), ElementsAre(1, 2));
+}
+
+TEST_F(SessionTest, ADeadAddressEndsTheStream) {
+  auto stream = std::make_shared<CountingStream>();
+  channel_ = NewChannel("127.0.0.1:1");
+  stream->Start(server_->loop(),
+                [&](auto... arguments) { return v1::Decode::NewStub(channel_)->PrepareAsyncSession(arguments...); });
+  SendStart(*stream, 1);
+  EXPECT_EQ(stream->AwaitClosed(), grpc::StatusCode::UNAVAILABLE);
+}
+
+}  // namespace
+}  // namespace tandem
