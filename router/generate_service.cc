@@ -112,7 +112,7 @@ class GenerateCall final : public ResponseSink {
     shared.service.RequestGenerate(&call->context_, &call->proto_, &call->writer_, shared.loop->queue(),
                                    shared.loop->queue(), call->requested_.tag());
   }
-  explicit GenerateCall(GenerateShared& shared) : shared_(shared), writer_(&context_) {}
+  explicit GenerateCall(GenerateShared& shared) : shared_(shared), use_(*shared.loop), writer_(&context_) {}
 
   // ResponseSink.
   void Write(SampleUpdate update) override {
@@ -146,6 +146,7 @@ class GenerateCall final : public ResponseSink {
  private:
   void OnRequested(bool ok) {
     if (!ok) {  // The server shuts down; there was no client, and OnDone never comes.
+      use_.End();
       self_.reset();
       return;
     }
@@ -244,10 +245,12 @@ class GenerateCall final : public ResponseSink {
   void EndIfOver() {
     if (!finished_ || !done_came_) return;
     if (std::exchange(entered_, false)) shared_.gate.Leave();
+    use_.End();     // The core may still hold the call.
     self_.reset();  // May destroy this.
   }
 
   GenerateShared& shared_;
+  CompletionLoop::Use use_;
   grpc::ServerContext context_;
   v1::GenerateRequest proto_;
   grpc::ServerAsyncWriter<v1::GenerateResponse> writer_;

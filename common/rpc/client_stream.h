@@ -32,6 +32,7 @@ class ClientStream : public std::enable_shared_from_this<ClientStream<Out, In>> 
   void Start(CompletionLoop& loop, absl::FunctionRef<Rpc(grpc::ClientContext*, grpc::CompletionQueue*)> prepare)
       ABSL_LOCKS_EXCLUDED(mu_) {
     self_ = this->shared_from_this();
+    use_ = CompletionLoop::Use(loop);
     absl::MutexLock lock(&mu_);
     rpc_ = prepare(&context_, loop.queue());
     ++open_;
@@ -133,6 +134,7 @@ class ClientStream : public std::enable_shared_from_this<ClientStream<Out, In>> 
       if (--open_ > 0) return;
     }
     OnClosed(status_);
+    use_.End();
     self_.reset();  // May destroy this.
   }
 
@@ -140,6 +142,7 @@ class ClientStream : public std::enable_shared_from_this<ClientStream<Out, In>> 
   MemberEvent<ClientStream> started_{*this, &ClientStream::OnStarted}, read_{*this, &ClientStream::OnRead},
       written_{*this, &ClientStream::OnWritten}, finished_{*this, &ClientStream::OnFinished};
   std::shared_ptr<ClientStream> self_;  // The loop's thread only, after Start.
+  CompletionLoop::Use use_;             // As self_.
   In incoming_;                         // The loop's thread only.
   grpc::Status status_;                 // Written by gRPC before its last event.
   absl::Mutex mu_;

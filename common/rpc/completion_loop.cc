@@ -35,9 +35,19 @@ void CompletionLoop::WaitAndHandle(absl::Duration timeout) {
   }
 }
 
-void CompletionLoop::HandleUntilShutdown() {
+void CompletionLoop::Stop() {
+  stopping_ = true;
+  Wake();
+}
+
+void CompletionLoop::HandleUntilStopped() {
   void* tag = nullptr;
   bool ok = false;
+  // Each use ends with an event, and Stop brings one.
+  while (!stopping_ || uses_ > 0) {
+    if (queue_->Next(&tag, &ok)) static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
+  }
+  queue_->Shutdown();
   while (queue_->Next(&tag, &ok)) static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
 }
 

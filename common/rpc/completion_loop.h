@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <utility>
 
 #include "absl/time/time.h"
 
@@ -37,10 +38,30 @@ class MemberEvent final : public CompletionEvent {
 // It is also the only place of a process where gRPC is waited for: each further thread that waits in gRPC competes for
 // the sockets' events and hands every second one over to the thread that it belongs to.
 //
-// Thread-safety: Wake and Shutdown from any thread; WaitAndHandle and HandleUntilShutdown from one thread at a time.
+// Thread-safety: Wake and Stop from any thread; WaitAndHandle and HandleUntilStopped from one thread at a time.
 // Ownership: owns the queue; borrows the events, which live until they were reported.
 class CompletionLoop {
  public:
+  // Held by everything that may begin an operation on the queue, until it never will again: the queue is shut down
+  // after the last one.
+  class Use {
+   public:
+    Use() = default;
+    explicit Use(CompletionLoop& loop) : loop_(&loop) { ++loop.uses_; }
+    Use(Use&& other) noexcept : loop_(std::exchange(other.loop_, nullptr)) {}
+    Use& operator=(Use&& other) noexcept {
+      std::swap(loop_, other.loop_);
+      return *this;
+    }
+    ~Use() { End(); }
+    void End() {
+      if (loop_ != nullptr) --std::exchange(loop_, nullptr)->uses_;
+    }
+
+   private:
+    CompletionLoop* loop_ = nullptr;
+  };
+
   explicit CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue);
   ~CompletionLoop();
 
@@ -48,15 +69,17 @@ class CompletionLoop {
   // Waits up to `timeout` for a first event, then handles all that are there.
   void WaitAndHandle(absl::Duration timeout);
   void Wake();
-  // Handles events until Shutdown was called and none is left.
-  void HandleUntilShutdown();
-  // After the shutdown of the server; no call is begun on the queue any more.
-  void Shutdown() { queue_->Shutdown(); }
+  // No call begins any more, and those there are end by themselves: after the server's shutdown.
+  void Stop();
+  // Handles events until Stop was called and the last use has ended; then shuts the queue down.
+  void HandleUntilStopped();
 
  private:
   class WakeEvent;
   const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   const std::unique_ptr<WakeEvent> wake_;
+  std::atomic<int> uses_ = 0;
+  std::atomic<bool> stopping_ = false;
   grpc::Alarm alarm_;
 };
 

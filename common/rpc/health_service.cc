@@ -57,7 +57,7 @@ class HealthServiceParts::Watch final {
     owner.service_.RequestWatch(&watch->context_, &watch->request_, &watch->writer_, queue, queue,
                                 watch->requested_.tag());
   }
-  explicit Watch(HealthServiceParts& owner) : owner_(owner), writer_(&context_) {}
+  explicit Watch(HealthServiceParts& owner) : owner_(owner), use_(*owner.loop_), writer_(&context_) {}
 
   // Tells the client what it does not know yet.
   void AdvanceLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(owner_.mu_) {
@@ -119,6 +119,7 @@ class HealthServiceParts::Watch final {
   }
 
   HealthServiceParts& owner_;
+  const CompletionLoop::Use use_;
   grpc::ServerContext context_;
   HealthCheckRequest request_;
   grpc::ServerAsyncWriter<HealthCheckResponse> writer_;

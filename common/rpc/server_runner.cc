@@ -65,16 +65,16 @@ ServerRunner::ServerRunner(std::unique_ptr<grpc::Server> server, std::unique_ptr
 
 ServerRunner::~ServerRunner() {
   Shutdown(absl::ZeroDuration());
-  loop_.Shutdown();
+  loop_.Stop();
   if (thread_.joinable()) {
     thread_.join();
   } else {
-    loop_.HandleUntilShutdown();
+    loop_.HandleUntilStopped();
   }
 }
 
 void ServerRunner::StartThread() {
-  thread_ = std::thread([this] { loop_.HandleUntilShutdown(); });
+  thread_ = std::thread([this] { loop_.HandleUntilStopped(); });
 }
 
 void ServerRunner::SetServing(bool serving) { health_->SetServing(serving); }

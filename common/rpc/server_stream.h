@@ -40,6 +40,7 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
   // down first.
   void Await(CompletionLoop& loop, const RequestNext& request_next) {
     self_ = this->shared_from_this();
+    use_ = CompletionLoop::Use(loop);
     context_.AsyncNotifyWhenDone(done_.tag());
     request_next(&context_, &rpc_, loop.queue(), loop.queue(), requested_.tag());
   }
@@ -70,6 +71,7 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
  private:
   void OnRequested(bool ok) ABSL_LOCKS_EXCLUDED(mu_) {
     if (!ok) {  // The server shuts down: there was no client, and OnDone never comes.
+      use_.End();
       self_.reset();
       return;
     }
@@ -145,6 +147,7 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
       if (--open_ > 0) return;
     }
     OnClosed();
+    use_.End();
     self_.reset();  // May destroy this.
   }
 
@@ -155,6 +158,7 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
       written_{*this, &ServerStream::OnWritten}, finished_{*this, &ServerStream::OnFinished},
       done_{*this, &ServerStream::OnDone};
   std::shared_ptr<ServerStream> self_;  // The loop's thread only.
+  CompletionLoop::Use use_;             // As self_.
   In incoming_;                         // The loop's thread only.
   absl::Mutex mu_;
   int open_ ABSL_GUARDED_BY(mu_) = 0;  // Events that gRPC will still report.

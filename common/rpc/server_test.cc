@@ -12,8 +12,10 @@
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/server_runner.h"
 #include "common/rpc/session_server.h"
+#include "common/rpc/unary_method.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "tandem/v1/control.grpc.pb.h"
 #include "tandem/v1/worker.grpc.pb.h"
 #include "tests/support/status_matchers.h"
 
@@ -57,9 +59,12 @@ class EchoHandler final : public SessionHandler {
 
 class ServerTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    ASSERT_OK_AND_ASSIGN(server_, ServerRunner::Start("127.0.0.1:0", {{&decode_, v1::Decode::service_full_name()}}));
-    handler_.sessions.Start(server_->loop(), [this](auto... arguments) { decode_.RequestSession(arguments...); });
+  void SetUp() override { StartServer(); }
+  void StartServer() {
+    decode_ = std::make_unique<v1::Decode::AsyncService>();  // One serves one server.
+    ASSERT_OK_AND_ASSIGN(server_,
+                         ServerRunner::Start("127.0.0.1:0", {{decode_.get(), v1::Decode::service_full_name()}}));
+    handler_.sessions.Start(server_->loop(), [this](auto... arguments) { decode_->RequestSession(arguments...); });
     server_->StartThread();
     channel_ = NewChannel(server_->address());
   }
@@ -74,7 +79,7 @@ class ServerTest : public ::testing::Test {
   }
 
   EchoHandler handler_;
-  v1::Decode::AsyncService decode_;
+  std::unique_ptr<v1::Decode::AsyncService> decode_;
   std::unique_ptr<ServerRunner> server_;
   std::shared_ptr<grpc::Channel> channel_;
 };
@@ -250,6 +255,21 @@ TEST_F(SessionTest, AServerThatClosesEndsItsStreamsAndRefusesNewOnes) {
   EXPECT_THAT(handler_.AwaitClosed(2), ElementsAre(1, 2));
 }
 
+TEST_F(SessionTest, TheServerEndsWellWhileItsOwnStreamsEnd) {
+  for (int round = 0; round < 50; ++round) {
+    std::vector<std::shared_ptr<CountingStream>> streams;
+    for (int i = 0; i < 4; ++i) {
+      streams.push_back(Dial());
+      SendStart(*streams.back(), 1);
+    }
+    if (round % 2 == 0) streams[0]->AwaitEvents(1);
+    for (const auto& stream : streams) stream->Cancel();
+    server_.reset();  // With events on their way that begin the next operation.
+    for (const auto& stream : streams) EXPECT_NE(stream->AwaitClosed(), grpc::StatusCode::OK);
+    StartServer();
+  }
+}
+
 TEST_F(SessionTest, ADeadAddressEndsTheStream) {
   auto stream = std::make_shared<CountingStream>();
   channel_ = NewChannel("127.0.0.1:1");
@@ -257,6 +277,26 @@ TEST_F(SessionTest, ADeadAddressEndsTheStream) {
                 [&](auto... arguments) { return v1::Decode::NewStub(channel_)->PrepareAsyncSession(arguments...); });
   SendStart(*stream, 1);
   EXPECT_EQ(stream->AwaitClosed(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST(UnaryMethodTest, AnAnswerThatNobodyWillGiveIsUnavailable) {
+  v1::Control::AsyncService control;
+  ASSERT_OK_AND_ASSIGN(auto server, ServerRunner::Start("127.0.0.1:0", {{&control, v1::Control::service_full_name()}}));
+  ServeUnary<v1::DrainRequest, v1::DrainResponse>(
+      server->loop(), [&](auto... arguments) { control.RequestDrain(arguments...); },
+      [](const v1::DrainRequest& request, v1::DrainResponse*, const UnaryDone& done) {
+        if (request.worker_id() == "known") done(grpc::Status::OK);
+      });
+  server->StartThread();
+  auto stub = v1::Control::NewStub(NewChannel(server->address()));
+  for (const auto& [worker, code] :
+       {std::pair("known", grpc::StatusCode::OK), std::pair("lost", grpc::StatusCode::UNAVAILABLE)}) {
+    grpc::ClientContext context;
+    v1::DrainRequest request;
+    request.set_worker_id(std::string(worker));
+    v1::DrainResponse response;
+    EXPECT_EQ(stub->Drain(&context, request, &response).error_code(), code) << worker;
+  }
 }
 
 }  // namespace

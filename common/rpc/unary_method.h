@@ -19,6 +19,7 @@ namespace tandem {
 //       [](const v1::CancelRequest& request, v1::CancelResponse* response, UnaryDone done) { ... done(status); });
 //
 // `request_next` and `handle` are called on the loop's thread, or by ServeUnary itself, until the server shuts down.
+// A `done` that is destroyed and was never called answers UNAVAILABLE: who should have called it is gone.
 using UnaryDone = std::function<void(const grpc::Status&)>;
 
 // One call, from waiting for a client to the answer.
@@ -44,18 +45,29 @@ class UnaryCall {
     grpc::ServerCompletionQueue* queue = call->method_->loop.queue();
     call->method_->request_next(&call->context_, &call->request_, &call->writer_, queue, queue, call->requested_.tag());
   }
-  explicit UnaryCall(std::shared_ptr<const Method> method) : method_(std::move(method)), writer_(&context_) {}
+  explicit UnaryCall(std::shared_ptr<const Method> method)
+      : method_(std::move(method)), writer_(&context_), use_(method_->loop) {}
 
  private:
+  // Shared by the copies of one `done`.
+  struct Answer {
+    explicit Answer(std::shared_ptr<UnaryCall> owner) : call(std::move(owner)) {}
+    ~Answer() { Give({grpc::StatusCode::UNAVAILABLE, "the server is shutting down"}); }
+    void Give(const grpc::Status& status) {
+      if (std::exchange(given, true)) return;
+      call->writer_.Finish(call->response_, status, call->finished_.tag());
+    }
+    const std::shared_ptr<UnaryCall> call;
+    bool given = false;
+  };
   void OnRequested(bool ok) {
     if (!ok) {  // The server shuts down.
       self_.reset();
       return;
     }
     Listen(method_);
-    method_->handle(request_, &response_, [call = self_](const grpc::Status& status) {
-      call->writer_.Finish(call->response_, status, call->finished_.tag());
-    });
+    auto answer = std::make_shared<Answer>(self_);
+    method_->handle(request_, &response_, [answer](const grpc::Status& status) { answer->Give(status); });
   }
   void OnFinished(bool) { self_.reset(); }
 
@@ -66,6 +78,7 @@ class UnaryCall {
   grpc::ServerAsyncResponseWriter<Response> writer_;
   MemberEvent<UnaryCall> requested_{*this, &UnaryCall::OnRequested}, finished_{*this, &UnaryCall::OnFinished};
   std::shared_ptr<UnaryCall> self_;
+  const CompletionLoop::Use use_;
 };
 
 template <typename Request, typename Response>

@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/driver_function.h"
 
 namespace tandem {
 namespace {
@@ -28,30 +29,18 @@ struct Symbols {
   std::add_pointer_t<decltype(cuMemSetAccess)> set_access;
 };
 
-template <typename Function>
-absl::Status Find(const char* name, Function* function) {
-  cudaDriverEntryPointQueryResult found;
-  void* address = nullptr;
-  RETURN_IF_ERROR(CudaStatus(cudaGetDriverEntryPointByVersion(name, &address, CUDA_VERSION, cudaEnableDefault, &found),
-                             "cudaGetDriverEntryPointByVersion"));
-  if (found != cudaDriverEntryPointSuccess)
-    return absl::UnavailableError(absl::StrCat("this CUDA driver has no ", name));
-  *function = reinterpret_cast<Function>(address);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Symbols> FindSymbols() {
   Symbols symbols;
-  RETURN_IF_ERROR(Find("cuMemGetAllocationGranularity", &symbols.granularity));
-  RETURN_IF_ERROR(Find("cuMemCreate", &symbols.create));
-  RETURN_IF_ERROR(Find("cuMemRelease", &symbols.release));
-  RETURN_IF_ERROR(Find("cuMemExportToShareableHandle", &symbols.export_handle));
-  RETURN_IF_ERROR(Find("cuMemImportFromShareableHandle", &symbols.import_handle));
-  RETURN_IF_ERROR(Find("cuMemAddressReserve", &symbols.reserve));
-  RETURN_IF_ERROR(Find("cuMemAddressFree", &symbols.free_address));
-  RETURN_IF_ERROR(Find("cuMemMap", &symbols.map));
-  RETURN_IF_ERROR(Find("cuMemUnmap", &symbols.unmap));
-  RETURN_IF_ERROR(Find("cuMemSetAccess", &symbols.set_access));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemGetAllocationGranularity", &symbols.granularity));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemCreate", &symbols.create));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemRelease", &symbols.release));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemExportToShareableHandle", &symbols.export_handle));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemImportFromShareableHandle", &symbols.import_handle));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemAddressReserve", &symbols.reserve));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemAddressFree", &symbols.free_address));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemMap", &symbols.map));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemUnmap", &symbols.unmap));
+  RETURN_IF_ERROR(FindDriverFunction("cuMemSetAccess", &symbols.set_access));
   return symbols;
 }
 

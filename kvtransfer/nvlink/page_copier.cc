@@ -1,9 +1,12 @@
 #include "kvtransfer/nvlink/page_copier.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kvtransfer/nvlink/copy_list.h"
 #include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/driver_function.h"
 
 namespace tandem {
 namespace {
@@ -23,12 +26,22 @@ class CurrentDevice {
   absl::Status status_;
 };
 
+// OUT_OF_RANGE unless runs that end there, from the push's offsets, lie in the pools.
+absl::Status CheckPlaces(const PageCopier::Push& push, uint64_t source_end, uint64_t destination_end) {
+  auto fits = [](const auto& place, uint64_t end) { return end <= place.bytes && place.offset <= place.bytes - end; };
+  if (fits(push.source, source_end) && fits(push.destination, destination_end)) return absl::OkStatus();
+  return absl::OutOfRangeError(absl::StrCat("runs that end at ", source_end, " and ", destination_end,
+                                            " leave pools of ", push.source.bytes, " and ", push.destination.bytes,
+                                            " bytes from ", push.source.offset, " and ", push.destination.offset));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PageCopier>> PageCopier::Create(const Options& options) {
   const CurrentDevice current(options.device);
   RETURN_IF_ERROR(current.status());
   std::unique_ptr<PageCopier> copier(new PageCopier(options));
+  RETURN_IF_ERROR(FindDriverFunction("cuStreamWriteValue32", &copier->write_flag_));
   copier->slots_.reserve(options.max_lists);
   for (int i = 0; i < options.max_lists; ++i) RETURN_IF_ERROR(copier->AddSlot());
   // The counters were zeroed on the default stream, for which others do not wait.
@@ -81,6 +94,8 @@ absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> ru
   slot->stream = stream;
   ASSIGN_OR_RETURN(slot->shape, PackRuns(runs, reinterpret_cast<DeviceRun*>(slot->host),
                                          reinterpret_cast<DeviceExtent*>(slot->host + extents_offset())));
+  slot->goes_with_launch = slot->shape.uniform_vectors > 0 && runs.size() <= kLaunchRuns;
+  if (slot->goes_with_launch) return List(slot);
   auto upload = [&](size_t offset, size_t bytes) {
     return CudaStatus(
         cudaMemcpyAsync(slot->device + offset, slot->host + offset, bytes, cudaMemcpyHostToDevice, stream),
@@ -92,18 +107,13 @@ absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> ru
   return List(slot);
 }
 
-absl::Status PageCopier::Enqueue(const List& list, const Push& push) {
+absl::Status PageCopier::Enqueue(const List& list, const Push& push, int blocks) {
   Slot& slot = *list.slot_;
   const CopyShape& shape = slot.shape;
   if ((push.source.offset | push.destination.offset) % sizeof(uint4) != 0) {
     return absl::InvalidArgumentError("pushes must begin at multiples of 16 bytes");
   }
-  auto fits = [](const auto& place, uint64_t end) { return end <= place.bytes && place.offset <= place.bytes - end; };
-  if (!fits(push.source, shape.source_end) || !fits(push.destination, shape.destination_end)) {
-    return absl::OutOfRangeError(absl::StrCat("runs that end at ", shape.source_end, " and ", shape.destination_end,
-                                              " leave pools of ", push.source.bytes, " and ", push.destination.bytes,
-                                              " bytes from ", push.source.offset, " and ", push.destination.offset));
-  }
+  RETURN_IF_ERROR(CheckPlaces(push, shape.source_end, shape.destination_end));
   const CurrentDevice current(options_.device);
   RETURN_IF_ERROR(current.status());
   const PageCopyArguments arguments{.source = push.source.base + push.source.offset,
@@ -114,8 +124,48 @@ absl::Status PageCopier::Enqueue(const List& list, const Push& push) {
                                     .finished_blocks = slot.finished_blocks,
                                     .flag = push.flag,
                                     .flag_value = push.flag_value};
-  RETURN_IF_ERROR(CudaStatus(LaunchPageCopy(arguments, options_.blocks, slot.stream), "page copy"));
+  const auto* launch_runs = slot.goes_with_launch ? reinterpret_cast<const DeviceRun*>(slot.host) : nullptr;
+  RETURN_IF_ERROR(CudaStatus(LaunchPageCopy(arguments, launch_runs, blocks, slot.stream), "page copy"));
   return CudaStatus(cudaEventRecord(slot.ended, slot.stream), "cudaEventRecord");
+}
+
+absl::Status PageCopier::EnqueueCopyEngine(absl::Span<const CopyRun> runs, const Push& push, cudaStream_t stream) {
+  engine_sources_.clear();
+  engine_destinations_.clear();
+  engine_sizes_.clear();
+  uint64_t source_end = 0, destination_end = 0;
+  for (const CopyRun& run : runs) {
+    if (run.source < 0 || run.destination < 0 || run.bytes < 0) {
+      return absl::InvalidArgumentError("runs must begin at 0 or later");
+    }
+    source_end = std::max(source_end, static_cast<uint64_t>(run.source) + run.bytes);
+    destination_end = std::max(destination_end, static_cast<uint64_t>(run.destination) + run.bytes);
+    if (run.bytes == 0) continue;
+    engine_sources_.push_back(const_cast<uint8_t*>(push.source.base + push.source.offset + run.source));
+    engine_destinations_.push_back(push.destination.base + push.destination.offset + run.destination);
+    engine_sizes_.push_back(run.bytes);
+  }
+  RETURN_IF_ERROR(CheckPlaces(push, source_end, destination_end));
+  const CurrentDevice current(options_.device);
+  RETURN_IF_ERROR(current.status());
+  if (engine_sizes_.size() == 1) {
+    RETURN_IF_ERROR(CudaStatus(
+        cudaMemcpyAsync(engine_destinations_[0], engine_sources_[0], engine_sizes_[0], cudaMemcpyDefault, stream),
+        "cudaMemcpyAsync"));
+  } else if (!engine_sizes_.empty()) {
+    cudaMemcpyAttributes attributes = {};
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+    size_t first = 0;
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemcpyBatchAsync(engine_destinations_.data(), engine_sources_.data(), engine_sizes_.data(),
+                                        engine_sizes_.size(), &attributes, &first, 1, stream),
+                   "cudaMemcpyBatchAsync"));
+  }
+  if (push.flag == nullptr) return absl::OkStatus();
+  // Waits for the copies, and orders its write after theirs for all who read the flag.
+  return CudaStatus(
+      write_flag_(stream, reinterpret_cast<CUdeviceptr>(push.flag), push.flag_value, CU_STREAM_WRITE_VALUE_DEFAULT),
+      "cuStreamWriteValue32");
 }
 
 }  // namespace tandem

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -15,11 +17,11 @@
 
 namespace tandem {
 
-// Pushes pages from this device's pool into another, which may be a peer's, by a kernel of its own: the copy engine
-// spends microseconds on every run, however short.
+// Pushes pages from this device's pool into another, which may be a peer's, by a kernel of its own or by the copy
+// engine, which takes no multiprocessor but spends a microsecond and more on every run, however short.
 //
-// The list of runs is uploaded once and serves any number of pushes: the layer groups of a hand-over are the same runs,
-// further on in each page.
+// The kernel's list of runs is uploaded once and serves any number of pushes: the layer groups of a hand-over are the
+// same runs, further on in each page. A short list of alike runs needs no upload.
 //
 // Thread-safety: not thread-safe; one thread, which never waits.
 // Ownership: owns the memory of the lists, which it outlives; borrows pools and streams, which outlive what was
@@ -32,6 +34,7 @@ class PageCopier {
     uint32_t* finished_blocks = nullptr;
     cudaEvent_t ended = nullptr;  // The last push that reads it.
     bool is_held = false;         // By a List.
+    bool goes_with_launch = false;
     CopyShape shape;
     cudaStream_t stream = nullptr;  // Of its upload and its pushes.
   };
@@ -39,8 +42,6 @@ class PageCopier {
  public:
   struct Options {
     int device = 0;
-    // Thread blocks, each of which keeps a multiprocessor busy: more move bytes faster and take more from computing.
-    int blocks = 16;
     size_t max_runs = 1 << 18;  // Of one list.
     int max_lists = 8;          // That are held, or read by a push that has not ended.
   };
@@ -82,15 +83,20 @@ class PageCopier {
   // Waits for what was enqueued.
   ~PageCopier();
 
-  // Packs a list and enqueues its upload on `stream`. INVALID_ARGUMENT, OUT_OF_RANGE: as of PackRuns, or too many runs.
-  // RESOURCE_EXHAUSTED: max_lists are in use. INTERNAL: the device failed, and the copier with it.
+  // Packs a list and enqueues its upload on `stream`, if it needs one. INVALID_ARGUMENT, OUT_OF_RANGE: as of PackRuns,
+  // or too many runs. RESOURCE_EXHAUSTED: max_lists are in use. INTERNAL: the device failed, and the copier with it.
   absl::StatusOr<List> Upload(absl::Span<const CopyRun> runs, cudaStream_t stream);
-  // Enqueues a push on the stream of the list's upload. INVALID_ARGUMENT: an offset that is no multiple of 16.
-  // OUT_OF_RANGE: a run would leave a pool. Nothing was enqueued then. INTERNAL: the device failed, and the copier with
-  // it.
-  absl::Status Enqueue(const List& list, const Push& push);
+  // Enqueues a push by kernel on the stream of the list's upload. `blocks`: thread blocks, each of which keeps a
+  // multiprocessor busy: more move bytes faster and take more from computing. INVALID_ARGUMENT: an offset that is no
+  // multiple of 16. OUT_OF_RANGE: a run would leave a pool. Nothing was enqueued then. INTERNAL: the device failed, and
+  // the copier with it.
+  absl::Status Enqueue(const List& list, const Push& push, int blocks = 16);
+  // As Enqueue, by the copy engine, on `stream`; offsets and runs of any alignment. The flag must be a multiple of 4
+  // and in memory that this device maps.
+  absl::Status EnqueueCopyEngine(absl::Span<const CopyRun> runs, const Push& push, cudaStream_t stream);
 
  private:
+  using WriteFlagFunction = std::add_pointer_t<decltype(cuStreamWriteValue32)>;
   explicit PageCopier(const Options& options) : options_(options) {}
   absl::Status AddSlot();
   // One that is not held, and that no push reads any more.
@@ -98,7 +104,11 @@ class PageCopier {
   size_t extents_offset() const { return options_.max_runs * sizeof(DeviceRun); }
 
   const Options options_;
+  WriteFlagFunction write_flag_ = nullptr;
   std::vector<Slot> slots_;  // As many from the start on: lists point to them.
+  // Of the last call of EnqueueCopyEngine; kept for their memory.
+  std::vector<void*> engine_sources_, engine_destinations_;
+  std::vector<size_t> engine_sizes_;
 };
 
 }  // namespace tandem

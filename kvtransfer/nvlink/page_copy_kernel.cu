@@ -64,14 +64,13 @@ __device__ void Announce(const PageCopyArguments& arguments) {
 }
 
 template <int kLanes, int kVectors>
-__global__ __launch_bounds__(kPageCopyThreads) void PageCopyKernel(
-    const __grid_constant__ PageCopyArguments arguments) {
+__device__ void CopyRuns(const PageCopyArguments& arguments, const DeviceRun* runs) {
   const uint32_t thread = blockIdx.x * kPageCopyThreads + threadIdx.x;
   const uint32_t groups = gridDim.x * (kPageCopyThreads / kLanes);
   const int shift = arguments.shape.unit_shift;
   for (uint64_t index = thread / kLanes; index < arguments.shape.num_segments; index += groups) {
     const Segment segment = FindSegment(arguments, static_cast<uint32_t>(index));
-    const DeviceRun run = arguments.runs[segment.run];
+    const DeviceRun run = runs[segment.run];
     const auto* source =
         reinterpret_cast<const uint4*>(arguments.source + (static_cast<uint64_t>(run.source) << shift));
     auto* destination =
@@ -82,15 +81,43 @@ __global__ __launch_bounds__(kPageCopyThreads) void PageCopyKernel(
   Announce(arguments);
 }
 
+template <int kLanes, int kVectors>
+__global__ __launch_bounds__(kPageCopyThreads) void PageCopyKernel(
+    const __grid_constant__ PageCopyArguments arguments) {
+  CopyRuns<kLanes, kVectors>(arguments, arguments.runs);
+}
+
+struct LaunchRuns {
+  DeviceRun runs[kLaunchRuns];
+};
+static_assert(sizeof(PageCopyArguments) + sizeof(LaunchRuns) <= 4096, "more than parameters may hold");
+
+template <int kLanes, int kVectors>
+__global__ __launch_bounds__(kPageCopyThreads) void LaunchRunsKernel(
+    const __grid_constant__ PageCopyArguments arguments, const __grid_constant__ LaunchRuns list) {
+  CopyRuns<kLanes, kVectors>(arguments, list.runs);
+}
+
 }  // namespace
 
-cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, int blocks, cudaStream_t stream) {
+cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, const DeviceRun* launch_runs, int blocks,
+                           cudaStream_t stream) {
   // Eight lanes read a 128-byte line; nine loads of theirs are 1,152 bytes, the latent of one token of DeepSeek's
   // attention.
-  const auto kernel = arguments.shape.has_small_runs ? PageCopyKernel<8, 9> : PageCopyKernel<32, kSegmentVectors / 32>;
-  void* parameters[] = {const_cast<PageCopyArguments*>(&arguments)};
+  constexpr int kSmallLanes = 8, kSmallVectors = 9, kLanes = 32, kVectors = kSegmentVectors / 32;
+  const bool small = arguments.shape.has_small_runs;
   // Not by <<<>>>, whose error would have to be told from those that other calls left behind.
-  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, kPageCopyThreads, parameters, 0, stream);
+  auto launch = [&](auto* kernel, void** parameters) {
+    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, kPageCopyThreads, parameters, 0, stream);
+  };
+  void* parameters[] = {const_cast<PageCopyArguments*>(&arguments), nullptr};
+  if (launch_runs == nullptr) {
+    return launch(small ? PageCopyKernel<kSmallLanes, kSmallVectors> : PageCopyKernel<kLanes, kVectors>, parameters);
+  }
+  LaunchRuns list;
+  for (uint32_t i = 0; i < arguments.shape.num_runs; ++i) list.runs[i] = launch_runs[i];
+  parameters[1] = &list;
+  return launch(small ? LaunchRunsKernel<kSmallLanes, kSmallVectors> : LaunchRunsKernel<kLanes, kVectors>, parameters);
 }
 
 }  // namespace tandem

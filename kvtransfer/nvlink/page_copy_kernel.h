@@ -12,7 +12,7 @@ namespace tandem {
 struct PageCopyArguments {
   const uint8_t* source = nullptr;  // The pools' beginnings; the destination's may be a peer's.
   uint8_t* destination = nullptr;
-  const DeviceRun* runs = nullptr;        // [shape.num_runs]
+  const DeviceRun* runs = nullptr;        // [shape.num_runs]; not read where they come with the launch.
   const DeviceExtent* extents = nullptr;  // [shape.num_runs]; not read where runs are alike.
   CopyShape shape;
   uint32_t* finished_blocks = nullptr;  // Of this device; 0 before and after.
@@ -21,9 +21,13 @@ struct PageCopyArguments {
 };
 
 inline constexpr int kPageCopyThreads = 512;
+// So many alike runs can come with the launch, among its parameters, instead of by an upload before it.
+inline constexpr uint32_t kLaunchRuns = 480;
 
 // Enqueues the copy on `blocks` thread blocks of kPageCopyThreads, and after it the flag, with a release at system
 // scope: whoever reads its value, with an acquire, sees all bytes.
-cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, int blocks, cudaStream_t stream);
+// `launch_runs`: [shape.num_runs], at most kLaunchRuns, in host memory, read before this returns; null: arguments.runs.
+cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, const DeviceRun* launch_runs, int blocks,
+                           cudaStream_t stream);
 
 }  // namespace tandem

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "kvtransfer/transfer_plan.h"
+
+namespace tandem {
+
+enum class CopyMethod {
+  kKernel,      // Our own, on multiprocessors of the source.
+  kCopyEngine,  // One order for each run.
+};
+absl::string_view CopyMethodName(CopyMethod method);
+
+// What the choice of a method depends on.
+struct CopyLoad {
+  int64_t runs = 0;
+  int64_t bytes = 0;
+  bool source_is_computing = false;  // Kernels of others fill the source's multiprocessors.
+  bool sees_destination = true;      // This process sees the destination's device.
+};
+CopyLoad MakeCopyLoad(absl::Span<const CopyRun> runs, bool source_is_computing, bool sees_destination);
+
+struct CopyChoice {
+  CopyMethod method = CopyMethod::kKernel;
+  int blocks = 16;  // kKernel: thread blocks.
+  bool operator==(const CopyChoice&) const = default;
+};
+
+// The rule, with the figures that it rests on in docs/kv_transfer.md:
+// - A process that does not see the destination's device copies by kernel only: orders to its copy engine are then
+//   carried out by a kernel of the driver, several times slower.
+// - Few runs, and runs of 4 MiB and more, go to the copy engine, which takes no multiprocessor.
+// - A computing source lets a kernel wait for the end of blocks that run already, up to a millisecond: as long as the
+//   copy engine's time for all runs is shorter than that, it gets them.
+// - Everything else is the kernel's, on more blocks where nobody else wants them.
+CopyChoice ChooseCopyMethod(const CopyLoad& load);
+
+}  // namespace tandem
