@@ -158,6 +158,29 @@ bool ConfigNode::GetBool(absl::string_view key, bool default_value) {
   return default_value;
 }
 
+double ConfigNode::GetNumber(absl::string_view key, double default_value, double min, double max) {
+  std::optional<YAML::Node> value = impl_->Find(key);
+  if (!value.has_value()) return default_value;
+  double number = 0;
+  if (!value->IsScalar() || !absl::SimpleAtod(value->Scalar(), &number)) {
+    AddError(key, "expected a number");
+    return default_value;
+  }
+  if (!(number >= min && number <= max)) {
+    AddError(key, absl::StrCat("expected a number from ", min, " to ", max, ", got ", value->Scalar()));
+    return default_value;
+  }
+  return number;
+}
+
+double ConfigNode::GetRate(absl::string_view key, double default_value) {
+  if (!Has(key)) return default_value;
+  absl::StatusOr<double> rate = ParseRate(GetString(key, ""));
+  if (rate.ok() && *rate <= 0) rate = absl::InvalidArgumentError("must be over 0");
+  if (!rate.ok()) AddError(key, rate.status().message());
+  return rate.value_or(default_value);
+}
+
 int64_t ConfigNode::GetBytes(absl::string_view key, int64_t default_value) {
   if (!Has(key)) return default_value;
   absl::StatusOr<int64_t> bytes = ParseBytes(GetString(key, "0 B"));

@@ -40,8 +40,11 @@ class ConfigNode {
   // One of `allowed`.
   std::string GetEnum(absl::string_view key, absl::string_view default_value, const std::vector<std::string>& allowed);
   int64_t GetInt(absl::string_view key, int64_t default_value, int64_t min, int64_t max);
+  double GetNumber(absl::string_view key, double default_value, double min, double max);
   bool GetBool(absl::string_view key, bool default_value);
   int64_t GetBytes(absl::string_view key, int64_t default_value);
+  // Bytes a second; over 0.
+  double GetRate(absl::string_view key, double default_value);
   absl::Duration GetDuration(absl::string_view key, absl::Duration default_value);
   std::vector<std::string> GetStrings(absl::string_view key, std::vector<std::string> default_value);
   // A nested mapping; an empty one where the key is missing.

@@ -129,6 +129,11 @@ LinkSettings ReadLinks(ConfigNode node) {
     }
   }
   if (links.transports.empty()) node.AddError("transports", "must allow at least one");
+  ConfigNode expected = node.GetMap("expected_rate");
+  for (const std::string& transport : known) {
+    if (expected.Has(transport)) links.expected_rates[transport] = expected.GetRate(transport, 1);
+  }
+  links.minimum_share = node.GetNumber("minimum_share", links.minimum_share, 0, 1);
   links.checksums = node.GetBool("checksums", links.checksums);
   links.layer_groups = static_cast<int>(node.GetInt("layer_groups", links.layer_groups, 1, 1000));
   links.heartbeat = node.GetDuration("heartbeat", links.heartbeat);

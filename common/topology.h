@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,9 @@ struct PoolSettings {
 
 struct LinkSettings {
   std::vector<std::string> transports = {"shm", "ucx"};  // Allowed, in order of preference.
+  // Bytes a second that a link should reach in its self-test, by transport; those without an entry are not judged.
+  std::map<std::string, double> expected_rates;
+  double minimum_share = 0.5;  // Of the expected rate: slower links are refused.
   bool checksums = false;
   int layer_groups = 4;  // Pushes per chunk.
   absl::Duration heartbeat = absl::Milliseconds(250);

@@ -32,6 +32,14 @@ links:
   transports: [shm]
 )";
 
+TEST(TopologyTest, LinksAreJudgedByTheRatesThatTheyShouldReach) {
+  const std::string text = absl::StrReplaceAll(
+      kGood, {{"transports: [shm]", "expected_rate: {shm: 5 GB/s, ucx: 200 MB/s}\n  minimum_share: 0.25"}});
+  ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse(text, "/x/t.yaml"));
+  EXPECT_EQ(topology.links.expected_rates, (std::map<std::string, double>{{"shm", 5e9}, {"ucx", 2e8}}));
+  EXPECT_EQ(topology.links.minimum_share, 0.25);
+}
+
 TEST(TopologyTest, ResolvesProcessesAndPorts) {
   ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse(kGood, "/x/t.yaml"));
   EXPECT_EQ(topology.model.path, "/x/model.gguf");
@@ -70,6 +78,12 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         BadTopology{"UnknownKey", "replicas: 2", "replica: 2", "t.yaml:9: pools[0].replica: unknown key; known here: "},
         BadTopology{"UnknownTopLevelKey", "links:", "lynks:", "t.yaml:15: lynks: unknown key"},
+        BadTopology{"RateWithoutUnit", "transports: [shm]", "expected_rate: {shm: 5}",
+                    "t.yaml:16: links.expected_rate.shm: expected a rate such as"},
+        BadTopology{"RateOfAnUnknownTransport", "transports: [shm]", "expected_rate: {rdma: 5 GB/s}",
+                    "t.yaml:16: links.expected_rate.rdma: unknown key"},
+        BadTopology{"ShareOverOne", "transports: [shm]", "minimum_share: 1.5",
+                    "t.yaml:16: links.minimum_share: expected a number from 0 to 1, got 1.5"},
         BadTopology{"NoUnit", "64 MiB", "64", "t.yaml:10: pools[0].kv_memory: expected a size such as"},
         BadTopology{"WrongUnit", "64 MiB", "64 MB", "t.yaml:10: pools[0].kv_memory"},
         BadTopology{"NotANumber", "replicas: 2", "replicas: two",

@@ -16,6 +16,9 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text);
 // "250ms", "1.5s", "2m" -> duration, not negative. INVALID_ARGUMENT as above.
 absl::StatusOr<absl::Duration> ParseDurationSetting(absl::string_view text);
 
+// "12 GB/s", "500 MB/s" -> bytes a second; units are decimal, as those of links are. INVALID_ARGUMENT as above.
+absl::StatusOr<double> ParseRate(absl::string_view text);
+
 // 1572864 -> "1.5 MiB".
 std::string FormatBytes(int64_t bytes);
 

@@ -34,5 +34,13 @@ TEST(UnitsTest, FormatsBytes) {
   EXPECT_EQ(FormatBytes(int64_t{3} << 30), "3 GiB");
 }
 
+TEST(UnitsTest, RatesNeedADecimalUnit) {
+  EXPECT_THAT(ParseRate("12 GB/s"), IsOkAndHolds(12e9));
+  EXPECT_THAT(ParseRate("0.5MB/s"), IsOkAndHolds(0.5e6));
+  for (const char* text : {"12", "12 GiB/s", "12 GB", "-1 GB/s", "fast", "", "nan GB/s", "1e30 GB/s"}) {
+    EXPECT_THAT(ParseRate(text), StatusIs(absl::StatusCode::kInvalidArgument)) << text;
+  }
+}
+
 }  // namespace
 }  // namespace tandem

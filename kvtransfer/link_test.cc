@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -26,6 +27,9 @@
 
 namespace tandem {
 namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 constexpr absl::Duration kPatience = absl::Seconds(20);
 
@@ -147,7 +151,7 @@ class DecodeEnd final : public ReceiverEvents {
 class PrefillEnd final : public SenderEvents {
  public:
   PrefillEnd(std::unique_ptr<Transport> transport, int page_tokens, const TransferFaults& faults = {},
-             uint64_t fingerprint = 1)
+             uint64_t fingerprint = 1, std::map<std::string, double> expected_rates = {}, double minimum_share = 0.5)
       : memory_(TestLayout(page_tokens).pool_bytes()) {
     std::mt19937 random(4);
     for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
@@ -155,9 +159,13 @@ class PrefillEnd final : public SenderEvents {
     transports.push_back(std::move(transport));
     HelloMessage hello = Hello("prefill-0", 100, page_tokens);
     hello.model_fingerprint = fingerprint;
-    auto hub = SenderHub::Create(
-        {.hello = hello, .pool = memory_.data(), .reconnect_delay = absl::Milliseconds(1), .faults = faults},
-        std::move(transports), *this);
+    auto hub = SenderHub::Create({.hello = hello,
+                                  .pool = memory_.data(),
+                                  .expected_rates = std::move(expected_rates),
+                                  .minimum_share = minimum_share,
+                                  .reconnect_delay = absl::Milliseconds(1),
+                                  .faults = faults},
+                                 std::move(transports), *this);
     EXPECT_THAT(hub, IsOk());
     hub_ = *std::move(hub);
   }
@@ -349,6 +357,31 @@ TEST(LinkTest, RefusalIsReportedWithItsReason) {
   PrefillEnd prefill(NewLoopbackTransport(), 16);
   prefill.LinkTo(decode.port());
   EXPECT_TRUE(prefill.Await([&] { return prefill.state_.error == "refused: not you"; }));
+}
+
+// No memory moves a thousand terabytes a second.
+constexpr double kImpossibleRate = 1e18;
+
+TEST(LinkTest, ALinkFarUnderItsExpectedRateIsRefusedWithBothFigures) {
+  DecodeEnd decode(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16, {}, 1, {{"loopback", kImpossibleRate}});
+  prefill.LinkTo(decode.port());
+  EXPECT_TRUE(prefill.Await([&] { return !prefill.state_.error.empty(); }));
+  absl::MutexLock lock(&prefill.mu_);
+  EXPECT_FALSE(prefill.state_.up);
+  EXPECT_THAT(prefill.state_.error, AllOf(HasSubstr("loopback: too slow: "), HasSubstr("under 0.5 of the 1e+09 GB/s")));
+}
+
+TEST(LinkTest, ASlowLinkIsMadeWhereItIsAllowed) {
+  DecodeEnd decode(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16, {}, 1, {{"loopback", kImpossibleRate}}, /*minimum_share=*/0);
+  TransferAndCompare(prefill, decode, 16);
+}
+
+TEST(LinkTest, OtherTransportsRatesJudgeNothing) {
+  DecodeEnd decode(NewLoopbackTransport());
+  PrefillEnd prefill(NewLoopbackTransport(), 16, {}, 1, {{"shm", kImpossibleRate}});
+  TransferAndCompare(prefill, decode, 16);
 }
 
 // A peer that says by hand what a prefill worker would, on the test's thread.

@@ -65,6 +65,8 @@ class ReceiverHub {
               std::unique_ptr<EventLoop> loop, int listener_fd, int port);
   // Of the KV pool and the test area.
   uint64_t pool_bytes() const;
+  // One that was offered.
+  Transport& FindTransport(absl::string_view name);
   void AcceptAll();
   void Tick();
   bool Poll();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "common/clock.h"
@@ -58,15 +59,16 @@ absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& p
   std::vector<uint8_t> source(kTestAreaBytes);
   FillPattern(result.large_seed, absl::MakeSpan(source).subspan(0, kLargeTestBytes));
   FillPattern(result.small_seed, absl::MakeSpan(source).subspan(kLargeTestBytes));
+  ASSIGN_OR_RETURN(const std::unique_ptr<WriteSource> memory, transport.MakeSource(source));
   const int64_t area = static_cast<int64_t>(test_area);
   const absl::Time deadline = Clock::Real().Now() + kTestTimeout;
-  ASSIGN_OR_RETURN(absl::Duration large, TimedWrite(transport, pool, source.data(),
+  ASSIGN_OR_RETURN(absl::Duration large, TimedWrite(transport, pool, memory->base(),
                                                     {0, area, static_cast<int64_t>(kLargeTestBytes)}, deadline));
   result.gigabytes_per_second = static_cast<double>(kLargeTestBytes) / absl::ToDoubleNanoseconds(large);
   absl::Duration best = absl::InfiniteDuration();
   for (int i = 0; i < kLatencyRounds; ++i) {
     ASSIGN_OR_RETURN(absl::Duration small,
-                     TimedWrite(transport, pool, source.data(),
+                     TimedWrite(transport, pool, memory->base(),
                                 {static_cast<int64_t>(kLargeTestBytes), area + static_cast<int64_t>(kLargeTestBytes),
                                  static_cast<int64_t>(kSmallTestBytes)},
                                 deadline));
@@ -76,9 +78,13 @@ absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& p
   return result;
 }
 
-bool VerifySelfTest(absl::Span<const uint8_t> test_area, uint64_t large_seed, uint64_t small_seed) {
-  return test_area.size() == kTestAreaBytes && HasPattern(large_seed, test_area.subspan(0, kLargeTestBytes)) &&
-         HasPattern(small_seed, test_area.subspan(kLargeTestBytes));
+absl::StatusOr<bool> VerifySelfTest(Transport& transport, const uint8_t* test_area, uint64_t large_seed,
+                                    uint64_t small_seed) {
+  std::vector<uint8_t> bytes(kTestAreaBytes);
+  RETURN_IF_ERROR(transport.ReadPool(test_area, absl::MakeSpan(bytes)));
+  const absl::Span<const uint8_t> area = bytes;
+  return HasPattern(large_seed, area.subspan(0, kLargeTestBytes)) &&
+         HasPattern(small_seed, area.subspan(kLargeTestBytes));
 }
 
 }  // namespace tandem

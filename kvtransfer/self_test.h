@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
 #include "kvtransfer/transport.h"
 
 namespace tandem {
@@ -24,7 +23,8 @@ struct SelfTestResult {
 // second; other errors are the transport's.
 absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool, uint64_t test_area);
 
-// True when the area holds the patterns of these seeds.
-bool VerifySelfTest(absl::Span<const uint8_t> test_area, uint64_t large_seed, uint64_t small_seed);
+// Whether the area, in the pool that `transport` exported, holds the patterns of these seeds.
+absl::StatusOr<bool> VerifySelfTest(Transport& transport, const uint8_t* test_area, uint64_t large_seed,
+                                    uint64_t small_seed);
 
 }  // namespace tandem

@@ -168,6 +168,7 @@ class SenderHub::Link {
     const uint64_t area = peer_hello_.layout.pool_bytes();
     absl::StatusOr<SelfTestResult> result = WriteSelfTest(transport, **opened, area);
     if (!result.ok()) return result.status();
+    if (absl::Status judged = Judge(transport.name(), result->gigabytes_per_second); !judged.ok()) return judged;
     pool_ = faulty() ? WithFaults(*std::move(opened), hub_.options_.faults) : *std::move(opened);
     state_.transport = std::string(transport.name());
     state_.gigabytes_per_second = result->gigabytes_per_second;
@@ -175,6 +176,18 @@ class SenderHub::Link {
     Send(SelfTestDoneMessage{state_.transport, result->large_seed, kLargeTestBytes, result->small_seed, kSmallTestBytes,
                              result->gigabytes_per_second, result->latency_us});
     return absl::OkStatus();
+  }
+
+  // FAILED_PRECONDITION: too slow to be what the topology says.
+  absl::Status Judge(absl::string_view transport, double gigabytes_per_second) const {
+    const Options& options = hub_.options_;
+    auto expected = options.expected_rates.find(std::string(transport));
+    if (expected == options.expected_rates.end()) return absl::OkStatus();
+    const double expected_gigabytes = expected->second / 1e9;
+    if (gigabytes_per_second >= options.minimum_share * expected_gigabytes) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(
+        "too slow: ", gigabytes_per_second, " GB/s in the self-test, under ", options.minimum_share, " of the ",
+        expected_gigabytes, " GB/s of links.expected_rate (links.minimum_share: 0 allows it)"));
   }
 
   void OnReady() {

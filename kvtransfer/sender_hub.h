@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -65,6 +66,9 @@ class SenderHub {
     const uint8_t* pool = nullptr;
     absl::Duration heartbeat = absl::Milliseconds(250);
     int missed_heartbeats = 4;
+    // A link that reaches less than `minimum_share` of its transport's rate here, in bytes a second, is not made.
+    std::map<std::string, double> expected_rates;
+    double minimum_share = 0.5;
     absl::Duration reconnect_delay = absl::Milliseconds(200);
     TransferFaults faults;  // For fault drills.
   };

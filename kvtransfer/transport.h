@@ -14,7 +14,7 @@ namespace tandem {
 
 // How a peer reaches a pool; what it means is the transport's own.
 struct PoolExport {
-  std::string transport;  // "shm", "ucx" or "loopback".
+  std::string transport;  // "shm", "nvlink", "ucx" or "loopback".
   std::string address;
   std::string remote_key;
   uint64_t base_address = 0;
@@ -50,7 +50,16 @@ class RemotePool {
   virtual absl::StatusOr<bool> PollFlushed() = 0;
 };
 
-// One way of moving bytes between processes.
+// A copy of some bytes that a transport can write from.
+//
+// Ownership: owns the copy.
+class WriteSource {
+ public:
+  virtual ~WriteSource() = default;
+  virtual const uint8_t* base() const = 0;
+};
+
+// One way of moving bytes between processes. Pools are memory that the host reads unless a transport says otherwise.
 //
 // Thread-safety: the link thread only, or before it starts.
 class Transport {
@@ -64,6 +73,10 @@ class Transport {
   virtual absl::StatusOr<std::unique_ptr<ExportedPool>> Export(uint8_t* base, uint64_t size_bytes) = 0;
   // UNAVAILABLE when the pool cannot be reached from here.
   virtual absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) = 0;
+  // A copy of `content` where this side's pool lies. RESOURCE_EXHAUSTED, INTERNAL: a device refused.
+  virtual absl::StatusOr<std::unique_ptr<WriteSource>> MakeSource(absl::Span<const uint8_t> content);
+  // Reads `out.size()` bytes of the local pool, at `from`. INTERNAL: a device failed.
+  virtual absl::Status ReadPool(const uint8_t* from, absl::Span<uint8_t> out);
   // Moves what is under way forward; cheap when nothing is.
   virtual void Progress() {}
   // Readable when Progress has something to do; -1 when it never has.

@@ -160,6 +160,8 @@ absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan&
   SenderHub::Options options;
   options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(), topology.links.checksums);
   options.pool = pool_->base();
+  options.expected_rates = topology.links.expected_rates;
+  options.minimum_share = topology.links.minimum_share;
   options.heartbeat = topology.links.heartbeat;
   options.missed_heartbeats = topology.links.missed_heartbeats;
   if (const char* faults = std::getenv("TANDEM_TRANSFER_FAULTS"); faults != nullptr) {

@@ -63,18 +63,18 @@ absl::StatusOr<std::shared_ptr<const ImportedPool>> ImportCache::Acquire(Incarna
   auto explained = [&](absl::StatusCode code, absl::string_view cause) {
     return absl::Status(code, absl::StrCat("pool ", region, " of peer ", peer.value(), ", ", bytes, " bytes: ", cause));
   };
-  if (auto known = pools_.find({peer, region}); known != pools_.end()) {
-    if (known->second->bytes() == bytes) return known->second;
+  absl::erase_if(pools_, [](const auto& entry) { return entry.second.expired(); });
+  if (auto entry = pools_.find({peer, region}); entry != pools_.end()) {
+    std::shared_ptr<const ImportedPool> known = entry->second.lock();
+    if (known->bytes() == bytes) return known;
     return explained(absl::StatusCode::kInvalidArgument,
-                     absl::StrCat("it is mapped already with ", known->second->bytes(), " bytes"));
+                     absl::StrCat("it is mapped already with ", known->bytes(), " bytes"));
   }
-  absl::StatusOr<std::unique_ptr<ImportedPool>> pool = ImportedPool::Import(driver_, handle, bytes, device_);
-  if (!pool.ok()) return explained(pool.status().code(), pool.status().message());
-  return pools_[{peer, region}] = *std::move(pool);
-}
-
-void ImportCache::Drop(Incarnation peer) {
-  absl::erase_if(pools_, [&](const auto& entry) { return entry.first.first == peer; });
+  absl::StatusOr<std::unique_ptr<ImportedPool>> imported = ImportedPool::Import(driver_, handle, bytes, device_);
+  if (!imported.ok()) return explained(imported.status().code(), imported.status().message());
+  std::shared_ptr<const ImportedPool> pool = *std::move(imported);
+  pools_[{peer, region}] = pool;
+  return pool;
 }
 
 }  // namespace tandem

@@ -69,25 +69,22 @@ class ImportedPool {
 // The peers' pools that are mapped here, each once.
 //
 // Thread-safety: the link thread only.
-// Ownership: borrows the driver. A pool is unmapped when its peer was dropped and nobody uses it any more: who has
-// enqueued copies into it keeps its reference until their event has come.
+// Ownership: borrows the driver, and the pools, whose owners are their links: a pool is unmapped when the last link to
+// it is gone, and a link keeps its reference until the event of its last copy has come. A dead peer's memory stays
+// allocated until then, and success of a copy is no proof of its life.
 class ImportCache {
  public:
   ImportCache(GpuDriver& driver, int device) : driver_(driver), device_(device) {}
 
   // Region `region` of the worker's life `peer` (which no other worker shares), mapped now if it was not yet. Errors as
   // of Import, with the peer's name; INVALID_ARGUMENT: mapped already, with another size.
-  // Co-owners: the cache until Drop, and whoever has copies in flight.
   absl::StatusOr<std::shared_ptr<const ImportedPool>> Acquire(Incarnation peer, int region,
                                                               const ShareableHandle& handle, uint64_t bytes);
-  // The peer is gone: success of a copy is no proof of its life, and while its memory is mapped it stays allocated.
-  void Drop(Incarnation peer);
-  size_t size() const { return pools_.size(); }
 
  private:
   GpuDriver& driver_;
   const int device_;
-  absl::flat_hash_map<std::pair<Incarnation, int>, std::shared_ptr<const ImportedPool>> pools_;
+  absl::flat_hash_map<std::pair<Incarnation, int>, std::weak_ptr<const ImportedPool>> pools_;
 };
 
 }  // namespace tandem

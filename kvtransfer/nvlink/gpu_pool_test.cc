@@ -116,17 +116,17 @@ TEST_F(ImportCacheTest, APoolIsMappedOnceForAllItsLinks) {
   EXPECT_EQ(driver_.imports, 3);
 }
 
-TEST_F(ImportCacheTest, ADroppedPeerIsUnmappedAfterItsLastCopy) {
-  ASSERT_OK_AND_ASSIGN(auto in_flight, Acquire(1, 0));
-  ASSERT_OK_AND_ASSIGN(auto idle, Acquire(1, 1));
-  ASSERT_OK_AND_ASSIGN(auto survivor, Acquire(2, 0));
-  idle.reset();
-  cache_.Drop(Incarnation(1));
-  EXPECT_EQ(cache_.size(), 1);
+TEST_F(ImportCacheTest, APoolIsUnmappedWithItsLastLink) {
+  ASSERT_OK_AND_ASSIGN(auto link, Acquire(1, 0));
+  ASSERT_OK_AND_ASSIGN(auto link_with_a_copy_in_flight, Acquire(1, 0));
+  ASSERT_OK_AND_ASSIGN(auto other_peer, Acquire(2, 0));
+  link.reset();
   EXPECT_EQ(driver_.live.size(), 2);
-  in_flight.reset();
+  link_with_a_copy_in_flight.reset();
   EXPECT_EQ(driver_.live.size(), 1);
   EXPECT_EQ(driver_.mappings.size(), 1);
+  ASSERT_OK_AND_ASSIGN(link, Acquire(1, 0));  // And mapped anew for the next one.
+  EXPECT_EQ(driver_.imports, 3);
 }
 
 TEST_F(ImportCacheTest, APoolThatChangesItsSizeIsRefused) {

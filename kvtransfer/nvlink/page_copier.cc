@@ -6,25 +6,11 @@
 #include "common/status_macros.h"
 #include "kvtransfer/nvlink/copy_list.h"
 #include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/current_device.h"
 #include "kvtransfer/nvlink/driver_function.h"
 
 namespace tandem {
 namespace {
-
-// Makes `device` the thread's current one, and the former one again at the end.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) {
-    cudaGetDevice(&former_);
-    status_ = CudaStatus(cudaSetDevice(device), "cudaSetDevice");
-  }
-  ~CurrentDevice() { cudaSetDevice(former_); }
-  const absl::Status& status() const { return status_; }
-
- private:
-  int former_ = 0;
-  absl::Status status_;
-};
 
 // OUT_OF_RANGE unless runs that end there, from the push's offsets, lie in the pools.
 absl::Status CheckPlaces(const PageCopier::Push& push, uint64_t source_end, uint64_t destination_end) {

@@ -1,0 +1,200 @@
+#include "kvtransfer/nvlink/nvlink_transport.h"
+
+#include <cuda_runtime_api.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/status_macros.h"
+#include "kvtransfer/nvlink/current_device.h"
+#include "kvtransfer/nvlink/descriptor_server.h"
+
+namespace tandem {
+namespace {
+
+constexpr absl::Duration kFetchPatience = absl::Milliseconds(200);
+constexpr size_t kUuidBytes = 16;
+
+// PoolExport::remote_key: the device's UUID, then the fabric handle, if there is one. PoolExport::base_address: a
+// number that no other pool has.
+absl::StatusOr<std::string> DeviceUuid(int device) {
+  cudaDeviceProp properties;
+  RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
+  return std::string(properties.uuid.bytes, kUuidBytes);
+}
+
+absl::StatusOr<bool> SeesDevice(absl::string_view uuid) {
+  int devices = 0;
+  RETURN_IF_ERROR(CudaStatus(cudaGetDeviceCount(&devices), "cudaGetDeviceCount"));
+  for (int device = 0; device < devices; ++device) {
+    ASSIGN_OR_RETURN(const std::string candidate, DeviceUuid(device));
+    if (candidate == uuid) return true;
+  }
+  return false;
+}
+
+class DeviceSource final : public WriteSource {
+ public:
+  explicit DeviceSource(int device) : device_(device) {}
+  ~DeviceSource() override {
+    const CurrentDevice current(device_);
+    cudaFree(base_);
+  }
+  absl::Status Fill(absl::Span<const uint8_t> content) {
+    const CurrentDevice current(device_);
+    RETURN_IF_ERROR(current.status());
+    RETURN_IF_ERROR(CudaStatus(cudaMalloc(reinterpret_cast<void**>(&base_), content.size()), "cudaMalloc"));
+    return CudaStatus(cudaMemcpy(base_, content.data(), content.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+  const uint8_t* base() const override { return base_; }
+
+ private:
+  const int device_;
+  uint8_t* base_ = nullptr;
+};
+
+class MappedNvlinkPool final : public NvlinkPool {
+ public:
+  MappedNvlinkPool(std::shared_ptr<const ImportedPool> pool, uint64_t size_bytes, bool sees_device,
+                   std::unique_ptr<PagePusher> pusher)
+      : pool_(std::move(pool)), size_bytes_(size_bytes), sees_device_(sees_device), pusher_(std::move(pusher)) {}
+
+  absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) override {
+    RETURN_IF_ERROR(CheckRuns(runs, size_bytes_));
+    waiting_.push_back({source_base, {runs.begin(), runs.end()}});
+    return PushWaiting();
+  }
+
+  absl::StatusOr<bool> PollFlushed() override {
+    RETURN_IF_ERROR(PushWaiting());
+    ASSIGN_OR_RETURN(const bool ended, pusher_->PollEnded());
+    return ended && waiting_.empty();
+  }
+
+  absl::StatusOr<CopyChoice> Push(const uint8_t* source_base, absl::Span<const CopyRun> runs, uint32_t* flag,
+                                  uint32_t flag_value, std::optional<CopyChoice> forced) override {
+    // The source's end is known where it comes from: of our own pool, or of a self-test's source.
+    return pusher_->Push(runs,
+                         {.source = {source_base, UINT64_MAX},
+                          .destination = {pool_->base(), size_bytes_},
+                          .flag = flag,
+                          .flag_value = flag_value},
+                         forced);
+  }
+  uint8_t* base() const override { return pool_->base(); }
+  PagePusher& pusher() override { return *pusher_; }
+  bool sees_device() const override { return sees_device_; }
+
+ private:
+  struct Order {
+    const uint8_t* source_base;
+    std::vector<CopyRun> runs;
+  };
+  // In order, until the pusher's lists are all in use.
+  absl::Status PushWaiting() {
+    size_t done = 0;
+    absl::Status status;
+    for (; done < waiting_.size(); ++done) {
+      status = Push(waiting_[done].source_base, waiting_[done].runs, nullptr, 0, std::nullopt).status();
+      if (!status.ok()) break;
+    }
+    waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(done));
+    return absl::IsResourceExhausted(status) ? absl::OkStatus() : status;
+  }
+
+  const std::shared_ptr<const ImportedPool> pool_;
+  const uint64_t size_bytes_;
+  const bool sees_device_;
+  std::vector<Order> waiting_;
+  const std::unique_ptr<PagePusher> pusher_;  // Goes first: it waits for the copies into the mapping.
+};
+
+class NvlinkTransportParts final : public NvlinkTransport {
+ public:
+  NvlinkTransportParts(GpuDriver& driver, Options options, std::string uuid)
+      : driver_(driver), options_(std::move(options)), uuid_(std::move(uuid)), imports_(driver, options_.device) {}
+  absl::string_view name() const override { return "nvlink"; }
+
+  absl::StatusOr<std::unique_ptr<ExportedPool>> Export(uint8_t* base, uint64_t size_bytes) override {
+    const GpuPool* pool = options_.pool;
+    if (pool == nullptr || base != pool->base() || size_bytes > pool->bytes()) {
+      return absl::FailedPreconditionError("the pool is no GPU memory that can be shared");
+    }
+    PoolExport description{
+        .transport = "nvlink", .remote_key = uuid_, .base_address = region_, .size_bytes = pool->bytes()};
+    if (pool->reach() == PoolReach::kFabric) {
+      ASSIGN_OR_RETURN(const ShareableHandle handle, pool->Export());
+      description.remote_key += handle.fabric;
+    } else {
+      if (server_ == nullptr) {
+        ASSIGN_OR_RETURN(const ShareableHandle handle, pool->Export());
+        const absl::Cleanup close_handle = [&] { close(handle.fd); };
+        ASSIGN_OR_RETURN(server_, DescriptorServer::Start(handle.fd));
+      }
+      description.address = server_->address();
+    }
+    return std::make_unique<MappedExport>(std::move(description));
+  }
+
+  absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) override { return OpenPool(pool); }
+
+  absl::StatusOr<std::unique_ptr<NvlinkPool>> OpenPool(const PoolExport& pool) override {
+    if (pool.remote_key.size() < kUuidBytes || pool.size_bytes == 0) {
+      return absl::UnavailableError("the peer's description of its pool is not understood");
+    }
+    ShareableHandle handle;
+    if (pool.remote_key.size() > kUuidBytes) {
+      handle = {.reach = PoolReach::kFabric, .fabric = pool.remote_key.substr(kUuidBytes)};
+    } else {
+      ASSIGN_OR_RETURN(handle.fd, FetchDescriptor(pool.address, kFetchPatience));
+    }
+    const absl::Cleanup close_handle = [&] {
+      if (handle.fd >= 0) close(handle.fd);
+    };
+    absl::StatusOr<std::shared_ptr<const ImportedPool>> imported =
+        imports_.Acquire(Incarnation(pool.base_address), 0, handle, pool.size_bytes);
+    if (!imported.ok()) return absl::UnavailableError(imported.status().message());
+    ASSIGN_OR_RETURN(const bool sees, SeesDevice(absl::string_view(pool.remote_key).substr(0, kUuidBytes)));
+    ASSIGN_OR_RETURN(std::unique_ptr<PagePusher> pusher,
+                     PagePusher::Create({.device = options_.device,
+                                         .max_runs = 1 << 18,
+                                         .max_lists = 4,
+                                         .sees_destination = sees,
+                                         .source_is_computing = options_.source_is_computing}));
+    return std::make_unique<MappedNvlinkPool>(*std::move(imported), pool.size_bytes, sees, std::move(pusher));
+  }
+
+  absl::StatusOr<std::unique_ptr<WriteSource>> MakeSource(absl::Span<const uint8_t> content) override {
+    auto source = std::make_unique<DeviceSource>(options_.device);
+    RETURN_IF_ERROR(source->Fill(content));
+    return source;
+  }
+
+  absl::Status ReadPool(const uint8_t* from, absl::Span<uint8_t> out) override {
+    const CurrentDevice current(options_.device);
+    RETURN_IF_ERROR(current.status());
+    return CudaStatus(cudaMemcpy(out.data(), from, out.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+  }
+
+ private:
+  GpuDriver& driver_;
+  const Options options_;
+  const std::string uuid_;
+  const uint64_t region_ = DrawRandomId();
+  ImportCache imports_;
+  std::unique_ptr<DescriptorServer> server_;  // From the first export on.
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NvlinkTransport>> NvlinkTransport::Create(GpuDriver& driver, Options options) {
+  ASSIGN_OR_RETURN(std::string uuid, DeviceUuid(options.device));
+  return std::make_unique<NvlinkTransportParts>(driver, std::move(options), std::move(uuid));
+}
+
+}  // namespace tandem
