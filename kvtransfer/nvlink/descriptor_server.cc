@@ -71,32 +71,29 @@ absl::Status SystemError(absl::string_view call) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DescriptorServer>> DescriptorServer::Start(int fd) {
-  const int own = dup(fd);
-  if (own < 0) return SystemError("dup");
-  absl::Cleanup close_own = [own] { close(own); };
-  const int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (listener < 0) return SystemError("socket");
-  absl::Cleanup close_listener = [listener] { close(listener); };
-  std::string name = absl::StrFormat("tandem-kv-%016x", DrawRandomId());
-  const SocketAddress address = MakeAddress(name);
-  if (bind(listener, address.get(), address.size) != 0) return SystemError("bind");
-  if (listen(listener, SOMAXCONN) != 0) return SystemError("listen");
-  const int stop_event = eventfd(0, EFD_CLOEXEC);
-  if (stop_event < 0) return SystemError("eventfd");
-  std::move(close_own).Cancel();
-  std::move(close_listener).Cancel();
-  return std::unique_ptr<DescriptorServer>(new DescriptorServer(own, listener, stop_event, std::move(name)));
-}
-
-DescriptorServer::DescriptorServer(int fd, int listener, int stop_event, std::string address)
-    : fd_(fd), listener_(listener), stop_event_(stop_event), address_(std::move(address)) {
-  thread_ = std::thread([this] { Main(); });
+  std::unique_ptr<DescriptorServer> server(new DescriptorServer());
+  server->fd_ = dup(fd);
+  if (server->fd_ < 0) return SystemError("dup");
+  server->listener_ = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (server->listener_ < 0) return SystemError("socket");
+  server->address_ = absl::StrFormat("tandem-kv-%016x", DrawRandomId());
+  const SocketAddress address = MakeAddress(server->address_);
+  if (bind(server->listener_, address.get(), address.size) != 0) return SystemError("bind");
+  if (listen(server->listener_, SOMAXCONN) != 0) return SystemError("listen");
+  server->stop_event_ = eventfd(0, EFD_CLOEXEC);
+  if (server->stop_event_ < 0) return SystemError("eventfd");
+  server->thread_ = std::thread([parts = server.get()] { parts->Main(); });
+  return server;
 }
 
 DescriptorServer::~DescriptorServer() {
-  eventfd_write(stop_event_, 1);
-  thread_.join();
-  for (int fd : {fd_, listener_, stop_event_}) close(fd);
+  if (thread_.joinable()) {
+    eventfd_write(stop_event_, 1);
+    thread_.join();
+  }
+  for (int fd : {fd_, listener_, stop_event_}) {
+    if (fd >= 0) close(fd);
+  }
 }
 
 void DescriptorServer::Main() {

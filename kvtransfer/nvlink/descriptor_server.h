@@ -26,11 +26,12 @@ class DescriptorServer {
   const std::string& address() const { return address_; }
 
  private:
-  DescriptorServer(int fd, int listener, int stop_event, std::string address);
+  DescriptorServer() = default;
   void Main();
 
-  const int fd_, listener_, stop_event_;
-  const std::string address_;
+  // All set by Start.
+  int fd_ = -1, listener_ = -1, stop_event_ = -1;
+  std::string address_;
   std::thread thread_;
 };
 

@@ -1,0 +1,193 @@
+// The second process of tests and benchmarks on GPUs: see GpuPeer, which starts and drives it.
+//   gpu_peer DEVICE POOL_BYTES WORDS_FD
+
+#include <cuda_runtime_api.h>
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/status_macros.h"
+#include "kvtransfer/nvlink/cuda_driver.h"
+#include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/nvlink_transport.h"
+#include "kvtransfer/self_test.h"
+#include "tests/gpu/gpu_peer.h"
+#include "tests/gpu/pool_check.h"
+
+namespace tandem {
+namespace {
+
+constexpr int64_t kPatienceNs = 20'000'000'000;
+
+void Answer(const std::string& line) {
+  printf("%s\n", line.c_str());
+  fflush(stdout);
+}
+
+// False when it takes too long.
+bool AwaitValue(const std::atomic<uint32_t>& word, uint32_t value) {
+  const int64_t deadline = MonotonicNanoseconds() + kPatienceNs;
+  while (static_cast<int32_t>(word.load(std::memory_order_acquire) - value) < 0) {
+    if (MonotonicNanoseconds() > deadline) return false;
+  }
+  return true;
+}
+
+class Peer {
+ public:
+  absl::Status Start(int device, uint64_t pool_bytes, int words_fd) {
+    device_ = device;
+    void* words = mmap(nullptr, sizeof(SharedWords), PROT_READ | PROT_WRITE, MAP_SHARED, words_fd, 0);
+    if (words == MAP_FAILED) return absl::InternalError("no shared words");
+    words_ = static_cast<SharedWords*>(words);
+    RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device), "cudaSetDevice"));
+    ASSIGN_OR_RETURN(driver_, NewCudaDriver());
+    ASSIGN_OR_RETURN(pool_, GpuPool::Create(*driver_, device, pool_bytes, PoolReach::kHost));
+    RETURN_IF_ERROR(
+        CudaStatus(cudaHostRegister(words, sizeof(SharedWords), cudaHostRegisterMapped), "cudaHostRegister"));
+    ASSIGN_OR_RETURN(transport_, NvlinkTransport::Create(*driver_, {.device = device, .pool = pool_.get()}));
+    ASSIGN_OR_RETURN(export_, transport_->Export(pool_->base(), pool_->bytes()));
+    Answer(absl::StrCat("pool ", FormatExport(export_->description())));
+    return absl::OkStatus();
+  }
+
+  absl::Status Obey(const std::string& line) {
+    words_of_line_ = absl::StrSplit(line, ' ');
+    next_ = 1;
+    const std::string& command = words_of_line_[0];
+    if (command == "fill") return FillPool(*pool_, Number());
+    if (command == "poison") return PoisonPool(*pool_);
+    if (command == "verify") {
+      const PageSet set = Set();
+      return CheckPool(*pool_, MakeRuns(set, pool_->bytes()), Number());
+    }
+    if (command == "watch") {
+      const auto first = static_cast<uint32_t>(Number()), count = static_cast<uint32_t>(Number());
+      return WatchFlags(first, count);
+    }
+    if (command == "pull") return Pull();
+    if (command == "push_forever") return PushForever();
+    if (command == "push_once") return PushOnce();
+    if (command == "verify_self_test") {
+      const uint64_t area = Number(), large = Number(), small = Number();
+      ASSIGN_OR_RETURN(const bool good, VerifySelfTest(*transport_, pool_->base() + area, large, small));
+      return good ? absl::OkStatus() : absl::InternalError("other bytes arrived");
+    }
+    return absl::InternalError(absl::StrCat("unknown command ", command));
+  }
+
+ private:
+  uint64_t Number() {
+    uint64_t number = 0;
+    if (next_ < words_of_line_.size()) (void)absl::SimpleAtoi(words_of_line_[next_++], &number);
+    return number;
+  }
+  PageSet Set() {
+    PageSet set;
+    set.page_bytes = static_cast<int64_t>(Number());
+    set.pages = static_cast<int64_t>(Number());
+    set.seed = Number();
+    return set;
+  }
+  absl::StatusOr<std::unique_ptr<NvlinkPool>> OpenNext() {
+    ASSIGN_OR_RETURN(const PoolExport pool, ParseExport(absl::MakeConstSpan(words_of_line_).subspan(next_)));
+    return transport_->OpenPool(pool);
+  }
+  void NoteSeen(uint32_t value) {
+    words_->seen_at_ns[value % 4096] = MonotonicNanoseconds();
+    words_->seen.store(value, std::memory_order_release);
+  }
+
+  absl::Status WatchFlags(uint32_t first, uint32_t count) {
+    for (uint32_t value = first; value != first + count; ++value) {
+      if (!AwaitValue(words_->flag, value)) return absl::DeadlineExceededError(absl::StrCat("no flag ", value));
+      NoteSeen(value);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Pull() {
+    const PageSet set = Set();
+    const auto first = static_cast<uint32_t>(Number()), count = static_cast<uint32_t>(Number());
+    const auto blocks = static_cast<int>(Number());
+    ASSIGN_OR_RETURN(const std::unique_ptr<NvlinkPool> source, OpenNext());
+    ASSIGN_OR_RETURN(const std::unique_ptr<PagePusher> pusher,
+                     PagePusher::Create({.device = device_, .max_runs = 1 << 18, .max_lists = 2}));
+    const std::vector<CopyRun> runs = MakeRuns(set, pool_->bytes());
+    const CopyChoice choice = {blocks == 0 ? CopyMethod::kCopyEngine : CopyMethod::kKernel, blocks};
+    Answer("ok");
+    for (uint32_t value = first; value != first + count; ++value) {
+      if (!AwaitValue(words_->doorbell, value)) return absl::DeadlineExceededError(absl::StrCat("no ring ", value));
+      RETURN_IF_ERROR(pusher
+                          ->Push(runs,
+                                 {.source = {source->base(), pool_->bytes()},
+                                  .destination = {pool_->base(), pool_->bytes()},
+                                  .flag = reinterpret_cast<uint32_t*>(&words_->flag),
+                                  .flag_value = value},
+                                 choice)
+                          .status());
+      if (!AwaitValue(words_->flag, value)) return absl::DeadlineExceededError(absl::StrCat("no flag ", value));
+      NoteSeen(value);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PushForever() {
+    const PageSet set = Set();
+    ASSIGN_OR_RETURN(const std::unique_ptr<NvlinkPool> destination, OpenNext());
+    const std::vector<CopyRun> runs = MakeRuns(set, pool_->bytes());
+    Answer("ok");
+    while (true) {  // Until it is killed.
+      absl::Status status = destination->Push(pool_->base(), runs, nullptr, 0).status();
+      if (status.ok()) ++words_->seen;
+      if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
+    }
+  }
+
+  absl::Status PushOnce() {
+    const PageSet set = Set();
+    ASSIGN_OR_RETURN(const std::unique_ptr<NvlinkPool> destination, OpenNext());
+    RETURN_IF_ERROR(destination->Write(pool_->base(), MakeRuns(set, pool_->bytes())));
+    while (true) {
+      ASSIGN_OR_RETURN(const bool flushed, destination->PollFlushed());
+      if (flushed) return absl::OkStatus();
+    }
+  }
+
+  int device_ = 0;
+  SharedWords* words_ = nullptr;
+  std::unique_ptr<GpuDriver> driver_;
+  std::unique_ptr<GpuPool> pool_;
+  std::unique_ptr<NvlinkTransport> transport_;
+  std::unique_ptr<ExportedPool> export_;
+  std::vector<std::string> words_of_line_;
+  size_t next_ = 1;
+};
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) {
+  if (argc != 4) {
+    fprintf(stderr, "usage: gpu_peer DEVICE POOL_BYTES WORDS_FD\n");
+    return 2;
+  }
+  tandem::Peer peer;
+  absl::Status status = peer.Start(atoi(argv[1]), strtoull(argv[2], nullptr, 10), atoi(argv[3]));
+  if (!status.ok()) {
+    tandem::Answer(std::string(status.message()));
+    return 1;
+  }
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    status = peer.Obey(line);
+    tandem::Answer(status.ok() ? "ok" : status.ToString());
+  }
+  return 0;
+}

@@ -1,0 +1,213 @@
+// Whoever sees a push's flag sees its bytes: a kernel of the destination reads them in the moment in which the flag
+// comes. Both directions at once; sizes, page order and method are drawn for each transfer.
+// TANDEM_VISIBILITY_TRANSFERS: how many, of both directions together.
+
+#include <cuda_runtime_api.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "common/clock.h"
+#include "common/status_macros.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kvtransfer/nvlink/cuda_driver.h"
+#include "kvtransfer/nvlink/current_device.h"
+#include "kvtransfer/nvlink/gpu_pool.h"
+#include "kvtransfer/nvlink/page_pusher.h"
+#include "tests/gpu/page_pattern.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+constexpr uint32_t kSlots = 32;
+constexpr uint64_t kSlotBytes = uint64_t{1} << 20;
+constexpr uint64_t kFlagOffset = kSlots * kSlotBytes;
+constexpr uint64_t kPatienceNs = 20'000'000'000;
+
+// Host memory that the GPUs map.
+template <typename T>
+absl::StatusOr<T*> MapHost(size_t count) {
+  T* memory = nullptr;
+  RETURN_IF_ERROR(CudaStatus(
+      cudaHostAlloc(reinterpret_cast<void**>(&memory), count * sizeof(T), cudaHostAllocMapped | cudaHostAllocPortable),
+      "cudaHostAlloc"));
+  std::fill_n(reinterpret_cast<uint8_t*>(memory), count * sizeof(T), 0);
+  return memory;
+}
+
+// Transfers from one device's pool into another's.
+class Direction {
+ public:
+  absl::Status Prepare(GpuDriver& driver, int from, int to, uint64_t seed) {
+    from_ = from;
+    to_ = to;
+    random_.seed(seed);
+    ASSIGN_OR_RETURN(source_, GpuPool::Create(driver, from, kFlagOffset, PoolReach::kHost));
+    ASSIGN_OR_RETURN(destination_, GpuPool::Create(driver, to, kFlagOffset + 4096, PoolReach::kHost));
+    ASSIGN_OR_RETURN(const ShareableHandle handle, destination_->Export());
+    ASSIGN_OR_RETURN(imported_, ImportedPool::Import(driver, handle, destination_->bytes(), from));
+    close(handle.fd);
+    ASSIGN_OR_RETURN(pusher_, PagePusher::Create({.device = from, .max_runs = 1024, .max_lists = 64}));
+    ASSIGN_OR_RETURN(transfers_, MapHost<WatchedTransfer>(kSlots));
+    ASSIGN_OR_RETURN(results_, MapHost<Results>(1));
+    const CurrentDevice current(to);
+    RETURN_IF_ERROR(CudaStatus(cudaMemset(destination_->base(), 0, destination_->bytes()), "cudaMemset"));
+    RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&watch_stream_, cudaStreamNonBlocking), "stream"));
+    return CudaStatus(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  }
+  ~Direction() {
+    pusher_.reset();
+    if (watch_stream_ != nullptr) cudaStreamDestroy(watch_stream_);
+    cudaFreeHost(transfers_);
+    cudaFreeHost(results_);
+  }
+
+  absl::Status BeginWatch(uint32_t count) {
+    const CurrentDevice current(to_);
+    return CudaStatus(WatchTransfers({.memory = destination_->base(),
+                                      .flag = reinterpret_cast<const uint32_t*>(destination_->base() + kFlagOffset),
+                                      .transfers = transfers_,
+                                      .slots = kSlots,
+                                      .first = 1,
+                                      .last = count,
+                                      .patience_ns = kPatienceNs,
+                                      .seen = &results_->seen,
+                                      .wrong = &results_->wrong,
+                                      .gave_up = &results_->gave_up},
+                                     watch_stream_),
+                      "watch");
+  }
+
+  absl::Status TransferAll(uint32_t count) {
+    const CurrentDevice current(from_);
+    RETURN_IF_ERROR(current.status());
+    for (uint32_t transfer = 1; transfer <= count; ++transfer) {
+      if (transfer > kSlots) RETURN_IF_ERROR(AwaitSeen(transfer - kSlots));
+      RETURN_IF_ERROR(Transfer(transfer));
+    }
+    return AwaitSeen(count);
+  }
+
+  unsigned long long wrong() const { return results_->wrong; }
+  int64_t of_method(CopyMethod method) const { return by_method_[static_cast<int>(method)]; }
+
+ private:
+  struct Results {
+    volatile uint32_t seen;
+    unsigned long long wrong;
+    uint32_t gave_up;
+  };
+
+  absl::Status AwaitSeen(uint32_t transfer) {
+    const absl::Time deadline = Clock::Real().Now() + absl::Nanoseconds(2 * kPatienceNs);
+    while (results_->seen < transfer) {
+      if (Clock::Real().Now() > deadline) {
+        return absl::DeadlineExceededError(absl::StrCat("transfer ", transfer, " was not seen; last ", results_->seen,
+                                                        ", gave up at ", results_->gave_up));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Transfer(uint32_t transfer) {
+    const uint64_t slot = transfer % kSlots, base = slot * kSlotBytes;
+    WatchedTransfer& expected = transfers_[slot];
+    expected.seed = random_();
+    expected.num_runs = 1 + random_() % kMaxWatchedRuns;
+    // Small ones mostly, and in different orders at both ends.
+    const uint64_t cell = kSlotBytes / kMaxWatchedRuns, largest = random_() % 4 == 0 ? cell : 2048;
+    std::vector<uint64_t> from(kMaxWatchedRuns), to(kMaxWatchedRuns);
+    std::iota(from.begin(), from.end(), 0);
+    std::iota(to.begin(), to.end(), 0);
+    std::shuffle(from.begin(), from.end(), random_);
+    std::shuffle(to.begin(), to.end(), random_);
+    const uint64_t alike = random_() % 2 == 0 ? 16 + random_() % (largest / 16) * 16 : 0;
+    std::vector<CopyRun> runs;
+    for (uint32_t i = 0; i < expected.num_runs; ++i) {
+      const uint64_t bytes = alike > 0 ? std::min(alike, cell) : 16 + random_() % (largest / 16) * 16;
+      expected.runs[i] = {base + from[i] * cell, base + to[i] * cell, std::min(bytes, cell)};
+      runs.push_back({static_cast<int64_t>(expected.runs[i].source), static_cast<int64_t>(expected.runs[i].destination),
+                      static_cast<int64_t>(expected.runs[i].bytes)});
+    }
+    RETURN_IF_ERROR(CudaStatus(
+        FillPattern(source_->base() + base, kSlotBytes, expected.seed, base / 16, pusher_->stream()), "fill"));
+    const CopyChoice choice = {random_() % 4 == 0 ? CopyMethod::kCopyEngine : CopyMethod::kKernel,
+                               1 << (random_() % 6)};
+    ++by_method_[static_cast<int>(choice.method)];
+    // The descriptor above is read by who has acquired the flag, which the push releases.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    return pusher_
+        ->Push(runs,
+               {.source = {source_->base(), source_->bytes()},
+                .destination = {imported_->base(), imported_->bytes()},
+                .flag = reinterpret_cast<uint32_t*>(imported_->base() + kFlagOffset),
+                .flag_value = transfer},
+               choice)
+        .status();
+  }
+
+  int from_ = 0, to_ = 0;
+  std::mt19937_64 random_;
+  std::unique_ptr<GpuPool> source_, destination_;
+  std::unique_ptr<ImportedPool> imported_;
+  std::unique_ptr<PagePusher> pusher_;
+  WatchedTransfer* transfers_ = nullptr;
+  Results* results_ = nullptr;
+  cudaStream_t watch_stream_ = nullptr;
+  int64_t by_method_[2] = {};
+};
+
+TEST(VisibilityTest, WhoSeesTheFlagSeesTheBytes) {
+  // A module that is loaded while the watching kernels run would wait for their end.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 1);
+  int devices = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || devices == 0) {
+    ASSERT_NE(access("/dev/nvidia0", F_OK), 0) << cudaGetErrorString(error);
+    GTEST_SKIP() << "no GPU here: " << cudaGetErrorString(error);
+  }
+  int64_t wanted = 20'000;
+  if (const char* setting = std::getenv("TANDEM_VISIBILITY_TRANSFERS"); setting != nullptr) {
+    ASSERT_TRUE(absl::SimpleAtoi(setting, &wanted)) << "TANDEM_VISIBILITY_TRANSFERS: " << setting;
+  }
+  const auto count = static_cast<uint32_t>(wanted / 2);
+  int peers = 0;
+  if (devices > 1) cudaDeviceCanAccessPeer(&peers, 0, 1);
+  ASSERT_OK_AND_ASSIGN(std::unique_ptr<GpuDriver> driver, NewCudaDriver());
+  const uint64_t seed = std::random_device{}();
+  Direction there, back;
+  ASSERT_THAT(there.Prepare(*driver, 0, peers, seed), IsOk());
+  ASSERT_THAT(back.Prepare(*driver, peers, 0, ~seed), IsOk());
+  ASSERT_THAT(there.BeginWatch(count), IsOk());
+  ASSERT_THAT(back.BeginWatch(count), IsOk());
+  absl::Status status_there, status_back;
+  std::thread other([&] { status_back = back.TransferAll(count); });
+  status_there = there.TransferAll(count);
+  other.join();
+  EXPECT_THAT(status_there, IsOk());
+  EXPECT_THAT(status_back, IsOk());
+  EXPECT_EQ(there.wrong(), 0) << "seed " << seed;
+  EXPECT_EQ(back.wrong(), 0) << "seed " << seed;
+  for (CopyMethod method : {CopyMethod::kKernel, CopyMethod::kCopyEngine}) {
+    RecordProperty(std::string(CopyMethodName(method)),
+                   std::to_string(there.of_method(method) + back.of_method(method)));
+  }
+  printf("%lld transfers between devices 0 and %d: %lld by kernel, %lld by copy engine, seed %llu\n",
+         static_cast<long long>(2 * count), peers,
+         static_cast<long long>(there.of_method(CopyMethod::kKernel) + back.of_method(CopyMethod::kKernel)),
+         static_cast<long long>(there.of_method(CopyMethod::kCopyEngine) + back.of_method(CopyMethod::kCopyEngine)),
+         static_cast<unsigned long long>(seed));
+}
+
+}  // namespace
+}  // namespace tandem
