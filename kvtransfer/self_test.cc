@@ -14,7 +14,7 @@ namespace {
 
 // Of the whole test: the other links of the thread wait meanwhile, and are lost after a second.
 constexpr absl::Duration kTestTimeout = absl::Milliseconds(500);
-constexpr int kLatencyRounds = 5;
+constexpr int kRateRounds = 3, kLatencyRounds = 5;
 
 uint64_t PatternWord(uint64_t seed, uint64_t index) {
   uint64_t z = seed + index * 0x9E3779B97F4A7C15ull;
@@ -62,19 +62,20 @@ absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& p
   ASSIGN_OR_RETURN(const std::unique_ptr<WriteSource> memory, transport.MakeSource(source));
   const int64_t area = static_cast<int64_t>(test_area);
   const absl::Time deadline = Clock::Real().Now() + kTestTimeout;
-  ASSIGN_OR_RETURN(absl::Duration large, TimedWrite(transport, pool, memory->base(),
-                                                    {0, area, static_cast<int64_t>(kLargeTestBytes)}, deadline));
+  // The best of several: the first write of a link also pays for what is set up on the way.
+  auto best_of = [&](int rounds, const CopyRun& run) -> absl::StatusOr<absl::Duration> {
+    absl::Duration best = absl::InfiniteDuration();
+    for (int i = 0; i < rounds; ++i) {
+      ASSIGN_OR_RETURN(const absl::Duration time, TimedWrite(transport, pool, memory->base(), run, deadline));
+      best = std::min(best, time);
+    }
+    return best;
+  };
+  constexpr auto kLarge = static_cast<int64_t>(kLargeTestBytes), kSmall = static_cast<int64_t>(kSmallTestBytes);
+  ASSIGN_OR_RETURN(const absl::Duration large, best_of(kRateRounds, {0, area, kLarge}));
+  ASSIGN_OR_RETURN(const absl::Duration small, best_of(kLatencyRounds, {kLarge, area + kLarge, kSmall}));
   result.gigabytes_per_second = static_cast<double>(kLargeTestBytes) / absl::ToDoubleNanoseconds(large);
-  absl::Duration best = absl::InfiniteDuration();
-  for (int i = 0; i < kLatencyRounds; ++i) {
-    ASSIGN_OR_RETURN(absl::Duration small,
-                     TimedWrite(transport, pool, memory->base(),
-                                {static_cast<int64_t>(kLargeTestBytes), area + static_cast<int64_t>(kLargeTestBytes),
-                                 static_cast<int64_t>(kSmallTestBytes)},
-                                deadline));
-    best = std::min(best, small);
-  }
-  result.latency_us = absl::ToDoubleMicroseconds(best);
+  result.latency_us = absl::ToDoubleMicroseconds(small);
   return result;
 }
 

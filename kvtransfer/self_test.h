@@ -15,7 +15,7 @@ inline constexpr uint64_t kTestAreaBytes = kLargeTestBytes + kSmallTestBytes;
 
 struct SelfTestResult {
   uint64_t large_seed = 0, small_seed = 0;
-  double gigabytes_per_second = 0;  // Of the large write.
+  double gigabytes_per_second = 0;  // Of the large write and its flush; the best of several.
   double latency_us = 0;            // Of the small write and its flush; the best of several.
 };
 

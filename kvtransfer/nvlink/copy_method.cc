@@ -9,7 +9,6 @@ constexpr int64_t kFewRuns = 2;
 constexpr int64_t kLongRunBytes = int64_t{4} << 20;
 // At about 1.2 us each: below the time for which a kernel may wait for computing blocks.
 constexpr int64_t kRunsBesideComputing = 256;
-constexpr int kBlocksBesideComputing = 16, kBlocksAlone = 32;
 
 }  // namespace
 
@@ -24,11 +23,10 @@ CopyLoad MakeCopyLoad(absl::Span<const CopyRun> runs, bool source_is_computing, 
 }
 
 CopyChoice ChooseCopyMethod(const CopyLoad& load) {
-  const int blocks = load.source_is_computing ? kBlocksBesideComputing : kBlocksAlone;
   const int64_t engine_runs = load.source_is_computing ? kRunsBesideComputing : kFewRuns;
   const bool long_runs = load.runs > 0 && load.bytes / load.runs >= kLongRunBytes;
-  if (load.sees_destination && (load.runs <= engine_runs || long_runs)) return {CopyMethod::kCopyEngine, blocks};
-  return {CopyMethod::kKernel, blocks};
+  if (load.sees_destination && (load.runs <= engine_runs || long_runs)) return {.method = CopyMethod::kCopyEngine};
+  return {.method = CopyMethod::kKernel};
 }
 
 }  // namespace tandem

@@ -25,7 +25,9 @@ CopyLoad MakeCopyLoad(absl::Span<const CopyRun> runs, bool source_is_computing, 
 
 struct CopyChoice {
   CopyMethod method = CopyMethod::kKernel;
-  int blocks = 16;  // kKernel: thread blocks.
+  // kKernel: thread blocks, each of which keeps a multiprocessor busy. More move bytes faster, and so take computing
+  // fewer multiprocessors for each byte.
+  int blocks = 32;
   bool operator==(const CopyChoice&) const = default;
 };
 
@@ -34,8 +36,9 @@ struct CopyChoice {
 //   carried out by a kernel of the driver, several times slower.
 // - Few runs, and runs of 4 MiB and more, go to the copy engine, which takes no multiprocessor.
 // - A computing source lets a kernel wait for the end of blocks that run already, up to a millisecond: as long as the
-//   copy engine's time for all runs is shorter than that, it gets them.
-// - Everything else is the kernel's, on more blocks where nobody else wants them.
+//   copy engine's time for all runs is shorter than that, it gets them. More would hold up the launches of those who
+//   compute: orders to the copy engine are given under a lock of the process.
+// - Everything else is the kernel's.
 CopyChoice ChooseCopyMethod(const CopyLoad& load);
 
 }  // namespace tandem

@@ -35,11 +35,6 @@ TEST(CopyMethodTest, AHiddenDestinationIsTheKernelsAlways) {
   }
 }
 
-TEST(CopyMethodTest, TakesFewerBlocksBesideComputing) {
-  EXPECT_LT(ChooseCopyMethod({4'000, 4'000 * 73'728, true}).blocks,
-            ChooseCopyMethod({4'000, 4'000 * 73'728, false}).blocks);
-}
-
 TEST(CopyMethodTest, TheLoadIsThatOfTheRuns) {
   const CopyLoad load = MakeCopyLoad({{0, 0, 16}, {32, 64, 48}}, true, false);
   EXPECT_EQ(load.runs, 2);

@@ -90,7 +90,7 @@ class PageCopier {
   // multiprocessor busy: more move bytes faster and take more from computing. INVALID_ARGUMENT: an offset that is no
   // multiple of 16. OUT_OF_RANGE: a run would leave a pool. Nothing was enqueued then. INTERNAL: the device failed, and
   // the copier with it.
-  absl::Status Enqueue(const List& list, const Push& push, int blocks = 16);
+  absl::Status Enqueue(const List& list, const Push& push, int blocks = 32);
   // As Enqueue, by the copy engine, on `stream`; offsets and runs of any alignment. The flag must be a multiple of 4
   // and in memory that this device maps.
   absl::Status EnqueueCopyEngine(absl::Span<const CopyRun> runs, const Push& push, cudaStream_t stream);

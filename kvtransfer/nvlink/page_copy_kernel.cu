@@ -1,5 +1,7 @@
 #include "kvtransfer/nvlink/page_copy_kernel.h"
 
+#include <algorithm>
+
 namespace tandem {
 namespace {
 
@@ -50,16 +52,18 @@ __device__ Segment FindSegment(const PageCopyArguments& arguments, uint32_t inde
   return {low, first, VectorsFrom(first, extent.vectors)};
 }
 
-// The last block to finish sets the flag.
+// The last block to finish sets the flag. Each block's stores come before its count for all blocks of this GPU, and so,
+// by the last one's release, before the flag for everyone: one fence that waits for the other end of the link is
+// enough.
 __device__ void Announce(const PageCopyArguments& arguments) {
   __syncthreads();
   if (threadIdx.x != 0) return;
-  __threadfence_system();  // The stores of this block's threads come before its count.
+  __threadfence();
   if (atomicAdd(arguments.finished_blocks, 1) + 1 < gridDim.x) return;
   *arguments.finished_blocks = 0;
   __threadfence_system();
   if (arguments.flag != nullptr) {
-    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(arguments.flag), "r"(arguments.flag_value) : "memory");
+    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(arguments.flag), "r"(arguments.flag_value) : "memory");
   }
 }
 
@@ -106,9 +110,13 @@ cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, const DeviceRun* 
   // attention.
   constexpr int kSmallLanes = 8, kSmallVectors = 9, kLanes = 32, kVectors = kSegmentVectors / 32;
   const bool small = arguments.shape.has_small_runs;
+  // No block without work.
+  const uint32_t groups_per_block = kPageCopyThreads / (small ? kSmallLanes : kLanes);
+  const uint32_t useful_blocks = (arguments.shape.num_segments + groups_per_block - 1) / groups_per_block;
+  const uint32_t grid = std::clamp<uint32_t>(useful_blocks, 1, blocks);
   // Not by <<<>>>, whose error would have to be told from those that other calls left behind.
   auto launch = [&](auto* kernel, void** parameters) {
-    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, kPageCopyThreads, parameters, 0, stream);
+    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, kPageCopyThreads, parameters, 0, stream);
   };
   void* parameters[] = {const_cast<PageCopyArguments*>(&arguments), nullptr};
   if (launch_runs == nullptr) {

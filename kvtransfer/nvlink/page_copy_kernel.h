@@ -24,9 +24,9 @@ inline constexpr int kPageCopyThreads = 512;
 // So many alike runs can come with the launch, among its parameters, instead of by an upload before it.
 inline constexpr uint32_t kLaunchRuns = 480;
 
-// Enqueues the copy on `blocks` thread blocks of kPageCopyThreads, and after it the flag, with a release at system
-// scope: whoever reads its value, with an acquire, sees all bytes.
-// `launch_runs`: [shape.num_runs], at most kLaunchRuns, in host memory, read before this returns; null: arguments.runs.
+// Enqueues the copy on at most `blocks` thread blocks of kPageCopyThreads, and after it the flag, with a release at
+// system scope: whoever reads its value, with an acquire, sees all bytes. `launch_runs`: [shape.num_runs], at most
+// kLaunchRuns, in host memory, read before this returns; null: arguments.runs.
 cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, const DeviceRun* launch_runs, int blocks,
                            cudaStream_t stream);
 

@@ -40,6 +40,8 @@ class PagePusher {
   absl::StatusOr<bool> PollEnded();
   // The pushes' own: wait on it for what they read, and record there what waits for them.
   cudaStream_t stream() const { return stream_; }
+  // For lists that serve several pushes.
+  PageCopier& copier() { return *copier_; }
 
  private:
   explicit PagePusher(Options options) : options_(std::move(options)) {}

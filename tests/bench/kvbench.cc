@@ -33,16 +33,16 @@ constexpr uint64_t kPoolBytes = uint64_t{1536} << 20;
 constexpr int kWarmUp = 3, kRounds = 15, kLatencyRounds = 200;
 constexpr int64_t kPatienceNs = 20'000'000'000;
 
-template <typename T>
-T OrExit(absl::StatusOr<T> result) {
-  if (result.ok()) return *std::move(result);
-  fprintf(stderr, "kvbench: %s\n", result.status().ToString().c_str());
-  exit(1);
-}
 void OrExit(const absl::Status& status) {
   if (status.ok()) return;
+  fflush(stdout);
   fprintf(stderr, "kvbench: %s\n", status.ToString().c_str());
-  exit(1);
+  std::_Exit(1);  // Other threads use the GPU still.
+}
+template <typename T>
+T OrExit(absl::StatusOr<T> result) {
+  OrExit(result.status());
+  return *std::move(result);
 }
 void Check(cudaError_t error) { OrExit(CudaStatus(error, "CUDA")); }
 
@@ -137,6 +137,7 @@ class Bench {
         BusyLink(kSets[0], choice);
       }
       BusyLink(kSets[4], kEngine);
+      for (int blocks : {16, 32}) PullBusyLink(kSets[0], blocks);
       PrefillPace();
       gemm_.reset();
     }
@@ -222,7 +223,8 @@ class Bench {
     OrExit(remote_->Push(pool_->base(), runs, flag, value, choice).status());
   }
 
-  // From the call: the list goes along, as in every push of a link.
+  // A list that is there already, as for all layer groups of a hand-over but the first; and pushes one after another,
+  // of which each brings its list while the one before it moves.
   void Rate(const NamedSet& named, const std::optional<CopyChoice>& choice) {
     const std::vector<CopyRun> runs = MakeRuns(named.set, kPoolBytes);
     const double bytes = static_cast<double>(named.set.page_bytes) * static_cast<double>(runs.size());
@@ -230,18 +232,40 @@ class Bench {
     Push(runs, choice);
     Check(cudaStreamSynchronize(stream()));
     OrExit(peer_->Verify(named.set, kSeed));
-    std::vector<double> posts;
-    const double rate = MeasureRate(bytes, [&] {
-      const int64_t begin = MonotonicNanoseconds();
-      Push(runs, choice);
-      posts.push_back(static_cast<double>(MonotonicNanoseconds() - begin) / 1e3);
-    });
+    const bool by_kernel = choice.has_value() && choice->method == CopyMethod::kKernel;
+    double rate = 0;
+    if (by_kernel) {
+      PageCopier& copier = remote_->pusher().copier();
+      const PageCopier::List list = OrExit(copier.Upload(runs, stream()));
+      const PageCopier::Push push = {.source = {pool_->base(), kPoolBytes},
+                                     .destination = {remote_->base(), kPoolBytes}};
+      rate = MeasureRate(bytes, [&] { OrExit(copier.Enqueue(list, push, choice->blocks)); });
+    }
+    const double with_list =
+        MeasureSequence(bytes, [&] { return remote_->Push(pool_->base(), runs, nullptr, 0, choice); });
     printf(
         "{\"rate\": \"%s\", \"pages\": %zu, \"page_bytes\": %lld, \"method\": \"%s\", \"GB/s\": %.1f, "
-        "\"of_copy_engine\": %.3f, \"post_us\": %.1f, \"verified\": true}\n",
+        "\"of_copy_engine\": %.3f, \"one_after_another_GB/s\": %.1f, \"one_after_another_of_copy_engine\": %.3f, "
+        "\"verified\": true}\n",
         named.name, runs.size(), static_cast<long long>(named.set.page_bytes), ChoiceName(choice).c_str(), rate,
-        rate / reference_, Percentile(posts, 0.5));
+        rate / reference_, with_list, with_list / reference_);
     fflush(stdout);
+  }
+
+  double MeasureSequence(double bytes, const std::function<absl::StatusOr<CopyChoice>()>& push) {
+    std::vector<double> rates;
+    for (int round = 0; round < 3; ++round) {
+      Check(cudaStreamSynchronize(stream()));
+      const int64_t begin = MonotonicNanoseconds();
+      for (int i = 0; i < kRounds; ++i) {
+        absl::StatusOr<CopyChoice> pushed = push();
+        while (absl::IsResourceExhausted(pushed.status())) pushed = push();
+        OrExit(pushed.status());
+      }
+      Check(cudaStreamSynchronize(stream()));
+      rates.push_back(kRounds * bytes / static_cast<double>(MonotonicNanoseconds() - begin));
+    }
+    return Percentile(rates, 0.5);
   }
 
   void BothWays(const NamedSet& named) {
@@ -327,10 +351,32 @@ class Bench {
       Check(cudaStreamSynchronize(stream()));
       return bytes;
     });
+    PrintBusyLink(named, ChoiceName(choice), loss);
+  }
+
+  // The peer pulls without a pause.
+  void PullBusyLink(const NamedSet& named, int blocks) {
+    const double bytes = static_cast<double>(named.set.page_bytes * named.set.pages);
+    const double alone = Products(1.0);
+    Loss loss;
+    {
+      std::unique_ptr<GpuPeer> puller = OrExit(GpuPeer::Start({.device = peer_device_, .pool_bytes = kPoolBytes}));
+      OrExit(puller->BeginPulling(export_->description(), named.set, blocks));
+      const uint32_t pulled = puller->words().seen;
+      const int64_t begin = MonotonicNanoseconds();
+      loss.share = Products(1.0);
+      loss.gigabytes_per_second =
+          bytes * (puller->words().seen - pulled) / static_cast<double>(MonotonicNanoseconds() - begin);
+    }
+    loss.share = 1 - loss.share / ((alone + Products(1.0)) / 2);
+    PrintBusyLink(named, absl::StrCat("pull by kernel, ", blocks, " blocks"), loss);
+  }
+
+  void PrintBusyLink(const NamedSet& named, const std::string& method, const Loss& loss) {
     printf(
         "{\"busy_link_beside\": \"%s\", \"pages\": \"%s\", \"method\": \"%s\", \"GB/s\": %.1f, \"gemm_loses\": %.4f, "
         "\"percent_per_GB/s\": %.4f}\n",
-        gemm_name_, named.name, ChoiceName(choice).c_str(), loss.gigabytes_per_second, loss.share,
+        gemm_name_, named.name, method.c_str(), loss.gigabytes_per_second, loss.share,
         100 * loss.share / loss.gigabytes_per_second);
     fflush(stdout);
   }
@@ -340,10 +386,10 @@ class Bench {
     constexpr int64_t kGroupBytes = int64_t{8192} * 61 * 1152 / 8, kPaceNs = 100'000'000;
     const PageSet set = {73'728, kGroupBytes / 73'728, 18};
     const std::vector<CopyRun> runs = MakeRuns(set, kPoolBytes);
-    int64_t next = MonotonicNanoseconds();
+    int64_t last = 0;
     const Loss loss = MeasureLoss(4.0, [&] {
-      if (MonotonicNanoseconds() < next) return 0.0;
-      next += kPaceNs;
+      if (MonotonicNanoseconds() - last < kPaceNs) return 0.0;
+      last = MonotonicNanoseconds();
       Push(runs, std::nullopt);
       return static_cast<double>(set.page_bytes * set.pages);
     });

@@ -73,6 +73,7 @@ class Peer {
     }
     if (command == "pull") return Pull();
     if (command == "push_forever") return PushForever();
+    if (command == "pull_forever") return PullForever();
     if (command == "push_once") return PushOnce();
     if (command == "verify_self_test") {
       const uint64_t area = Number(), large = Number(), small = Number();
@@ -147,6 +148,25 @@ class Peer {
       absl::Status status = destination->Push(pool_->base(), runs, nullptr, 0).status();
       if (status.ok()) ++words_->seen;
       if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
+    }
+  }
+
+  absl::Status PullForever() {
+    const PageSet set = Set();
+    const auto blocks = static_cast<int>(Number());
+    ASSIGN_OR_RETURN(const std::unique_ptr<NvlinkPool> source, OpenNext());
+    ASSIGN_OR_RETURN(const std::unique_ptr<PagePusher> pusher,
+                     PagePusher::Create({.device = device_, .max_runs = 1 << 18, .max_lists = 2}));
+    const std::vector<CopyRun> runs = MakeRuns(set, pool_->bytes());
+    Answer("ok");
+    while (true) {  // Until it is killed.
+      RETURN_IF_ERROR(
+          pusher
+              ->Push(runs, {.source = {source->base(), pool_->bytes()}, .destination = {pool_->base(), pool_->bytes()}},
+                     CopyChoice{CopyMethod::kKernel, blocks})
+              .status());
+      RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(pusher->stream()), "pull"));
+      ++words_->seen;
     }
   }
 

@@ -65,6 +65,9 @@ class GpuPeer {
   absl::Status Await();
   // Lets the peer push the set into `destination`, again and again until it is killed; returns in the midst of it.
   absl::Status BeginPushing(const PoolExport& destination, const PageSet& set);
+  // Lets the peer pull the set out of `source`, again and again until it ends; words().seen counts the times. Returns
+  // in the midst of it.
+  absl::Status BeginPulling(const PoolExport& source, const PageSet& set, int blocks);
   // Pushes once, and waits until it can be read.
   absl::Status PushOnce(const PoolExport& destination, const PageSet& set);
   // Fills and verifies the self-test's area as a decode worker does.
@@ -73,6 +76,8 @@ class GpuPeer {
  private:
   GpuPeer() = default;
   absl::Status Say(const std::string& command);
+  // Waits until the peer has counted some times.
+  absl::Status AwaitTimes();
   absl::Status Send(const std::string& command);
   absl::StatusOr<std::string> ReadLine();
 

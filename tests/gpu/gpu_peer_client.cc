@@ -176,14 +176,22 @@ absl::Status GpuPeer::BeginPull(const PoolExport& source, const PageSet& set, ui
       Send(absl::StrCat("pull ", Words(set), " ", first, " ", count, " ", blocks, " ", FormatExport(source))));
   return Await();  // It is ready; Await then waits for the last one.
 }
+absl::Status GpuPeer::AwaitTimes() {
+  const int64_t deadline = MonotonicNanoseconds() + int64_t{kPatienceMs} * 1'000'000;
+  while (words_->seen < 100) {
+    if (MonotonicNanoseconds() > deadline) return absl::DeadlineExceededError("the peer moves nothing");
+  }
+  return absl::OkStatus();
+}
 absl::Status GpuPeer::BeginPushing(const PoolExport& destination, const PageSet& set) {
   words_->seen = 0;
   RETURN_IF_ERROR(Say(absl::StrCat("push_forever ", Words(set), " ", FormatExport(destination))));
-  const int64_t deadline = MonotonicNanoseconds() + int64_t{kPatienceMs} * 1'000'000;
-  while (words_->seen < 100) {
-    if (MonotonicNanoseconds() > deadline) return absl::DeadlineExceededError("the peer does not push");
-  }
-  return absl::OkStatus();
+  return AwaitTimes();
+}
+absl::Status GpuPeer::BeginPulling(const PoolExport& source, const PageSet& set, int blocks) {
+  words_->seen = 0;
+  RETURN_IF_ERROR(Say(absl::StrCat("pull_forever ", Words(set), " ", blocks, " ", FormatExport(source))));
+  return AwaitTimes();
 }
 absl::Status GpuPeer::PushOnce(const PoolExport& destination, const PageSet& set) {
   return Say(absl::StrCat("push_once ", Words(set), " ", FormatExport(destination)));
