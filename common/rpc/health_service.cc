@@ -59,8 +59,9 @@ class HealthServiceParts::Watch final {
   }
   explicit Watch(HealthServiceParts& owner) : owner_(owner), use_(*owner.loop_), writer_(&context_) {}
 
-  // Tells the client what it does not know yet.
-  void AdvanceLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(owner_.mu_) {
+  // Tells the client what it does not know yet. The service's lock is held.
+  void Advance() {
+    owner_.mu_.AssertHeld();
     if (writing_ || finish_called_) return;
     const bool gone = context_gone_;
     if (gone || owner_.closed_) {
@@ -89,13 +90,13 @@ class HealthServiceParts::Watch final {
     absl::MutexLock lock(&owner_.mu_);
     open_ = 1;  // OnDone.
     owner_.watches_.insert(this);
-    AdvanceLocked();
+    Advance();
   }
   void OnWritten(bool) {
     {
       absl::MutexLock lock(&owner_.mu_);
       writing_ = false;
-      AdvanceLocked();
+      Advance();
     }
     EndOne();
   }
@@ -104,7 +105,7 @@ class HealthServiceParts::Watch final {
     {
       absl::MutexLock lock(&owner_.mu_);
       context_gone_ = true;
-      AdvanceLocked();
+      Advance();
     }
     EndOne();
   }
@@ -151,13 +152,13 @@ void HealthServiceParts::Start(CompletionLoop& loop) {
 void HealthServiceParts::SetServing(bool serving) {
   absl::MutexLock lock(&mu_);
   state_ = serving ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
-  for (Watch* watch : watches_) watch->AdvanceLocked();
+  for (Watch* watch : watches_) watch->Advance();
 }
 
 void HealthServiceParts::Close() {
   absl::MutexLock lock(&mu_);
   closed_ = true;
-  for (Watch* watch : watches_) watch->AdvanceLocked();
+  for (Watch* watch : watches_) watch->Advance();
 }
 
 }  // namespace

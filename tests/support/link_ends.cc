@@ -1,0 +1,161 @@
+#include "tests/support/link_ends.h"
+
+#include <unistd.h>
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kvtransfer/peer_process.h"
+#include "kvtransfer/self_test.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+
+KvLayout LinkTestLayout(int page_tokens) {
+  return {.num_layers = 3, .num_kv_heads = 2, .head_dim = 8, .page_tokens = page_tokens, .num_pages = 64};
+}
+
+HelloMessage LinkTestHello(const std::string& worker, uint64_t incarnation, int page_tokens) {
+  HelloMessage hello;
+  hello.worker_id = worker;
+  hello.incarnation = Incarnation(incarnation);
+  hello.host_boot_id = HostId();
+  hello.pid = getpid();
+  hello.layout = LinkTestLayout(page_tokens);
+  hello.model_fingerprint = 1;
+  hello.checksums = true;
+  return hello;
+}
+
+std::optional<std::vector<PageIndex>> BumpPages::AllocateGranted(int count) {
+  std::vector<PageIndex> pages;
+  for (int i = 0; i < count; ++i) pages.push_back(next_++ % 64);
+  return pages;
+}
+
+DecodeEnd::DecodeEnd(std::unique_ptr<Transport> transport, uint8_t* pool, bool checksums) : base_(pool) {
+  const KvLayout layout = LinkTestLayout(16);
+  if (base_ == nullptr) {
+    memory_.resize(layout.pool_bytes() + kTestAreaBytes);
+    base_ = memory_.data();
+  }
+  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, layout, base_, pages_);
+  std::vector<std::unique_ptr<Transport>> transports;
+  transports.push_back(std::move(transport));
+  HelloMessage hello = LinkTestHello("decode-0", 200, 16);
+  hello.checksums = checksums;
+  auto hub =
+      ReceiverHub::Create({.hello = hello, .listen = "127.0.0.1:0", .pool = base_}, std::move(transports), *this);
+  EXPECT_THAT(hub, IsOk());
+  absl::MutexLock lock(&mu_);
+  hub_ = *std::move(hub);
+  hub_->Start();
+}
+
+void DecodeEnd::OnHello(int64_t connection, const HelloMessage& hello) {
+  absl::MutexLock lock(&mu_);
+  hello_ = hello;
+  if (refuse_) {
+    hub_->Refuse(connection, {.reason = "not you"});
+  } else {
+    hub_->Accept(connection);
+  }
+}
+
+void DecodeEnd::OnPeerUp(const HelloMessage& hello) {
+  absl::MutexLock lock(&mu_);
+  receiver_->OnPeerUp(hello.incarnation, hello.layout, hello.checksums);
+}
+
+void DecodeEnd::OnPeerLost(Incarnation peer, bool writes_over) {
+  absl::MutexLock lock(&mu_);
+  receiver_->OnPeerLost(peer, writes_over);
+  writes_over_ = writes_over;
+  ++lost_;
+}
+
+void DecodeEnd::OnMessage(Incarnation peer, const LinkMessage& message) {
+  absl::MutexLock lock(&mu_);
+  if (const auto* offer = std::get_if<OfferMessage>(&message)) {
+    receiver_->Expect(offer->handover, offer->tokens);
+    receiver_->OnOffer(peer, *offer, absl::UnixEpoch());
+  } else if (const auto* commit = std::get_if<CommitMessage>(&message)) {
+    auto received = receiver_->OnCommit(peer, *commit);
+    if (!received.ok()) ++damaged_;
+    if (received.ok() && received->has_value()) received_.push_back(**received);
+  } else if (const auto* abort = std::get_if<AbortMessage>(&message)) {
+    receiver_->OnAbort(peer, *abort);
+  } else if (const auto* done = std::get_if<AbortDoneMessage>(&message)) {
+    receiver_->OnAbortDone(peer, *done);
+  }
+  for (auto& [to, answer] : receiver_->TakeMessages()) {
+    if (const auto* grant = std::get_if<GrantMessage>(&answer)) {
+      granted_ = grant->pages;
+      ++grants_;
+    }
+    hub_->Send(to, answer);
+  }
+}
+
+PrefillEnd::PrefillEnd(std::unique_ptr<Transport> transport, const Options& options)
+    : memory_(LinkTestLayout(options.page_tokens).pool_bytes()) {
+  std::mt19937 random(4);
+  for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
+  std::vector<std::unique_ptr<Transport>> transports;
+  transports.push_back(std::move(transport));
+  HelloMessage hello = LinkTestHello("prefill-0", 100, options.page_tokens);
+  hello.model_fingerprint = options.model_fingerprint;
+  hello.checksums = options.checksums;
+  auto hub = SenderHub::Create({.hello = hello,
+                                .pool = options.pool == nullptr ? memory_.data() : options.pool,
+                                .expected_rates = options.expected_rates,
+                                .minimum_share = options.minimum_share,
+                                .reconnect_delay = absl::Milliseconds(1),
+                                .faults = options.faults},
+                               std::move(transports), *this);
+  EXPECT_THAT(hub, IsOk());
+  hub_ = *std::move(hub);
+}
+
+void PrefillEnd::OnOutcome(const HandoverOutcome& outcome) {
+  absl::MutexLock lock(&mu_);
+  outcomes_.push_back(outcome);
+}
+
+void PrefillEnd::OnLinkState(const LinkState& state) {
+  absl::MutexLock lock(&mu_);
+  state_ = state;
+}
+
+void PrefillEnd::LinkTo(int port) {
+  hub_->SetPeers({{"decode-0", Incarnation(200), absl::StrCat("127.0.0.1:", port)}});
+}
+
+std::vector<CopyRun> TransferFortyTokens(PrefillEnd& prefill, DecodeEnd& decode, int source_page_tokens) {
+  prefill.LinkTo(decode.port());
+  EXPECT_TRUE(prefill.AwaitUp());
+  EXPECT_GT(prefill.state_.gigabytes_per_second, 0);
+  std::vector<PageIndex> pages;
+  for (int i = 0; i < (40 + source_page_tokens - 1) / source_page_tokens; ++i) pages.push_back((i * 7 + 3) % 64);
+  const Incarnation peer(200);
+  const HandoverId handover(9);
+  prefill.hub_->Start(peer, handover, std::vector<TokenId>(40, 1), pages);
+  for (IndexRange tokens : {IndexRange{0, 25}, IndexRange{25, 40}}) {
+    for (int layer = 0; layer < 3; ++layer) prefill.hub_->LayersReady(peer, handover, tokens, {layer, layer + 1});
+  }
+  prefill.hub_->Finish(peer, handover, 77);
+  const bool received = decode.Await([&] { return !decode.received_.empty(); });
+  const bool ended = prefill.Await([&] { return !prefill.outcomes_.empty(); });
+  EXPECT_TRUE(received);
+  EXPECT_TRUE(ended);
+  if (!received || !ended) return {};
+  EXPECT_EQ(prefill.outcomes_[0].kind, HandoverOutcome::Kind::kAcked);
+  EXPECT_EQ(decode.received_[0].first_token, 77);
+  return PlanTransfer(LinkTestLayout(source_page_tokens), {pages}, LinkTestLayout(16), {decode.received_[0].pages},
+                      {0, 40}, {0, 3});
+}
+
+}  // namespace tandem

@@ -1,0 +1,120 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "common/ids.h"
+#include "kvtransfer/kv_receiver.h"
+#include "kvtransfer/receiver_hub.h"
+#include "kvtransfer/sender_hub.h"
+#include "kvtransfer/transfer_faults.h"
+#include "kvtransfer/transport.h"
+#include "kvtransfer/wire.h"
+
+namespace tandem {
+
+// The two ends of a link in one process, with hubs and protocol as in workers and without engines.
+
+inline constexpr absl::Duration kLinkPatience = absl::Seconds(20);
+
+KvLayout LinkTestLayout(int page_tokens);
+HelloMessage LinkTestHello(const std::string& worker, uint64_t incarnation, int page_tokens);
+
+// Pages 5, 6, ... of a pool that is never full.
+class BumpPages final : public HandoverPages {
+ public:
+  bool HasRoom(int) const override { return true; }
+  std::vector<PageIndex> AcquireHeld(absl::Span<const TokenId>) override { return {}; }
+  std::optional<std::vector<PageIndex>> AllocateGranted(int count) override;
+  void MarkCommitted(absl::Span<const PageIndex>) override {}
+  void Quarantine(absl::Span<const PageIndex>) override {}
+  void Free(absl::Span<const PageIndex>) override {}
+
+ private:
+  PageIndex next_ = 5;
+};
+
+// The decode side, "decode-0": a receiver driven straight from the link thread. Grants all it is asked for.
+//
+// Thread-safety: thread-safe; mu_ guards all that tests read.
+class DecodeEnd final : public ReceiverEvents {
+ public:
+  // `pool`: memory for the layout and the test area, which outlives this; null: host memory of its own.
+  explicit DecodeEnd(std::unique_ptr<Transport> transport, uint8_t* pool = nullptr, bool checksums = true);
+  ~DecodeEnd() override { hub_->Stop(); }
+
+  void OnHello(int64_t connection, const HelloMessage& hello) override;
+  void OnPeerUp(const HelloMessage& hello) override;
+  void OnPeerLost(Incarnation peer, bool writes_over) override;
+  void OnWritesOver(Incarnation) override {}
+  void OnMessage(Incarnation peer, const LinkMessage& message) override;
+
+  template <typename Predicate>
+  bool Await(Predicate predicate) {
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(&predicate), kLinkPatience);
+  }
+  int port() { return hub_->port(); }
+
+  absl::Mutex mu_;
+  std::vector<uint8_t> memory_;
+  uint8_t* base_ = nullptr;
+  BumpPages pages_;
+  std::unique_ptr<KvReceiver> receiver_;
+  std::vector<ReceivedKv> received_;
+  HelloMessage hello_;  // The peer's newest.
+  std::vector<PageIndex> granted_;
+  int lost_ = 0, damaged_ = 0, grants_ = 0;
+  bool refuse_ = false, writes_over_ = false;
+  std::unique_ptr<ReceiverHub> hub_;
+};
+
+// The prefill side, "prefill-0", with random bytes in its pool.
+//
+// Thread-safety: thread-safe; mu_ guards all that tests read.
+class PrefillEnd final : public SenderEvents {
+ public:
+  struct Options {
+    int page_tokens = 16;
+    TransferFaults faults;
+    uint64_t model_fingerprint = 1;
+    std::map<std::string, double> expected_rates;
+    double minimum_share = 0.5;
+    uint8_t* pool = nullptr;  // Memory for the layout, which outlives this; null: host memory of its own.
+    bool checksums = true;
+  };
+  explicit PrefillEnd(std::unique_ptr<Transport> transport) : PrefillEnd(std::move(transport), Options()) {}
+  PrefillEnd(std::unique_ptr<Transport> transport, const Options& options);
+  ~PrefillEnd() override { hub_->Stop(); }
+
+  void OnOutcome(const HandoverOutcome& outcome) override;
+  void OnLinkState(const LinkState& state) override;
+  void OnIgnoredMessages(int64_t) override {}
+  void OnMustRestart(const std::string&) override {}
+
+  template <typename Predicate>
+  bool Await(Predicate predicate) {
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(&predicate), kLinkPatience);
+  }
+  void LinkTo(int port);
+  bool AwaitUp() {
+    return Await([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return state_.up; });
+  }
+
+  absl::Mutex mu_;
+  std::vector<uint8_t> memory_;  // What the pool holds.
+  std::vector<HandoverOutcome> outcomes_;
+  LinkState state_;
+  std::unique_ptr<SenderHub> hub_;
+};
+
+// Links the two and moves 40 tokens in two chunks and three layer groups. The runs that arrived, or none after a failed
+// expectation.
+std::vector<CopyRun> TransferFortyTokens(PrefillEnd& prefill, DecodeEnd& decode, int source_page_tokens);
+
+}  // namespace tandem
