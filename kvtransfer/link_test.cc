@@ -26,9 +26,10 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-PrefillEnd::Options Faulty(const TransferFaults& faults) {
+template <typename Set>
+PrefillEnd::Options With(Set set) {
   PrefillEnd::Options options;
-  options.faults = faults;
+  set(options);
   return options;
 }
 
@@ -52,7 +53,7 @@ TEST(LinkTest, MovesKvOverLoopback) {
 TEST(LinkTest, MovesKvOverSharedMemoryBetweenUnlikePages) {
   ASSERT_OK_AND_ASSIGN(auto shm, ShmPool::Create(LinkTestLayout(16).pool_bytes() + kTestAreaBytes));
   DecodeEnd decode(NewShmTransport(shm.get()), shm->base());
-  PrefillEnd prefill(NewShmTransport(nullptr), {.page_tokens = 8});
+  PrefillEnd prefill(NewShmTransport(nullptr), With([](auto& options) { options.page_tokens = 8; }));
   TransferAndCompare(prefill, decode, 8);
 }
 
@@ -64,14 +65,14 @@ std::unique_ptr<Transport> UcxTransportOrNull() {
 TEST(LinkTest, MovesKvOverUcx) {
   if (TransportVersion().empty()) GTEST_SKIP() << "built without UCX";
   DecodeEnd decode(UcxTransportOrNull());
-  PrefillEnd prefill(UcxTransportOrNull(), {.page_tokens = 8});
+  PrefillEnd prefill(UcxTransportOrNull(), With([](auto& options) { options.page_tokens = 8; }));
   TransferAndCompare(prefill, decode, 8);
 }
 
 TEST(LinkTest, OverUcxALostLinkNeedsNoProofOfDeath) {
   if (TransportVersion().empty()) GTEST_SKIP() << "built without UCX";
   DecodeEnd decode(UcxTransportOrNull());
-  PrefillEnd prefill(UcxTransportOrNull(), {.page_tokens = 8});
+  PrefillEnd prefill(UcxTransportOrNull(), With([](auto& options) { options.page_tokens = 8; }));
   prefill.LinkTo(decode.port());
   ASSERT_TRUE(prefill.AwaitUp());
   prefill.hub_->SetPeers({});
@@ -82,7 +83,7 @@ TEST(LinkTest, OverUcxALostLinkNeedsNoProofOfDeath) {
 TEST(LinkTest, OverSharedMemoryOnlyAProofOfDeathEndsTheWritesOfALostLink) {
   ASSERT_OK_AND_ASSIGN(auto shm, ShmPool::Create(LinkTestLayout(16).pool_bytes() + kTestAreaBytes));
   DecodeEnd decode(NewShmTransport(shm.get()), shm->base());
-  PrefillEnd prefill(NewShmTransport(nullptr), {.page_tokens = 8});
+  PrefillEnd prefill(NewShmTransport(nullptr), With([](auto& options) { options.page_tokens = 8; }));
   prefill.LinkTo(decode.port());
   ASSERT_TRUE(prefill.AwaitUp());
   prefill.hub_->SetPeers({});
@@ -96,7 +97,7 @@ TEST(LinkTest, OverSharedMemoryOnlyAProofOfDeathEndsTheWritesOfALostLink) {
 
 TEST(LinkTest, AnOutcomeOfALostLinkComesAfterItsLastWrite) {
   DecodeEnd decode(NewLoopbackTransport());
-  PrefillEnd prefill(NewLoopbackTransport(), Faulty({.late_write_ms = 100}));
+  PrefillEnd prefill(NewLoopbackTransport(), With([](auto& options) { options.faults.late_write_ms = 100; }));
   prefill.LinkTo(decode.port());
   ASSERT_TRUE(prefill.AwaitUp());
   const std::vector<PageIndex> pages = {0, 1, 2};
@@ -118,20 +119,23 @@ TEST(LinkTest, AnOutcomeOfALostLinkComesAfterItsLastWrite) {
 
 TEST(LinkTest, ADecodeWorkerOfAnotherModelIsNoPeer) {
   DecodeEnd decode(NewLoopbackTransport());
-  PrefillEnd prefill(NewLoopbackTransport(), {.model_fingerprint = 77});
+  PrefillEnd prefill(NewLoopbackTransport(), With([](auto& options) { options.model_fingerprint = 77; }));
   prefill.LinkTo(decode.port());
   EXPECT_TRUE(prefill.Await([&] { return absl::StrContains(prefill.state_.error, "model fingerprint"); }));
 }
 
 TEST(LinkTest, DelaysAndDuplicatesChangeNothing) {
   DecodeEnd decode(NewLoopbackTransport());
-  PrefillEnd prefill(NewLoopbackTransport(), Faulty({.duplicate_write_every = 2, .delay_polls = 50}));
+  PrefillEnd prefill(NewLoopbackTransport(), With([](auto& options) {
+                       options.faults.duplicate_write_every = 2;
+                       options.faults.delay_polls = 50;
+                     }));
   TransferAndCompare(prefill, decode, 16);
 }
 
 void ExpectDamageIsSeen(const TransferFaults& faults) {
   DecodeEnd decode(NewLoopbackTransport());
-  PrefillEnd prefill(NewLoopbackTransport(), Faulty(faults));
+  PrefillEnd prefill(NewLoopbackTransport(), With([&](auto& options) { options.faults = faults; }));
   prefill.LinkTo(decode.port());
   ASSERT_TRUE(prefill.AwaitUp());
   std::vector<PageIndex> pages = {0, 1, 2};
@@ -185,7 +189,8 @@ constexpr double kImpossibleRate = 1e18;
 
 TEST(LinkTest, ALinkFarUnderItsExpectedRateIsRefusedWithBothFigures) {
   DecodeEnd decode(NewLoopbackTransport());
-  PrefillEnd prefill(NewLoopbackTransport(), {.expected_rates = {{"loopback", kImpossibleRate}}});
+  PrefillEnd prefill(NewLoopbackTransport(),
+                     With([](auto& options) { options.expected_rates["loopback"] = kImpossibleRate; }));
   prefill.LinkTo(decode.port());
   EXPECT_TRUE(prefill.Await([&] { return !prefill.state_.error.empty(); }));
   absl::MutexLock lock(&prefill.mu_);
@@ -195,13 +200,17 @@ TEST(LinkTest, ALinkFarUnderItsExpectedRateIsRefusedWithBothFigures) {
 
 TEST(LinkTest, ASlowLinkIsMadeWhereItIsAllowed) {
   DecodeEnd decode(NewLoopbackTransport());
-  PrefillEnd prefill(NewLoopbackTransport(), {.expected_rates = {{"loopback", kImpossibleRate}}, .minimum_share = 0});
+  PrefillEnd prefill(NewLoopbackTransport(), With([](auto& options) {
+                       options.expected_rates["loopback"] = kImpossibleRate;
+                       options.minimum_share = 0;
+                     }));
   TransferAndCompare(prefill, decode, 16);
 }
 
 TEST(LinkTest, OtherTransportsRatesJudgeNothing) {
   DecodeEnd decode(NewLoopbackTransport());
-  PrefillEnd prefill(NewLoopbackTransport(), {.expected_rates = {{"shm", kImpossibleRate}}});
+  PrefillEnd prefill(NewLoopbackTransport(),
+                     With([](auto& options) { options.expected_rates["shm"] = kImpossibleRate; }));
   TransferAndCompare(prefill, decode, 16);
 }
 
