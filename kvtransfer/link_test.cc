@@ -184,7 +184,7 @@ TEST(LinkTest, RefusalIsReportedWithItsReason) {
   EXPECT_TRUE(prefill.Await([&] { return prefill.state_.error == "refused: not you"; }));
 }
 
-// No memory moves a thousand terabytes a second.
+// No memory moves a million terabytes a second.
 constexpr double kImpossibleRate = 1e18;
 
 TEST(LinkTest, ALinkFarUnderItsExpectedRateIsRefusedWithBothFigures) {

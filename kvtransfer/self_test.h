@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/statusor.h"
 #include "kvtransfer/transport.h"
@@ -20,8 +21,9 @@ struct SelfTestResult {
 };
 
 // Writes both patterns at `test_area`, an offset in the peer's pool. DEADLINE_EXCEEDED after half a
-// second; other errors are the transport's.
-absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, RemotePool& pool, uint64_t test_area);
+// second; other errors are the transport's. An error closes the pool, which may still read the patterns' memory.
+absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, std::unique_ptr<RemotePool>& pool,
+                                             uint64_t test_area);
 
 // Whether the area, in the pool that `transport` exported, holds the patterns of these seeds.
 absl::StatusOr<bool> VerifySelfTest(Transport& transport, const uint8_t* test_area, uint64_t large_seed,

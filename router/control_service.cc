@@ -20,6 +20,9 @@ grpc::Status ShuttingDown() { return {grpc::StatusCode::UNAVAILABLE, "the router
 class ControlService::Service final : public v1::Control::AsyncService {};
 
 // One worker's stream.
+//
+// Thread-safety: the owner thread only.
+// Ownership: as of ServerStream; found in the service's map from its registration until its end.
 class ControlService::Registration final : public ServerStream<v1::WorkerReport, v1::RouterDirective> {
  public:
   explicit Registration(ControlService& service) : service_(service) {}
@@ -34,13 +37,12 @@ class ControlService::Registration final : public ServerStream<v1::WorkerReport,
   }
 
  private:
-  void OnOpen() override {
-    service_.AwaitRegistration();
-    if (service_.closed_) Finish(ShuttingDown());
-  }
+  void OnOpen() override { service_.AwaitRegistration(); }
 
   void OnMessage(v1::WorkerReport& report) override {
-    if (report.has_heartbeat() && worker_.is_set()) {
+    if (service_.closed_) {
+      Finish(ShuttingDown());
+    } else if (report.has_heartbeat() && worker_.is_set()) {
       service_.core_->OnHeartbeat(worker_, DecodeHeartbeat(report.heartbeat()));
     } else if (report.has_registration() && !worker_.is_set()) {
       absl::StatusOr<WorkerRegistration> registration = DecodeRegistration(report.registration());

@@ -13,8 +13,8 @@ namespace tandem {
 // The registration streams of workers: tandem.v1.Control.
 //
 // Thread-safety: Start once, when the server runs; the rest on the core's owner thread, which waits at the loop.
-// Ownership: borrows core and loop, which outlive it. A stream keeps itself alive until gRPC is done with it, which is
-// before the loop is drained.
+// Ownership: outlives the loop, and uses loop and core only while the loop is handled. A stream keeps itself alive
+// until gRPC is done with it.
 class ControlService {
  public:
   ControlService();
@@ -26,7 +26,7 @@ class ControlService {
   // As RouterOutside's methods.
   void Direct(Incarnation worker, const RouterDirective& directive);
   void Expel(Incarnation worker, const std::string& reason);
-  // Ends all streams, and every new one at once.
+  // Ends all streams, and every new one with its first report.
   void Close();
 
  private:

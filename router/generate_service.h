@@ -24,7 +24,7 @@ struct GenerateServiceOptions {
 // costs no hop between threads. Long texts are tokenised on a thread of the service.
 //
 // Thread-safety: Start once, when the server runs; Stop once.
-// Ownership: borrows everything, which outlives it.
+// Ownership: outlives the loop, and uses it only while it is handled; borrows everything else, which outlives it.
 class GenerateService {
  public:
   // `gate` counts the calls inside.

@@ -12,6 +12,10 @@
 namespace tandem {
 namespace {
 
+// The stream itself, which gRPC may need for longer than the client lives.
+//
+// Thread-safety: the owner thread only, which is the loop's.
+// Ownership: shared by the client and gRPC; borrows the core, which it tells nothing after End.
 class CommandStream final : public ClientStream<v1::CommandFrame, v1::EventFrame> {
  public:
   CommandStream(Incarnation worker, RouterCore& core) : worker_(worker), core_(core) {}
@@ -26,15 +30,17 @@ class CommandStream final : public ClientStream<v1::CommandFrame, v1::EventFrame
   void OnMessage(v1::EventFrame& frame) override {
     if (!ended_) core_.OnWorkerEvents(worker_, DecodeEvents(frame));
   }
-  void OnClosed(const grpc::Status&) override {
+  void OnReadsEnded() override {
     if (!ended_) core_.OnWorkerSession(worker_, false);
   }
+  void OnClosed(const grpc::Status&) override {}
 
   const Incarnation worker_;
   RouterCore& core_;
-  bool ended_ = false;  // The owner thread's, which is the loop's.
+  bool ended_ = false;
 };
 
+// Cancels the stream with its end.
 class GrpcWorkerClient final : public WorkerClient {
  public:
   GrpcWorkerClient(const WorkerRegistration& registration, RouterCore& core, CompletionLoop& loop)

@@ -63,11 +63,15 @@ class ClientStream : public std::enable_shared_from_this<ClientStream<Out, In>> 
   virtual void OnMessage(In& message) = 0;
   // What was sent is written.
   virtual void OnAllWritten() {}
+  // No message comes any more: the stream was not made, broke, or the peer sent what cannot be read, and may not know
+  // that it is over.
+  virtual void OnReadsEnded() {}
   // The call is over; nothing follows.
   virtual void OnClosed(const grpc::Status& status) = 0;
 
  private:
   void OnStarted(bool ok) ABSL_LOCKS_EXCLUDED(mu_) {
+    if (!ok) OnReadsEnded();
     {
       absl::MutexLock lock(&mu_);
       if (ok) {
@@ -82,7 +86,11 @@ class ClientStream : public std::enable_shared_from_this<ClientStream<Out, In>> 
     EndOne();
   }
   void OnRead(bool ok) ABSL_LOCKS_EXCLUDED(mu_) {
-    if (ok) OnMessage(incoming_);
+    if (ok) {
+      OnMessage(incoming_);
+    } else {
+      OnReadsEnded();
+    }
     incoming_.Clear();
     {
       absl::MutexLock lock(&mu_);

@@ -6,6 +6,11 @@
 #include <utility>
 
 namespace tandem {
+namespace {
+
+constexpr int kMaxEvents = 256;
+
+}  // namespace
 
 class CompletionLoop::WakeEvent final : public CompletionEvent {
  public:
@@ -13,14 +18,21 @@ class CompletionLoop::WakeEvent final : public CompletionEvent {
   std::atomic<bool> pending = false;
 };
 
+// Comes through the queue, so that this is not shut down before the order to stop was put there.
+class CompletionLoop::StopEvent final : public CompletionEvent {
+ public:
+  void OnCompletion(bool) override { came = true; }
+  bool came = false;  // The handling thread's.
+};
+
 CompletionLoop::CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue)
-    : queue_(std::move(queue)), wake_(std::make_unique<WakeEvent>()) {}
+    : queue_(std::move(queue)), wake_(std::make_unique<WakeEvent>()), stop_(std::make_unique<StopEvent>()) {}
 
 CompletionLoop::~CompletionLoop() = default;
 
 void CompletionLoop::Wake() {
   if (!wake_->pending.exchange(true, std::memory_order_acq_rel)) {
-    alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), static_cast<CompletionEvent*>(wake_.get()));
+    wake_alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), static_cast<CompletionEvent*>(wake_.get()));
   }
 }
 
@@ -29,22 +41,21 @@ void CompletionLoop::WaitAndHandle(absl::Duration timeout) {
   gpr_timespec deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(microseconds, GPR_TIMESPAN));
   void* tag = nullptr;
   bool ok = false;
-  while (queue_->AsyncNext(&tag, &ok, deadline) == grpc::CompletionQueue::GOT_EVENT) {
+  for (int i = 0; i < kMaxEvents && queue_->AsyncNext(&tag, &ok, deadline) == grpc::CompletionQueue::GOT_EVENT; ++i) {
     static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
     deadline = gpr_time_0(GPR_CLOCK_MONOTONIC);
   }
 }
 
 void CompletionLoop::Stop() {
-  stopping_ = true;
-  Wake();
+  stop_alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), static_cast<CompletionEvent*>(stop_.get()));
 }
 
 void CompletionLoop::HandleUntilStopped() {
   void* tag = nullptr;
   bool ok = false;
   // Each use ends with an event, and Stop brings one.
-  while (!stopping_ || uses_ > 0) {
+  while (!stop_->came || uses_ > 0) {
     if (queue_->Next(&tag, &ok)) static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
   }
   queue_->Shutdown();

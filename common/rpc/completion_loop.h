@@ -18,7 +18,7 @@ class CompletionEvent {
   virtual void OnCompletion(bool ok) = 0;
 };
 
-// A completion that calls a method of its owner.
+// A completion that calls a method of its owner, of which it is a member.
 template <typename Owner>
 class MemberEvent final : public CompletionEvent {
  public:
@@ -66,7 +66,8 @@ class CompletionLoop {
   ~CompletionLoop();
 
   grpc::ServerCompletionQueue* queue() { return queue_.get(); }
-  // Waits up to `timeout` for a first event, then handles all that are there.
+  // Waits up to `timeout` for a first event, then handles those that are there: some hundred at most, since callers
+  // have other things to do, too.
   void WaitAndHandle(absl::Duration timeout);
   void Wake();
   // No call begins any more, and those there are end by themselves: after the server's shutdown.
@@ -76,11 +77,12 @@ class CompletionLoop {
 
  private:
   class WakeEvent;
+  class StopEvent;
   const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   const std::unique_ptr<WakeEvent> wake_;
+  const std::unique_ptr<StopEvent> stop_;
   std::atomic<int> uses_ = 0;
-  std::atomic<bool> stopping_ = false;
-  grpc::Alarm alarm_;
+  grpc::Alarm wake_alarm_, stop_alarm_;
 };
 
 }  // namespace tandem

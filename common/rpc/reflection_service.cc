@@ -43,14 +43,17 @@ absl::StatusOr<const FileDescriptor*> FindFile(const reflection::ServerReflectio
       wanted = request.file_containing_symbol();
       file = pool->FindFileContainingSymbol(wanted);
       break;
-    default: {
+    case reflection::ServerReflectionRequest::kFileContainingExtension: {
       const reflection::ExtensionRequest& extension = request.file_containing_extension();
       ASSIGN_OR_RETURN(const Descriptor* type, FindMessage(extension.containing_type()));
       wanted = absl::StrCat("extension ", extension.extension_number(), " of ", extension.containing_type());
       if (const FieldDescriptor* field = pool->FindExtensionByNumber(type, extension.extension_number())) {
         file = field->file();
       }
+      break;
     }
+    default:
+      return absl::InvalidArgumentError("message_request: asks for no file");
   }
   if (file == nullptr) return absl::NotFoundError(absl::StrCat("no \"", wanted, "\" here"));
   return file;

@@ -34,7 +34,8 @@ class ServerRunner {
   // `address`: host:port (port 0: any free one) or unix:/path. UNAVAILABLE when it is taken.
   static absl::StatusOr<std::unique_ptr<ServerRunner>> Start(const std::string& address,
                                                              const std::vector<HostedService>& services);
-  // Shutdown, and, without a thread of its own, the last events of the loop.
+  // Shutdown, and, without a thread of its own, the last events of the loop: then the owner must have called Shutdown
+  // before, while it handled the loop.
   ~ServerRunner();
 
   // The address that clients use: with the port in use.

@@ -2,6 +2,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "common/rpc/server_runner.h"
 #include "common/rpc/session_server.h"
 #include "common/rpc/unary_method.h"
+#include "common/rpc/worker_agent.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
 #include "tandem/v1/control.grpc.pb.h"
@@ -120,6 +122,7 @@ TEST_F(ServerTest, AHealthWatchOfAnUnknownServiceSaysSoAndStays) {
   health::HealthCheckResponse response;
   ASSERT_TRUE(watch->Read(&response));
   EXPECT_EQ(response.status(), health::HealthCheckResponse::SERVICE_UNKNOWN);
+  EXPECT_EQ(CheckHealth(""), "SERVING");  // An end that was sent before would be here by now.
   context.TryCancel();
   EXPECT_FALSE(watch->Read(&response));
   EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::CANCELLED);
@@ -270,6 +273,24 @@ TEST_F(SessionTest, TheServerEndsWellWhileItsOwnStreamsEnd) {
   }
 }
 
+TEST_F(SessionTest, APeerThatReadsNothingHoldsUpNoShutdown) {
+  grpc::ClientContext context;
+  auto stream = v1::Decode::NewStub(channel_)->Session(&context);
+  v1::CommandFrame frame;
+  CommandFrame start;
+  start.starts.push_back({.id = RequestId(1)});
+  EncodeCommands(start, &frame);
+  ASSERT_TRUE(stream->Write(frame));
+  v1::EventFrame first;
+  ASSERT_TRUE(stream->Read(&first));
+  EventFrame large;  // More than any window, so that its write does not end.
+  large.events.push_back({.id = RequestId(1), .tokens = std::vector<SampledToken>(4 << 20, {.token = 7})});
+  handler_.sessions.Send(1, std::move(large));
+  handler_.sessions.Close();
+  server_.reset();
+  EXPECT_THAT(handler_.AwaitClosed(1), ElementsAre(1));
+}
+
 TEST_F(SessionTest, ADeadAddressEndsTheStream) {
   auto stream = std::make_shared<CountingStream>();
   channel_ = NewChannel("127.0.0.1:1");
@@ -277,6 +298,104 @@ TEST_F(SessionTest, ADeadAddressEndsTheStream) {
                 [&](auto... arguments) { return v1::Decode::NewStub(channel_)->PrepareAsyncSession(arguments...); });
   SendStart(*stream, 1);
   EXPECT_EQ(stream->AwaitClosed(), grpc::StatusCode::UNAVAILABLE);
+}
+
+// A router's Control service that answers nothing, or the registration of each stream, and notes what comes.
+class FakeControl {
+ public:
+  explicit FakeControl(bool answers) : answers_(answers) {
+    auto server = ServerRunner::Start("127.0.0.1:0", {{&service_, v1::Control::service_full_name()}});
+    EXPECT_THAT(server, IsOk());
+    server_ = *std::move(server);
+    Await();
+    server_->StartThread();
+  }
+  ~FakeControl() { server_.reset(); }
+  CompletionLoop& loop() { return server_->loop(); }
+  const std::string& address() const { return server_->address(); }
+  void EndStreams() {
+    absl::MutexLock lock(&mu_);
+    for (const auto& stream : streams_) stream->Finish({grpc::StatusCode::ABORTED, "expelled"});
+  }
+  std::vector<std::string> AwaitReports(size_t count) {
+    absl::MutexLock lock(&mu_);
+    auto enough = [this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return reports_.size() >= count; };
+    mu_.AwaitWithTimeout(absl::Condition(&enough), kPatience);
+    return reports_;
+  }
+
+ private:
+  class Stream final : public ServerStream<v1::WorkerReport, v1::RouterDirective> {
+   public:
+    explicit Stream(FakeControl& owner) : owner_(owner) {}
+
+   private:
+    void OnOpen() override {
+      owner_.Await();
+      absl::MutexLock lock(&owner_.mu_);
+      owner_.streams_.push_back(std::static_pointer_cast<Stream>(shared_from_this()));
+    }
+    void OnMessage(v1::WorkerReport& report) override {
+      if (report.has_registration() && owner_.answers_) Send([](v1::RouterDirective&) {});
+      absl::MutexLock lock(&owner_.mu_);
+      owner_.reports_.push_back(report.has_registration() ? report.registration().worker_id()
+                                                          : report.heartbeat().state());
+    }
+    FakeControl& owner_;
+  };
+  void Await() {
+    std::make_shared<Stream>(*this)->Await(server_->loop(),
+                                           [this](auto... arguments) { service_.RequestRegister(arguments...); });
+  }
+
+  const bool answers_;
+  v1::Control::AsyncService service_;
+  absl::Mutex mu_;
+  std::vector<std::shared_ptr<Stream>> streams_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> reports_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<ServerRunner> server_;
+};
+
+// An agent whose heartbeats say in their state whether all must be told.
+std::unique_ptr<WorkerAgent> StartAgent(FakeControl& control, const std::string& address, absl::Duration heartbeat) {
+  WorkerAgent::Options options{
+      .router_address = address,
+      .registration = {.worker_id = "w", .incarnation = Incarnation(1)},
+      .heartbeat = heartbeat,
+      .collect = [](bool restart) { return WorkerHeartbeat{.state = restart ? "all" : "new"}; },
+      .on_directive = [](const RouterDirective&) {}};
+  return std::make_unique<WorkerAgent>(control.loop(), std::move(options));
+}
+
+TEST(WorkerAgentTest, RegistersAndTellsAllAgainAfterALoss) {
+  FakeControl control(/*answers=*/true);
+  auto agent = StartAgent(control, control.address(), absl::Milliseconds(1));
+  std::vector<std::string> reports = control.AwaitReports(3);
+  EXPECT_EQ(std::vector<std::string>(reports.begin(), reports.begin() + 3),
+            (std::vector<std::string>{"w", "all", "new"}));
+  control.EndStreams();
+  // Reports of the old stream may still come in between.
+  auto second = reports.end();
+  do {
+    reports = control.AwaitReports(reports.size() + 1);
+    second = std::find(reports.begin() + 1, reports.end(), "w");
+  } while (reports.end() - second < 2 && reports.size() < 100'000);
+  ASSERT_GE(reports.end() - second, 2);
+  EXPECT_EQ(*(second + 1), "all");
+}
+
+TEST(WorkerAgentTest, ItsLastWordArrivesBeforeItLeaves) {
+  FakeControl control(/*answers=*/true);
+  auto agent = StartAgent(control, control.address(), absl::Hours(1));
+  EXPECT_THAT(control.AwaitReports(2), SizeIs(2));
+  agent.reset();
+  EXPECT_THAT(control.AwaitReports(3), ElementsAre("w", "all", "new"));
+}
+
+TEST(WorkerAgentTest, LeavesWhileNobodyIsThere) {
+  FakeControl control(/*answers=*/false);
+  StartAgent(control, "127.0.0.1:1", absl::Milliseconds(1)).reset();
+  EXPECT_THAT(control.AwaitReports(0), SizeIs(0));
 }
 
 TEST(UnaryMethodTest, AnAnswerThatNobodyWillGiveIsUnavailable) {

@@ -27,9 +27,9 @@ class SessionHandler {
 
 // The worker's end of all router streams: frames in, frames out, one write in flight per stream.
 //
-// Thread-safety: thread-safe. mu_ is held while nothing but gRPC's own non-blocking calls are made.
-// Ownership: streams keep themselves alive until gRPC is done with them, which is before the loop ends. Borrows the
-// handler.
+// Thread-safety: thread-safe. Under mu_ a frame is encoded and a stream's own lock is taken, and nothing else is called
+// but gRPC's own non-blocking calls. Ownership: streams keep themselves alive until gRPC is done with them, which is
+// before the loop ends. Borrows the handler.
 class SessionServer {
  public:
   using RequestNext = ServerStream<v1::CommandFrame, v1::EventFrame>::RequestNext;
@@ -59,6 +59,9 @@ class SessionServer {
 };
 
 // A generated service whose only method is a worker's Session.
+//
+// Thread-safety: Start once, when the server runs.
+// Ownership: borrows a session server, which outlives it.
 class SessionService {
  public:
   virtual ~SessionService() = default;

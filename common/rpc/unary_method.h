@@ -18,7 +18,7 @@ namespace tandem {
 //       loop, [&service](auto... arguments) { service.RequestCancel(arguments...); },
 //       [](const v1::CancelRequest& request, v1::CancelResponse* response, UnaryDone done) { ... done(status); });
 //
-// `request_next` and `handle` are called on the loop's thread, or by ServeUnary itself, until the server shuts down.
+// `request_next` is called by ServeUnary and then, as `handle`, on the loop's thread, until the server shuts down.
 // A `done` that is destroyed and was never called answers UNAVAILABLE: who should have called it is gone.
 using UnaryDone = std::function<void(const grpc::Status&)>;
 

@@ -22,7 +22,7 @@ constexpr absl::Duration kFirstPause = absl::Milliseconds(100), kLongestPause = 
 
 }  // namespace
 
-// One registration stream-> The agent's thread writes, one report at a time.
+// One registration stream. The agent's thread writes, one report at a time.
 class WorkerAgent::Stream final : public ClientStream<v1::WorkerReport, v1::RouterDirective> {
  public:
   explicit Stream(const std::function<void(const RouterDirective&)>& on_directive) : on_directive_(on_directive) {}

@@ -20,6 +20,7 @@ struct CopyLoad {
   int64_t bytes = 0;
   bool source_is_computing = false;  // Kernels of others fill the source's multiprocessors.
   bool sees_destination = true;      // This process sees the destination's device.
+  bool is_aligned = true;            // All offsets and sizes are multiples of 16 bytes.
 };
 CopyLoad MakeCopyLoad(absl::Span<const CopyRun> runs, bool source_is_computing, bool sees_destination);
 
@@ -32,10 +33,12 @@ struct CopyChoice {
 };
 
 // The rule, with the figures that it rests on in docs/kv_transfer.md:
+// - Only the copy engine takes runs that are no multiples of 16 bytes.
 // - A process that does not see the destination's device copies by kernel only: orders to its copy engine are then
 //   carried out by a kernel of the driver, several times slower.
 // - Few runs, and runs of 4 MiB and more, go to the copy engine, which takes no multiprocessor.
-// - A computing source lets a kernel wait for the end of blocks that run already, up to a millisecond: as long as the
+// - A computing source lets a kernel wait for the end of blocks that run already, a millisecond and more: as long as
+// the
 //   copy engine's time for all runs is shorter than that, it gets them. More would hold up the launches of those who
 //   compute: orders to the copy engine are given under a lock of the process.
 // - Everything else is the kernel's.

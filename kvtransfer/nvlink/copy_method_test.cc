@@ -1,5 +1,7 @@
 #include "kvtransfer/nvlink/copy_method.h"
 
+#include <vector>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -33,6 +35,11 @@ TEST(CopyMethodTest, AHiddenDestinationIsTheKernelsAlways) {
     EXPECT_EQ(Choose(1, 73'728, computing, /*sees=*/false), CopyMethod::kKernel);
     EXPECT_EQ(Choose(64, 64 << 20, computing, /*sees=*/false), CopyMethod::kKernel);
   }
+}
+
+TEST(CopyMethodTest, UnalignedRunsAreTheCopyEnginesAlways) {
+  const CopyLoad load = MakeCopyLoad(std::vector<CopyRun>(5'000, {8, 16, 32}), true, /*sees_destination=*/false);
+  EXPECT_EQ(ChooseCopyMethod(load).method, CopyMethod::kCopyEngine);
 }
 
 TEST(CopyMethodTest, TheLoadIsThatOfTheRuns) {

@@ -1,14 +1,16 @@
 #include "kvtransfer/nvlink/descriptor_server.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
-#include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -17,6 +19,8 @@
 
 namespace tandem {
 namespace {
+
+constexpr int kRetryMs = 10;
 
 // An abstract address: a zero byte, then the name, without an end mark.
 struct SocketAddress {
@@ -72,8 +76,8 @@ absl::Status SystemError(absl::string_view call) {
 
 absl::StatusOr<std::unique_ptr<DescriptorServer>> DescriptorServer::Start(int fd) {
   std::unique_ptr<DescriptorServer> server(new DescriptorServer());
-  server->fd_ = dup(fd);
-  if (server->fd_ < 0) return SystemError("dup");
+  server->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (server->fd_ < 0) return SystemError("fcntl");
   server->listener_ = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (server->listener_ < 0) return SystemError("socket");
   server->address_ = absl::StrFormat("tandem-kv-%016x", DrawRandomId());
@@ -102,7 +106,11 @@ void DescriptorServer::Main() {
     if (poll(waits, 2, -1) < 0 && errno != EINTR) return;
     if (waits[1].revents != 0) return;
     const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-    if (client < 0) continue;
+    if (client < 0) {
+      // The client is gone, or this process has no descriptor left: they wait in the queue until it has.
+      poll(&waits[1], 1, kRetryMs);
+      continue;
+    }
     if (BelongsToThisUser(client)) SendDescriptor(client, fd_);
     close(client);
   }
@@ -127,6 +135,15 @@ absl::StatusOr<int> FetchDescriptor(const std::string& address, absl::Duration t
   if (got < 0) return unavailable(strerror(errno));
   const cmsghdr* control = got == 0 ? nullptr : CMSG_FIRSTHDR(&message.header);
   if (control == nullptr || control->cmsg_type != SCM_RIGHTS) return unavailable("the peer refused");
+  // Room for one, rounded up, may hold two: whoever sends as many is no peer of ours.
+  if (control->cmsg_len != CMSG_LEN(sizeof(int)) || (message.header.msg_flags & MSG_CTRUNC) != 0) {
+    for (size_t i = 0; i < (control->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
+      int extra = -1;
+      std::memcpy(&extra, CMSG_DATA(control) + i * sizeof(int), sizeof(int));
+      close(extra);
+    }
+    return unavailable("it sent more than one descriptor");
+  }
   int fd = -1;
   std::memcpy(&fd, CMSG_DATA(control), sizeof(int));
   return fd;

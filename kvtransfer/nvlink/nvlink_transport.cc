@@ -4,15 +4,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <deque>
 #include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/status_macros.h"
 #include "kvtransfer/nvlink/current_device.h"
 #include "kvtransfer/nvlink/descriptor_server.h"
+#include "kvtransfer/self_test.h"
 
 namespace tandem {
 namespace {
@@ -49,7 +52,10 @@ class DeviceSource final : public WriteSource {
     const CurrentDevice current(device_);
     RETURN_IF_ERROR(current.status());
     RETURN_IF_ERROR(CudaStatus(cudaMalloc(reinterpret_cast<void**>(&base_), content.size()), "cudaMalloc"));
-    return CudaStatus(cudaMemcpy(base_, content.data(), content.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemcpyAsync(base_, content.data(), content.size(), cudaMemcpyHostToDevice, cudaStreamPerThread),
+                   "cudaMemcpyAsync"));
+    return CudaStatus(cudaStreamSynchronize(cudaStreamPerThread), "cudaMemcpyAsync");
   }
   const uint8_t* base() const override { return base_; }
 
@@ -58,29 +64,49 @@ class DeviceSource final : public WriteSource {
   uint8_t* base_ = nullptr;
 };
 
+// More go in several pushes.
+constexpr size_t kMaxRunsOfPush = 1 << 18;
+constexpr int kMaxLists = 4;  // 8 MiB each, on the device and on the host.
+
 class MappedNvlinkPool final : public NvlinkPool {
  public:
+  // `own_pool`: null where this process has none. `all`: where this pool is found while it lives.
   MappedNvlinkPool(std::shared_ptr<const ImportedPool> pool, uint64_t size_bytes, bool sees_device,
-                   std::unique_ptr<PagePusher> pusher)
-      : pool_(std::move(pool)), size_bytes_(size_bytes), sees_device_(sees_device), pusher_(std::move(pusher)) {}
+                   const GpuPool* own_pool, std::unique_ptr<PagePusher> pusher,
+                   absl::flat_hash_set<MappedNvlinkPool*>& all)
+      : pool_(std::move(pool)),
+        size_bytes_(size_bytes),
+        sees_device_(sees_device),
+        own_pool_(own_pool),
+        all_(all),
+        pusher_(std::move(pusher)) {
+    all_.insert(this);
+  }
+  ~MappedNvlinkPool() override { all_.erase(this); }
 
   absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) override {
     RETURN_IF_ERROR(CheckRuns(runs, size_bytes_));
-    waiting_.push_back({source_base, {runs.begin(), runs.end()}});
-    return PushWaiting();
+    for (size_t first = 0; first < runs.size(); first += kMaxRunsOfPush) {
+      const absl::Span<const CopyRun> part = runs.subspan(first, kMaxRunsOfPush);
+      waiting_.push_back({source_base, {part.begin(), part.end()}});
+    }
+    PushWaiting();
+    return failure_;
   }
 
   absl::StatusOr<bool> PollFlushed() override {
-    RETURN_IF_ERROR(PushWaiting());
+    PushWaiting();
+    RETURN_IF_ERROR(failure_);
     ASSIGN_OR_RETURN(const bool ended, pusher_->PollEnded());
     return ended && waiting_.empty();
   }
 
   absl::StatusOr<CopyChoice> Push(const uint8_t* source_base, absl::Span<const CopyRun> runs, uint32_t* flag,
                                   uint32_t flag_value, std::optional<CopyChoice> forced) override {
-    // The source's end is known where it comes from: of our own pool, or of a self-test's source.
+    // Another source is that of a self-test, which is as long as what it writes.
+    const bool is_own = own_pool_ != nullptr && source_base == own_pool_->base();
     return pusher_->Push(runs,
-                         {.source = {source_base, UINT64_MAX},
+                         {.source = {source_base, is_own ? own_pool_->bytes() : kTestAreaBytes},
                           .destination = {pool_->base(), size_bytes_},
                           .flag = flag,
                           .flag_value = flag_value},
@@ -90,34 +116,40 @@ class MappedNvlinkPool final : public NvlinkPool {
   PagePusher& pusher() override { return *pusher_; }
   bool sees_device() const override { return sees_device_; }
 
+  // Pushes what waits, in order, until the lists are all in use; what fails is told by the next Write or PollFlushed.
+  void PushWaiting() {
+    while (failure_.ok() && !waiting_.empty()) {
+      const Order& order = waiting_.front();
+      absl::Status status = Push(order.source_base, order.runs, nullptr, 0, std::nullopt).status();
+      if (absl::IsUnavailable(status)) return;
+      failure_ = status;
+      waiting_.pop_front();
+    }
+  }
+  bool has_waiting() const { return !waiting_.empty(); }
+
  private:
   struct Order {
     const uint8_t* source_base;
     std::vector<CopyRun> runs;
   };
-  // In order, until the pusher's lists are all in use.
-  absl::Status PushWaiting() {
-    size_t done = 0;
-    absl::Status status;
-    for (; done < waiting_.size(); ++done) {
-      status = Push(waiting_[done].source_base, waiting_[done].runs, nullptr, 0, std::nullopt).status();
-      if (!status.ok()) break;
-    }
-    waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(done));
-    return absl::IsResourceExhausted(status) ? absl::OkStatus() : status;
-  }
-
   const std::shared_ptr<const ImportedPool> pool_;
   const uint64_t size_bytes_;
   const bool sees_device_;
-  std::vector<Order> waiting_;
+  const GpuPool* const own_pool_;
+  absl::flat_hash_set<MappedNvlinkPool*>& all_;
+  std::deque<Order> waiting_;
+  absl::Status failure_;
   const std::unique_ptr<PagePusher> pusher_;  // Goes first: it waits for the copies into the mapping.
 };
 
 class NvlinkTransportParts final : public NvlinkTransport {
  public:
-  NvlinkTransportParts(GpuDriver& driver, Options options, std::string uuid)
-      : driver_(driver), options_(std::move(options)), uuid_(std::move(uuid)), imports_(driver, options_.device) {}
+  NvlinkTransportParts(GpuDriver& driver, Options options, std::string uuid, std::shared_ptr<PageCopier> copier)
+      : options_(std::move(options)),
+        uuid_(std::move(uuid)),
+        copier_(std::move(copier)),
+        imports_(driver, options_.device) {}
   absl::string_view name() const override { return "nvlink"; }
 
   absl::StatusOr<std::unique_ptr<ExportedPool>> Export(uint8_t* base, uint64_t size_bytes) override {
@@ -160,13 +192,13 @@ class NvlinkTransportParts final : public NvlinkTransport {
         imports_.Acquire(Incarnation(pool.base_address), 0, handle, pool.size_bytes);
     if (!imported.ok()) return absl::UnavailableError(imported.status().message());
     ASSIGN_OR_RETURN(const bool sees, SeesDevice(absl::string_view(pool.remote_key).substr(0, kUuidBytes)));
-    ASSIGN_OR_RETURN(std::unique_ptr<PagePusher> pusher,
-                     PagePusher::Create({.device = options_.device,
-                                         .max_runs = 1 << 18,
-                                         .max_lists = 4,
-                                         .sees_destination = sees,
-                                         .source_is_computing = options_.source_is_computing}));
-    return std::make_unique<MappedNvlinkPool>(*std::move(imported), pool.size_bytes, sees, std::move(pusher));
+    ASSIGN_OR_RETURN(
+        std::unique_ptr<PagePusher> pusher,
+        PagePusher::Create(
+            {.device = options_.device, .sees_destination = sees, .source_is_computing = options_.source_is_computing},
+            copier_));
+    return std::make_unique<MappedNvlinkPool>(*std::move(imported), pool.size_bytes, sees, options_.pool,
+                                              std::move(pusher), pools_);
   }
 
   absl::StatusOr<std::unique_ptr<WriteSource>> MakeSource(absl::Span<const uint8_t> content) override {
@@ -178,13 +210,24 @@ class NvlinkTransportParts final : public NvlinkTransport {
   absl::Status ReadPool(const uint8_t* from, absl::Span<uint8_t> out) override {
     const CurrentDevice current(options_.device);
     RETURN_IF_ERROR(current.status());
-    return CudaStatus(cudaMemcpy(out.data(), from, out.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+    RETURN_IF_ERROR(CudaStatus(
+        cudaMemcpyAsync(out.data(), from, out.size(), cudaMemcpyDeviceToHost, cudaStreamPerThread), "cudaMemcpyAsync"));
+    return CudaStatus(cudaStreamSynchronize(cudaStreamPerThread), "cudaMemcpyAsync");
+  }
+
+  void Progress() override {
+    for (MappedNvlinkPool* pool : pools_) pool->PushWaiting();
+  }
+  // Nothing tells when a list is free again.
+  bool PrepareToSleep() override {
+    return std::none_of(pools_.begin(), pools_.end(), [](const MappedNvlinkPool* pool) { return pool->has_waiting(); });
   }
 
  private:
-  GpuDriver& driver_;
   const Options options_;
   const std::string uuid_;
+  const std::shared_ptr<PageCopier> copier_;
+  absl::flat_hash_set<MappedNvlinkPool*> pools_;
   const uint64_t region_ = DrawRandomId();
   ImportCache imports_;
   std::unique_ptr<DescriptorServer> server_;  // From the first export on.
@@ -194,7 +237,9 @@ class NvlinkTransportParts final : public NvlinkTransport {
 
 absl::StatusOr<std::unique_ptr<NvlinkTransport>> NvlinkTransport::Create(GpuDriver& driver, Options options) {
   ASSIGN_OR_RETURN(std::string uuid, DeviceUuid(options.device));
-  return std::make_unique<NvlinkTransportParts>(driver, std::move(options), std::move(uuid));
+  ASSIGN_OR_RETURN(std::unique_ptr<PageCopier> copier,
+                   PageCopier::Create({.device = options.device, .max_runs = kMaxRunsOfPush, .max_lists = kMaxLists}));
+  return std::make_unique<NvlinkTransportParts>(driver, std::move(options), std::move(uuid), std::move(copier));
 }
 
 }  // namespace tandem

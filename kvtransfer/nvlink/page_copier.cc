@@ -30,8 +30,8 @@ absl::StatusOr<std::unique_ptr<PageCopier>> PageCopier::Create(const Options& op
   RETURN_IF_ERROR(FindDriverFunction("cuStreamWriteValue32", &copier->write_flag_));
   copier->slots_.reserve(options.max_lists);
   for (int i = 0; i < options.max_lists; ++i) RETURN_IF_ERROR(copier->AddSlot());
-  // The counters were zeroed on the default stream, for which others do not wait.
-  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(cudaStreamLegacy), "cudaStreamSynchronize"));
+  // The counters were zeroed on a stream for which others do not wait.
+  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize"));
   return copier;
 }
 
@@ -55,7 +55,8 @@ absl::Status PageCopier::AddSlot() {
   RETURN_IF_ERROR(CudaStatus(cudaMalloc(reinterpret_cast<void**>(&slot.device), bytes), "cudaMalloc"));
   RETURN_IF_ERROR(
       CudaStatus(cudaMalloc(reinterpret_cast<void**>(&slot.finished_blocks), sizeof(uint32_t)), "cudaMalloc"));
-  RETURN_IF_ERROR(CudaStatus(cudaMemset(slot.finished_blocks, 0, sizeof(uint32_t)), "cudaMemset"));
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMemsetAsync(slot.finished_blocks, 0, sizeof(uint32_t), cudaStreamPerThread), "cudaMemsetAsync"));
   return CudaStatus(cudaEventCreateWithFlags(&slot.ended, cudaEventDisableTiming), "cudaEventCreateWithFlags");
 }
 
@@ -67,7 +68,7 @@ absl::StatusOr<PageCopier::Slot*> PageCopier::FindSlot() {
     if (state != cudaErrorNotReady) return CudaStatus(state, "page copy");
     cudaGetLastError();  // Stays behind otherwise, for others to stumble over.
   }
-  return absl::ResourceExhaustedError(absl::StrCat(options_.max_lists, " copy lists are in use"));
+  return absl::UnavailableError(absl::StrCat(options_.max_lists, " copy lists are in use"));
 }
 
 absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> runs, cudaStream_t stream) {

@@ -23,7 +23,7 @@ namespace tandem {
 // The kernel's list of runs is uploaded once and serves any number of pushes: the layer groups of a hand-over are the
 // same runs, further on in each page. A short list of alike runs needs no upload.
 //
-// Thread-safety: not thread-safe; one thread, which never waits.
+// Thread-safety: not thread-safe; one thread, which waits in Create and in the destructor only.
 // Ownership: owns the memory of the lists, which it outlives; borrows pools and streams, which outlive what was
 // enqueued.
 class PageCopier {
@@ -84,7 +84,8 @@ class PageCopier {
   ~PageCopier();
 
   // Packs a list and enqueues its upload on `stream`, if it needs one. INVALID_ARGUMENT, OUT_OF_RANGE: as of PackRuns,
-  // or too many runs. RESOURCE_EXHAUSTED: max_lists are in use. INTERNAL: the device failed, and the copier with it.
+  // or too many runs. UNAVAILABLE: max_lists are in use, try again when a push has ended. INTERNAL: the device failed,
+  // and the copier with it.
   absl::StatusOr<List> Upload(absl::Span<const CopyRun> runs, cudaStream_t stream);
   // Enqueues a push by kernel on the stream of the list's upload. `blocks`: thread blocks, each of which keeps a
   // multiprocessor busy: more move bytes faster and take more from computing. INVALID_ARGUMENT: an offset that is no

@@ -113,7 +113,7 @@ cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, const DeviceRun* 
   // No block without work.
   const uint32_t groups_per_block = kPageCopyThreads / (small ? kSmallLanes : kLanes);
   const uint32_t useful_blocks = (arguments.shape.num_segments + groups_per_block - 1) / groups_per_block;
-  const uint32_t grid = std::clamp<uint32_t>(useful_blocks, 1, blocks);
+  const uint32_t grid = std::clamp<uint32_t>(useful_blocks, 1, std::max(blocks, 1));
   // Not by <<<>>>, whose error would have to be told from those that other calls left behind.
   auto launch = [&](auto* kernel, void** parameters) {
     return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, kPageCopyThreads, parameters, 0, stream);

@@ -8,26 +8,22 @@
 
 namespace tandem {
 
-absl::StatusOr<std::unique_ptr<PagePusher>> PagePusher::Create(Options options) {
+absl::StatusOr<std::unique_ptr<PagePusher>> PagePusher::Create(Options options, std::shared_ptr<PageCopier> copier) {
   const CurrentDevice current(options.device);
   RETURN_IF_ERROR(current.status());
-  std::unique_ptr<PagePusher> pusher(new PagePusher(std::move(options)));
+  std::unique_ptr<PagePusher> pusher(new PagePusher(std::move(options), std::move(copier)));
   int least = 0, greatest = 0;
   RETURN_IF_ERROR(CudaStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange"));
   RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithPriority(&pusher->stream_, cudaStreamNonBlocking, greatest),
                              "cudaStreamCreateWithPriority"));
   RETURN_IF_ERROR(
       CudaStatus(cudaEventCreateWithFlags(&pusher->ended_, cudaEventDisableTiming), "cudaEventCreateWithFlags"));
-  ASSIGN_OR_RETURN(pusher->copier_, PageCopier::Create({.device = pusher->options_.device,
-                                                        .max_runs = pusher->options_.max_runs,
-                                                        .max_lists = pusher->options_.max_lists}));
   return pusher;
 }
 
 PagePusher::~PagePusher() {
   const CurrentDevice current(options_.device);
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-  copier_.reset();
   if (ended_ != nullptr) cudaEventDestroy(ended_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
@@ -59,6 +55,8 @@ absl::StatusOr<CopyChoice> PagePusher::Push(absl::Span<const CopyRun> runs, cons
 }
 
 absl::StatusOr<bool> PagePusher::PollEnded() {
+  const CurrentDevice current(options_.device);
+  RETURN_IF_ERROR(current.status());
   const cudaError_t state = cudaEventQuery(ended_);  // Success also where nothing was recorded yet.
   if (state == cudaSuccess) return true;
   if (state != cudaErrorNotReady) return CudaStatus(state, "page copy");

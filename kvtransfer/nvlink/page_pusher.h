@@ -16,24 +16,23 @@ namespace tandem {
 
 // Pushes into one destination, each by the method that suits it, in order, on a stream of high priority.
 //
-// Thread-safety: not thread-safe; one thread, which waits only in the destructor.
-// Ownership: owns stream and copier; borrows the pools, which outlive it.
+// Thread-safety: not thread-safe; one thread, that of the copier, which waits only in Create and in the destructor: a
+// copy that has begun cannot be called back, and ends when the device has carried it out. Ownership: owns the stream,
+// shares the copier and its lists with other pushers; borrows the pools, which outlive it.
 class PagePusher {
  public:
   struct Options {
     int device = 0;
-    size_t max_runs = 1 << 16;  // Of one push.
-    int max_lists = 8;          // Pushes by kernel that have not ended.
     bool sees_destination = true;
     // Whether kernels of others fill the device now; null: never. An engine that prefills says yes.
     std::function<bool()> source_is_computing;
   };
-  static absl::StatusOr<std::unique_ptr<PagePusher>> Create(Options options);
+  static absl::StatusOr<std::unique_ptr<PagePusher>> Create(Options options, std::shared_ptr<PageCopier> copier);
   // Waits for what was enqueued.
   ~PagePusher();
 
   // Enqueues one push, by the rule of ChooseCopyMethod or as `forced` says, and tells how. Errors as of PageCopier;
-  // RESOURCE_EXHAUSTED: try again when an earlier push has ended.
+  // UNAVAILABLE: try again when an earlier push has ended.
   absl::StatusOr<CopyChoice> Push(absl::Span<const CopyRun> runs, const PageCopier::Push& push,
                                   std::optional<CopyChoice> forced = std::nullopt);
   // Whether all bytes of all pushes so far can be read at the destination. INTERNAL: the device failed.
@@ -44,11 +43,13 @@ class PagePusher {
   PageCopier& copier() { return *copier_; }
 
  private:
-  explicit PagePusher(Options options) : options_(std::move(options)) {}
+  PagePusher(Options options, std::shared_ptr<PageCopier> copier)
+      : options_(std::move(options)), copier_(std::move(copier)) {}
   const Options options_;
+  const std::shared_ptr<PageCopier> copier_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t ended_ = nullptr;  // All pushes so far.
-  std::unique_ptr<PageCopier> copier_;
+
   std::optional<CopyChoice> last_choice_;
 };
 

@@ -152,7 +152,7 @@ class Bench {
       std::unique_ptr<RemotePool> remote = OrExit(transport_->Open((*peer)->pool()));
       const int64_t opened = MonotonicNanoseconds();
       const uint64_t area = bytes - kTestAreaBytes;
-      const SelfTestResult test = OrExit(WriteSelfTest(*transport_, *remote, area));
+      const SelfTestResult test = OrExit(WriteSelfTest(*transport_, remote, area));
       OrExit((*peer)->VerifySelfTestArea(area, test.large_seed, test.small_seed));
       const int64_t end = MonotonicNanoseconds();
       printf(
@@ -176,6 +176,8 @@ class Bench {
       const uint32_t before = words.seen;
       const int64_t begin = MonotonicNanoseconds();
       while (words.seen - before < 1000) {
+        if (MonotonicNanoseconds() - begin > kPatienceNs)
+          OrExit(absl::DeadlineExceededError("the peer pushes no more"));
       }
       const double bytes = 1000.0 * static_cast<double>(named.set.page_bytes * named.set.pages);
       const double rate = bytes / static_cast<double>(MonotonicNanoseconds() - begin);
@@ -260,7 +262,7 @@ class Bench {
       const int64_t begin = MonotonicNanoseconds();
       for (int i = 0; i < kRounds; ++i) {
         absl::StatusOr<CopyChoice> pushed = push();
-        while (absl::IsResourceExhausted(pushed.status())) pushed = push();
+        while (absl::IsUnavailable(pushed.status())) pushed = push();
         OrExit(pushed.status());
       }
       Check(cudaStreamSynchronize(stream()));

@@ -96,6 +96,10 @@ class Peer {
     set.seed = Number();
     return set;
   }
+  absl::StatusOr<std::unique_ptr<PagePusher>> NewPusher() const {
+    ASSIGN_OR_RETURN(std::shared_ptr<PageCopier> copier, PageCopier::Create({.device = device_, .max_lists = 2}));
+    return PagePusher::Create({.device = device_}, std::move(copier));
+  }
   absl::StatusOr<std::unique_ptr<NvlinkPool>> OpenNext() {
     ASSIGN_OR_RETURN(const PoolExport pool, ParseExport(absl::MakeConstSpan(words_of_line_).subspan(next_)));
     return transport_->OpenPool(pool);
@@ -118,8 +122,7 @@ class Peer {
     const auto first = static_cast<uint32_t>(Number()), count = static_cast<uint32_t>(Number());
     const auto blocks = static_cast<int>(Number());
     ASSIGN_OR_RETURN(const std::unique_ptr<NvlinkPool> source, OpenNext());
-    ASSIGN_OR_RETURN(const std::unique_ptr<PagePusher> pusher,
-                     PagePusher::Create({.device = device_, .max_runs = 1 << 18, .max_lists = 2}));
+    ASSIGN_OR_RETURN(const std::unique_ptr<PagePusher> pusher, NewPusher());
     const std::vector<CopyRun> runs = MakeRuns(set, pool_->bytes());
     const CopyChoice choice = {blocks == 0 ? CopyMethod::kCopyEngine : CopyMethod::kKernel, blocks};
     Answer("ok");
@@ -147,7 +150,7 @@ class Peer {
     while (true) {  // Until it is killed.
       absl::Status status = destination->Push(pool_->base(), runs, nullptr, 0).status();
       if (status.ok()) ++words_->seen;
-      if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
+      if (!status.ok() && !absl::IsUnavailable(status)) return status;
     }
   }
 
@@ -155,8 +158,7 @@ class Peer {
     const PageSet set = Set();
     const auto blocks = static_cast<int>(Number());
     ASSIGN_OR_RETURN(const std::unique_ptr<NvlinkPool> source, OpenNext());
-    ASSIGN_OR_RETURN(const std::unique_ptr<PagePusher> pusher,
-                     PagePusher::Create({.device = device_, .max_runs = 1 << 18, .max_lists = 2}));
+    ASSIGN_OR_RETURN(const std::unique_ptr<PagePusher> pusher, NewPusher());
     const std::vector<CopyRun> runs = MakeRuns(set, pool_->bytes());
     Answer("ok");
     while (true) {  // Until it is killed.
@@ -172,11 +174,17 @@ class Peer {
 
   absl::Status PushOnce() {
     const PageSet set = Set();
+    const bool must_hide = Number() != 0;
     ASSIGN_OR_RETURN(const std::unique_ptr<NvlinkPool> destination, OpenNext());
-    RETURN_IF_ERROR(destination->Write(pool_->base(), MakeRuns(set, pool_->bytes())));
+    if (destination->sees_device() == must_hide) return absl::InternalError("sees the wrong devices");
+    ASSIGN_OR_RETURN(const CopyChoice choice,
+                     destination->Push(pool_->base(), MakeRuns(set, pool_->bytes()), nullptr, 0));
+    if (must_hide && choice.method != CopyMethod::kKernel) return absl::InternalError("not by kernel");
+    const int64_t deadline = MonotonicNanoseconds() + kPatienceNs;
     while (true) {
       ASSIGN_OR_RETURN(const bool flushed, destination->PollFlushed());
       if (flushed) return absl::OkStatus();
+      if (MonotonicNanoseconds() > deadline) return absl::DeadlineExceededError("the push does not end");
     }
   }
 

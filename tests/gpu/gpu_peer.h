@@ -68,7 +68,8 @@ class GpuPeer {
   // Lets the peer pull the set out of `source`, again and again until it ends; words().seen counts the times. Returns
   // in the midst of it.
   absl::Status BeginPulling(const PoolExport& source, const PageSet& set, int blocks);
-  // Pushes once, and waits until it can be read.
+  // Pushes once, and waits until it can be read. INTERNAL also where a peer that sees its own device only finds the
+  // destination's, or does not push by kernel.
   absl::Status PushOnce(const PoolExport& destination, const PageSet& set);
   // Fills and verifies the self-test's area as a decode worker does.
   absl::Status VerifySelfTestArea(uint64_t area, uint64_t large_seed, uint64_t small_seed);
@@ -81,6 +82,7 @@ class GpuPeer {
   absl::Status Send(const std::string& command);
   absl::StatusOr<std::string> ReadLine();
 
+  bool hides_ = false;  // It sees its own device only.
   pid_t pid_ = -1;
   int to_peer_ = -1, from_peer_ = -1, words_fd_ = -1;
   std::string buffer_;

@@ -33,6 +33,14 @@ std::string PeerProgram() {
   return self.substr(0, self.rfind('/') + 1) + "gpu_peer";
 }
 
+// What CUDA_VISIBLE_DEVICES calls the device that this process calls `device`.
+std::string VisibleName(int device) {
+  const char* mask = getenv("CUDA_VISIBLE_DEVICES");
+  if (mask == nullptr) return absl::StrCat(device);
+  const std::vector<std::string> names = absl::StrSplit(mask, ',');
+  return device < static_cast<int>(names.size()) ? names[device] : absl::StrCat(device);
+}
+
 }  // namespace
 
 int64_t MonotonicNanoseconds() {
@@ -72,7 +80,9 @@ absl::StatusOr<PoolExport> ParseExport(absl::Span<const std::string> words) {
 }
 
 absl::StatusOr<std::unique_ptr<GpuPeer>> GpuPeer::Start(const Options& options) {
+  signal(SIGPIPE, SIG_IGN);  // A dead peer is an error of the call.
   std::unique_ptr<GpuPeer> peer(new GpuPeer());
+  peer->hides_ = options.sees_own_device_only;
   peer->words_fd_ = memfd_create("tandem-words", 0);  // Goes to the child under the same number.
   if (peer->words_fd_ < 0 || ftruncate(peer->words_fd_, sizeof(SharedWords)) != 0) {
     return absl::ErrnoToStatus(errno, "shared words");
@@ -85,7 +95,7 @@ absl::StatusOr<std::unique_ptr<GpuPeer>> GpuPeer::Start(const Options& options) 
   // Everything that allocates is done before fork: other threads may hold the allocator's lock.
   const std::string program = PeerProgram(), device = absl::StrCat(options.sees_own_device_only ? 0 : options.device),
                     bytes = absl::StrCat(options.pool_bytes), fd = absl::StrCat(peer->words_fd_),
-                    visible = absl::StrCat(options.device);
+                    visible = VisibleName(options.device);
   peer->pid_ = fork();
   if (peer->pid_ == 0) {
     dup2(to_peer[0], STDIN_FILENO);
@@ -194,7 +204,7 @@ absl::Status GpuPeer::BeginPulling(const PoolExport& source, const PageSet& set,
   return AwaitTimes();
 }
 absl::Status GpuPeer::PushOnce(const PoolExport& destination, const PageSet& set) {
-  return Say(absl::StrCat("push_once ", Words(set), " ", FormatExport(destination)));
+  return Say(absl::StrCat("push_once ", Words(set), " ", hides_ ? 1 : 0, " ", FormatExport(destination)));
 }
 absl::Status GpuPeer::VerifySelfTestArea(uint64_t area, uint64_t large_seed, uint64_t small_seed) {
   return Say(absl::StrCat("verify_self_test ", area, " ", large_seed, " ", small_seed));

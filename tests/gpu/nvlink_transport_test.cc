@@ -25,7 +25,7 @@ using ::testing::HasSubstr;
 
 constexpr uint64_t kPoolBytes = uint64_t{256} << 20;
 constexpr absl::Duration kPatience = absl::Seconds(20);
-constexpr PageSet kLatentPages = {73'728, 1'500, 7};
+constexpr PageSet kLatentPages = {73'728, 1'500, 7}, kOtherPages = {73'728, 1'500, 8};
 
 class NvlinkTransportTest : public testing::Test {
  protected:
@@ -62,6 +62,7 @@ class NvlinkTransportTest : public testing::Test {
   // From this process to the peer, through a mapping made for it.
   void PushAndVerify(const PageSet& set) {
     const uint64_t seed = std::random_device{}();
+    SCOPED_TRACE(seed);
     ASSERT_THAT(FillPool(*pool_, seed), IsOk());
     ASSERT_THAT(peer_->Poison(), IsOk());
     ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
@@ -72,6 +73,7 @@ class NvlinkTransportTest : public testing::Test {
   // And the other way.
   void ReceiveAndVerify(const PageSet& set) {
     const uint64_t seed = std::random_device{}();
+    SCOPED_TRACE(seed);
     ASSERT_THAT(PoisonPool(*pool_), IsOk());
     ASSERT_THAT(peer_->Fill(seed), IsOk());
     ASSERT_THAT(peer_->PushOnce(export_->description(), set), IsOk());
@@ -98,7 +100,7 @@ TEST_F(NvlinkTransportTest, MovesPagesOfManySizesByWhateverMethodSuitsThem) {
 TEST_F(NvlinkTransportTest, TheSelfTestMeasuresAndItsPatternsArrive) {
   ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
   const uint64_t area = kPoolBytes - kTestAreaBytes;
-  ASSERT_OK_AND_ASSIGN(SelfTestResult result, WriteSelfTest(*transport_, *remote, area));
+  ASSERT_OK_AND_ASSIGN(SelfTestResult result, WriteSelfTest(*transport_, remote, area));
   EXPECT_GT(result.gigabytes_per_second, 1);
   EXPECT_GT(result.latency_us, 0);
   EXPECT_THAT(peer_->VerifySelfTestArea(area, result.large_seed, result.small_seed), IsOk());
@@ -155,14 +157,20 @@ TEST_F(NvlinkTransportTest, DestinationKilledMidPush) {
   {
     ASSERT_OK_AND_ASSIGN(auto remote, transport_->OpenPool(peer_->pool()));
     const std::vector<CopyRun> runs = MakeRuns(kLatentPages, kPoolBytes);
-    for (int i = 0; i < 400; ++i) {
-      if (i == 100) peer_->Kill(SIGKILL);
-      absl::Status status = remote->Push(pool_->base(), runs, nullptr, 0).status();
-      if (absl::IsResourceExhausted(status)) continue;
-      ASSERT_THAT(status, IsOk());
-    }
+    auto push = [&](int times) {
+      while (times > 0) {
+        absl::Status status = remote->Push(pool_->base(), runs, nullptr, 0).status();
+        if (absl::IsUnavailable(status)) continue;
+        ASSERT_THAT(status, IsOk());
+        --times;
+      }
+    };
+    push(50);
+    peer_->Kill(SIGKILL);
+    push(500);  // While it dies,
     peer_->WaitForEnd();
-    EXPECT_TRUE(AwaitFlushed(*remote));  // Into memory that only this mapping keeps.
+    push(200);  // and after: into memory that only this mapping keeps.
+    EXPECT_TRUE(AwaitFlushed(*remote));
   }
   StartPeer();
   PushAndVerify(kLatentPages);
@@ -174,20 +182,24 @@ TEST_F(NvlinkTransportTest, SourceKilledMidPush) {
   peer_->Kill(SIGKILL);
   peer_->WaitForEnd();
   StartPeer();
-  ReceiveAndVerify(kLatentPages);  // Nothing of the old one lands any more.
-  PushAndVerify(kLatentPages);
+  ReceiveAndVerify(kOtherPages);  // Whatever of the old one landed now would be found outside of them.
+  PushAndVerify(kOtherPages);
 }
 
-TEST_F(NvlinkTransportTest, SourceStoppedMidPushWritesNoLaterThanItsEnd) {
+TEST_F(NvlinkTransportTest, SourceStoppedMidPushAndKilledLater) {
   ASSERT_THAT(peer_->BeginPushing(export_->description(), kLatentPages), IsOk());
   peer_->Kill(SIGSTOP);
-  // Another prefill process moves pages into the same pool; what the stopped one had enqueued may still land.
   std::unique_ptr<GpuPeer> stopped = std::move(peer_);
   StartPeer();
-  PushAndVerify(kLatentPages);
+  // Beside it, pages for which its pages are no place; what it had enqueued may land there still.
+  const uint64_t seed = 12;
+  const PageSet few = {73'728, 100, 9};
+  ASSERT_THAT(peer_->Fill(seed), IsOk());
+  ASSERT_THAT(peer_->PushOnce(export_->description(), few), IsOk());
   stopped->Kill(SIGKILL);
   stopped->WaitForEnd();
-  ReceiveAndVerify(kLatentPages);
+  ReceiveAndVerify(kOtherPages);
+  PushAndVerify(kOtherPages);
 }
 
 }  // namespace

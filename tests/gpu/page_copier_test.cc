@@ -100,6 +100,9 @@ class PageCopierTest : public testing::Test {
   void PushAndCompare(const std::vector<CopyRun>& runs, std::mt19937_64& random, uint32_t value) {
     const std::vector<uint8_t> bytes = Fill(random);
     Push(runs, value);
+    Compare(runs, bytes, value);
+  }
+  void Compare(const std::vector<CopyRun>& runs, const std::vector<uint8_t>& bytes, uint32_t value) {
     ASSERT_TRUE(AwaitFlag(value));
     std::vector<uint8_t> wanted(kPoolBytes, kPoison), got(kPoolBytes);
     for (const CopyRun& run : runs) std::copy_n(&bytes[run.source], run.bytes, &wanted[run.destination]);
@@ -157,6 +160,21 @@ TEST_F(PageCopierTest, UnlikeRunsArriveWhole) {
   }
 }
 
+TEST_F(PageCopierTest, TheCopyEngineTakesRunsOfAnyAlignment) {
+  std::mt19937_64 random(std::random_device{}());
+  const std::vector<CopyRun> one = {{7, 100'001, 33}};
+  std::vector<CopyRun> many = {{0, 0, 0}};  // Nothing to copy.
+  for (int64_t i = 0; i < 500; ++i) many.push_back({i * 1'001 + 3, i * 777 + 5, 1 + i});
+  uint32_t value = 0;
+  for (const std::vector<CopyRun>& runs : {one, many}) {
+    const std::vector<uint8_t> bytes = Fill(random);
+    ASSERT_THAT(copier_->EnqueueCopyEngine(runs, MakePush(++value), stream_), IsOk());
+    Compare(runs, bytes, value);
+  }
+  EXPECT_THAT(copier_->EnqueueCopyEngine({{0, static_cast<int64_t>(kPoolBytes) - 8, 16}}, MakePush(9), stream_),
+              StatusIs(absl::StatusCode::kOutOfRange));
+}
+
 TEST_F(PageCopierTest, AnEmptyPushSetsItsFlag) {
   Push({}, 7);
   EXPECT_TRUE(AwaitFlag(7));
@@ -208,7 +226,7 @@ TEST_F(PageCopierTest, ListsBeyondTheLimitAreRefusedUntilOneIsGivenBack) {
   {
     ASSERT_OK_AND_ASSIGN(PageCopier::List second, copier->Upload(run, stream_));
     EXPECT_THAT(copier->Upload(run, stream_).status(),
-                StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("2 copy lists")));
+                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("2 copy lists")));
   }
   ASSERT_THAT(Cuda(cudaStreamSynchronize(stream_)), IsOk());
   EXPECT_THAT(copier->Upload(run, stream_).status(), IsOk());

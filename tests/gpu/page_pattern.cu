@@ -3,7 +3,7 @@
 namespace tandem {
 namespace {
 
-constexpr int kThreads = 256, kBlocks = 264;
+constexpr int kThreads = 256, kBlocks = 264, kWatchThreads = 512;
 
 __device__ uint64_t Mix(uint64_t z) {
   z = (z ^ (z >> 31)) * 0xBF58476D1CE4E5B9ull;
@@ -73,25 +73,47 @@ __device__ uint32_t LoadAcquire(const uint32_t* flag) {
   return value;
 }
 
-__global__ void WatchKernel(const __grid_constant__ Watch watch) {
+// Waits until a word is `value`; false when that takes too long.
+template <typename Load>
+__device__ bool Await(Load load, uint32_t value, uint64_t patience_ns, bool* waited) {
+  const uint64_t begin = Now();
+  while (load() != value) {
+    *waited = true;
+    if (Now() - begin > patience_ns) return false;
+  }
+  return true;
+}
+
+__global__ __launch_bounds__(kWatchThreads) void WatchKernel(const __grid_constant__ Watch watch) {
   __shared__ bool came;
-  for (uint32_t transfer = watch.first; transfer != watch.last + 1; ++transfer) {
+  __shared__ ExpectedRun runs[kMaxWatchedRuns];
+  for (uint32_t transfer = 1; transfer <= watch.last; ++transfer) {
+    bool waited = false;
     if (threadIdx.x == 0) {
-      const uint64_t begin = Now();
-      // Flags count up, and later ones may have come as well.
-      while (!(came = static_cast<int32_t>(LoadAcquire(watch.flag) - transfer) >= 0)) {
-        if (Now() - begin > watch.patience_ns) break;
-      }
-      if (!came) *watch.gave_up = transfer;
+      came = Await([&] { return *watch.announced; }, transfer, watch.patience_ns, &waited);
+      __threadfence_system();
     }
     __syncthreads();
-    if (!came) return;
-    const volatile WatchedTransfer& expected = watch.transfers[transfer % watch.slots];
-    unsigned long long wrong = 0;
-    for (uint32_t i = 0; i < expected.num_runs; ++i) {
-      const ExpectedRun run = {expected.runs[i].source, expected.runs[i].destination, expected.runs[i].bytes};
-      wrong += WrongIn(watch.memory, run, expected.seed, threadIdx.x, blockDim.x);
+    // The list first, so that nothing lies between seeing the flag and reading the bytes.
+    const uint32_t num_runs = watch.expected->num_runs;
+    const uint64_t seed = watch.expected->seed;
+    for (uint32_t i = threadIdx.x; came && i < num_runs; i += kWatchThreads) {
+      runs[i] = {watch.expected->runs[i].source, watch.expected->runs[i].destination, watch.expected->runs[i].bytes};
     }
+    __syncthreads();
+    if (threadIdx.x == 0 && came) {
+      waited = false;
+      *watch.ready = transfer;
+      came = Await([&] { return LoadAcquire(watch.flag); }, transfer, watch.patience_ns, &waited);
+      if (came && waited) atomicAdd_system(watch.fresh, 1ull);
+    }
+    __syncthreads();
+    if (!came) {
+      if (threadIdx.x == 0) *watch.gave_up = transfer;
+      return;
+    }
+    unsigned long long wrong = 0;
+    for (uint32_t i = num_runs; i-- > 0;) wrong += WrongIn(watch.memory, runs[i], seed, threadIdx.x, kWatchThreads);
     if (wrong > 0) atomicAdd_system(watch.wrong, wrong);
     __threadfence_system();
     __syncthreads();
@@ -121,7 +143,7 @@ cudaError_t CountPoison(const uint8_t* memory, uint64_t bytes, uint8_t poison, u
 }
 
 cudaError_t WatchTransfers(const Watch& watch, cudaStream_t stream) {
-  WatchKernel<<<1, kThreads, 0, stream>>>(watch);
+  WatchKernel<<<1, kWatchThreads, 0, stream>>>(watch);
   return cudaPeekAtLastError();
 }
 

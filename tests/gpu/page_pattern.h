@@ -23,25 +23,28 @@ cudaError_t CountWrong(const uint8_t* memory, const ExpectedRun* runs, uint64_t 
 cudaError_t CountPoison(const uint8_t* memory, uint64_t bytes, uint8_t poison, unsigned long long* count,
                         cudaStream_t stream);
 
-// One transfer of the visibility test, written by the source's host before its push begins.
-inline constexpr uint32_t kMaxWatchedRuns = 32;
+// One transfer of the visibility test.
+inline constexpr uint32_t kMaxWatchedRuns = 256;
 struct WatchedTransfer {
   uint64_t seed;
   uint32_t num_runs;
   ExpectedRun runs[kMaxWatchedRuns];
 };
 struct Watch {
-  const uint8_t* memory = nullptr;             // The destination.
-  const uint32_t* flag = nullptr;              // Counts transfers up; in the destination's memory.
-  const WatchedTransfer* transfers = nullptr;  // [slots], mapped host memory; transfer i is at i % slots.
-  uint32_t slots = 0;
-  uint32_t first = 1, last = 0;         // Flag values.
-  uint64_t patience_ns = 0;             // For each flag.
-  volatile uint32_t* seen = nullptr;    // Mapped host memory: the last transfer that was checked.
-  unsigned long long* wrong = nullptr;  // Mapped host memory: wrong vectors of all.
+  const uint8_t* memory = nullptr;                     // The destination.
+  const uint32_t* flag = nullptr;                      // Counts transfers up; in the destination's memory.
+  const volatile WatchedTransfer* expected = nullptr;  // Mapped host memory: the one transfer that is under way.
+  const volatile uint32_t* announced = nullptr;        // Mapped host memory: its number, once `expected` is written.
+  volatile uint32_t* ready = nullptr;                  // Mapped host memory: its number, once its flag is awaited.
+  uint32_t last = 0;                                   // Flag values are 1 to last.
+  uint64_t patience_ns = 0;                            // For each flag.
+  volatile uint32_t* seen = nullptr;                   // Mapped host memory: the last transfer that was checked.
+  unsigned long long* wrong = nullptr;                 // Mapped host memory: wrong vectors of all.
+  unsigned long long* fresh = nullptr;  // Mapped host memory: transfers whose flag was awaited before it came.
   uint32_t* gave_up = nullptr;          // Mapped host memory: the flag that never came.
 };
-// One block that waits for each flag in turn and reads that transfer's bytes in the moment in which it sees it.
+// One block that waits for each flag in turn and reads that transfer's bytes in the moment in which it sees it, what
+// was written last first.
 cudaError_t WatchTransfers(const Watch& watch, cudaStream_t stream);
 
 }  // namespace tandem

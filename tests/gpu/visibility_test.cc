@@ -30,9 +30,9 @@
 namespace tandem {
 namespace {
 
-constexpr uint32_t kSlots = 32;
-constexpr uint64_t kSlotBytes = uint64_t{1} << 20;
-constexpr uint64_t kFlagOffset = kSlots * kSlotBytes;
+constexpr uint64_t kCellBytes = 16 << 10;
+constexpr uint64_t kAreaBytes = kMaxWatchedRuns * kCellBytes;  // Of one transfer: enough work for 64 blocks.
+constexpr uint64_t kFlagOffset = 2 * kAreaBytes;               // Transfers use the two areas in turn.
 constexpr uint64_t kPatienceNs = 20'000'000'000;
 
 // Host memory that the GPUs map.
@@ -58,8 +58,9 @@ class Direction {
     ASSIGN_OR_RETURN(const ShareableHandle handle, destination_->Export());
     ASSIGN_OR_RETURN(imported_, ImportedPool::Import(driver, handle, destination_->bytes(), from));
     close(handle.fd);
-    ASSIGN_OR_RETURN(pusher_, PagePusher::Create({.device = from, .max_runs = 1024, .max_lists = 64}));
-    ASSIGN_OR_RETURN(transfers_, MapHost<WatchedTransfer>(kSlots));
+    ASSIGN_OR_RETURN(std::shared_ptr<PageCopier> copier, PageCopier::Create({.device = from, .max_runs = 1024}));
+    ASSIGN_OR_RETURN(pusher_, PagePusher::Create({.device = from}, std::move(copier)));
+    ASSIGN_OR_RETURN(expected_, MapHost<WatchedTransfer>(1));
     ASSIGN_OR_RETURN(results_, MapHost<Results>(1));
     const CurrentDevice current(to);
     RETURN_IF_ERROR(CudaStatus(cudaMemset(destination_->base(), 0, destination_->bytes()), "cudaMemset"));
@@ -69,7 +70,7 @@ class Direction {
   ~Direction() {
     pusher_.reset();
     if (watch_stream_ != nullptr) cudaStreamDestroy(watch_stream_);
-    cudaFreeHost(transfers_);
+    cudaFreeHost(expected_);
     cudaFreeHost(results_);
   }
 
@@ -77,13 +78,14 @@ class Direction {
     const CurrentDevice current(to_);
     return CudaStatus(WatchTransfers({.memory = destination_->base(),
                                       .flag = reinterpret_cast<const uint32_t*>(destination_->base() + kFlagOffset),
-                                      .transfers = transfers_,
-                                      .slots = kSlots,
-                                      .first = 1,
+                                      .expected = expected_,
+                                      .announced = &results_->announced,
+                                      .ready = &results_->ready,
                                       .last = count,
                                       .patience_ns = kPatienceNs,
                                       .seen = &results_->seen,
                                       .wrong = &results_->wrong,
+                                      .fresh = &results_->fresh,
                                       .gave_up = &results_->gave_up},
                                      watch_stream_),
                       "watch");
@@ -93,25 +95,29 @@ class Direction {
     const CurrentDevice current(from_);
     RETURN_IF_ERROR(current.status());
     for (uint32_t transfer = 1; transfer <= count; ++transfer) {
-      if (transfer > kSlots) RETURN_IF_ERROR(AwaitSeen(transfer - kSlots));
       RETURN_IF_ERROR(Transfer(transfer));
+      RETURN_IF_ERROR(Await(results_->seen, transfer));
     }
-    return AwaitSeen(count);
+    return absl::OkStatus();
   }
 
   unsigned long long wrong() const { return results_->wrong; }
+  // Transfers whose flag was awaited before it came.
+  unsigned long long fresh() const { return results_->fresh; }
+  // Pushes by kernel on more than one block.
+  int64_t of_many_blocks() const { return of_many_blocks_; }
   int64_t of_method(CopyMethod method) const { return by_method_[static_cast<int>(method)]; }
 
  private:
   struct Results {
-    volatile uint32_t seen;
-    unsigned long long wrong;
+    volatile uint32_t announced, ready, seen;
+    unsigned long long wrong, fresh;
     uint32_t gave_up;
   };
 
-  absl::Status AwaitSeen(uint32_t transfer) {
+  absl::Status Await(const volatile uint32_t& word, uint32_t transfer) const {
     const absl::Time deadline = Clock::Real().Now() + absl::Nanoseconds(2 * kPatienceNs);
-    while (results_->seen < transfer) {
+    while (word < transfer) {
       if (Clock::Real().Now() > deadline) {
         return absl::DeadlineExceededError(absl::StrCat("transfer ", transfer, " was not seen; last ", results_->seen,
                                                         ", gave up at ", results_->gave_up));
@@ -121,32 +127,36 @@ class Direction {
   }
 
   absl::Status Transfer(uint32_t transfer) {
-    const uint64_t slot = transfer % kSlots, base = slot * kSlotBytes;
-    WatchedTransfer& expected = transfers_[slot];
+    const uint64_t base = transfer % 2 * kAreaBytes;
+    WatchedTransfer& expected = *expected_;
     expected.seed = random_();
-    expected.num_runs = 1 + random_() % kMaxWatchedRuns;
-    // Small ones mostly, and in different orders at both ends.
-    const uint64_t cell = kSlotBytes / kMaxWatchedRuns, largest = random_() % 4 == 0 ? cell : 2048;
+    // Mostly short; one in eight moves a megabyte and more. Different orders at both ends.
+    const bool is_long = random_() % 8 == 0;
+    const uint64_t largest = is_long ? kCellBytes : 1024;
+    expected.num_runs = is_long ? kMaxWatchedRuns - random_() % 64 : 1 + random_() % 64;
     std::vector<uint64_t> from(kMaxWatchedRuns), to(kMaxWatchedRuns);
     std::iota(from.begin(), from.end(), 0);
     std::iota(to.begin(), to.end(), 0);
     std::shuffle(from.begin(), from.end(), random_);
     std::shuffle(to.begin(), to.end(), random_);
-    const uint64_t alike = random_() % 2 == 0 ? 16 + random_() % (largest / 16) * 16 : 0;
+    auto draw_bytes = [&] { return 16 + random_() % (largest / 16) * 16; };
+    const uint64_t alike = random_() % 2 == 0 ? draw_bytes() : 0;
     std::vector<CopyRun> runs;
     for (uint32_t i = 0; i < expected.num_runs; ++i) {
-      const uint64_t bytes = alike > 0 ? std::min(alike, cell) : 16 + random_() % (largest / 16) * 16;
-      expected.runs[i] = {base + from[i] * cell, base + to[i] * cell, std::min(bytes, cell)};
+      const uint64_t bytes = alike > 0 ? alike : draw_bytes();
+      expected.runs[i] = {base + from[i] * kCellBytes, base + to[i] * kCellBytes, bytes};
       runs.push_back({static_cast<int64_t>(expected.runs[i].source), static_cast<int64_t>(expected.runs[i].destination),
-                      static_cast<int64_t>(expected.runs[i].bytes)});
+                      static_cast<int64_t>(bytes)});
     }
-    RETURN_IF_ERROR(CudaStatus(
-        FillPattern(source_->base() + base, kSlotBytes, expected.seed, base / 16, pusher_->stream()), "fill"));
-    const CopyChoice choice = {random_() % 4 == 0 ? CopyMethod::kCopyEngine : CopyMethod::kKernel,
-                               1 << (random_() % 6)};
-    ++by_method_[static_cast<int>(choice.method)];
-    // The descriptor above is read by who has acquired the flag, which the push releases.
     std::atomic_thread_fence(std::memory_order_seq_cst);
+    results_->announced = transfer;
+    RETURN_IF_ERROR(CudaStatus(
+        FillPattern(source_->base() + base, kAreaBytes, expected.seed, base / 16, pusher_->stream()), "fill"));
+    RETURN_IF_ERROR(Await(results_->ready, transfer));
+    const CopyChoice choice = {random_() % 4 == 0 ? CopyMethod::kCopyEngine : CopyMethod::kKernel,
+                               1 << (random_() % 7)};
+    ++by_method_[static_cast<int>(choice.method)];
+    if (choice.method == CopyMethod::kKernel && choice.blocks > 1 && is_long) ++of_many_blocks_;
     return pusher_
         ->Push(runs,
                {.source = {source_->base(), source_->bytes()},
@@ -162,15 +172,16 @@ class Direction {
   std::unique_ptr<GpuPool> source_, destination_;
   std::unique_ptr<ImportedPool> imported_;
   std::unique_ptr<PagePusher> pusher_;
-  WatchedTransfer* transfers_ = nullptr;
+  WatchedTransfer* expected_ = nullptr;
   Results* results_ = nullptr;
   cudaStream_t watch_stream_ = nullptr;
-  int64_t by_method_[2] = {};
+  int64_t by_method_[2] = {}, of_many_blocks_ = 0;
 };
 
+// A module that is loaded while the watching kernels run would wait for their end; CUDA reads this at its start.
+const int kEager = setenv("CUDA_MODULE_LOADING", "EAGER", 1);
+
 TEST(VisibilityTest, WhoSeesTheFlagSeesTheBytes) {
-  // A module that is loaded while the watching kernels run would wait for their end.
-  setenv("CUDA_MODULE_LOADING", "EAGER", 1);
   int devices = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || devices == 0) {
     ASSERT_NE(access("/dev/nvidia0", F_OK), 0) << cudaGetErrorString(error);
@@ -198,15 +209,21 @@ TEST(VisibilityTest, WhoSeesTheFlagSeesTheBytes) {
   EXPECT_THAT(status_back, IsOk());
   EXPECT_EQ(there.wrong(), 0) << "seed " << seed;
   EXPECT_EQ(back.wrong(), 0) << "seed " << seed;
+  // Only what is awaited is read in the moment in which it comes.
+  EXPECT_EQ(kEager, 0);
+  EXPECT_GE(there.fresh() + back.fresh(), 2 * count * 9 / 10);
   for (CopyMethod method : {CopyMethod::kKernel, CopyMethod::kCopyEngine}) {
     RecordProperty(std::string(CopyMethodName(method)),
                    std::to_string(there.of_method(method) + back.of_method(method)));
   }
-  printf("%lld transfers between devices 0 and %d: %lld by kernel, %lld by copy engine, seed %llu\n",
-         static_cast<long long>(2 * count), peers,
-         static_cast<long long>(there.of_method(CopyMethod::kKernel) + back.of_method(CopyMethod::kKernel)),
-         static_cast<long long>(there.of_method(CopyMethod::kCopyEngine) + back.of_method(CopyMethod::kCopyEngine)),
-         static_cast<unsigned long long>(seed));
+  printf(
+      "%lld transfers between devices 0 and %d: %lld by kernel (%lld on many blocks), %lld by copy engine, "
+      "%llu flags awaited, seed %llu\n",
+      static_cast<long long>(2 * count), peers,
+      static_cast<long long>(there.of_method(CopyMethod::kKernel) + back.of_method(CopyMethod::kKernel)),
+      static_cast<long long>(there.of_many_blocks() + back.of_many_blocks()),
+      static_cast<long long>(there.of_method(CopyMethod::kCopyEngine) + back.of_method(CopyMethod::kCopyEngine)),
+      there.fresh() + back.fresh(), static_cast<unsigned long long>(seed));
 }
 
 }  // namespace
