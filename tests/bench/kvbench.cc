@@ -22,6 +22,7 @@
 #include "kvtransfer/nvlink/cuda_error.h"
 #include "kvtransfer/nvlink/nvlink_transport.h"
 #include "kvtransfer/self_test.h"
+#include "kvtransfer/transport_factory.h"
 #include "tests/bench/gemm_load.h"
 #include "tests/gpu/gpu_peer.h"
 #include "tests/gpu/pool_check.h"
@@ -162,6 +163,42 @@ class Bench {
           static_cast<double>(end - begin) / 1e6, test.gigabytes_per_second, test.latency_us);
       return;
     }
+  }
+
+  // By UCX's put, once for each page, and its flush.
+  void Ucx() {
+    std::unique_ptr<Transport> ucx = std::move(OrExit(MakeTransports({"ucx"}, nullptr))[0]);
+    const PoolExport exported = OrExit(peer_->ExportByUcx());
+    std::unique_ptr<RemotePool> remote = OrExit(ucx->Open(exported));
+    uint8_t* source = nullptr;
+    Check(cudaMalloc(reinterpret_cast<void**>(&source), kPoolBytes));
+    OrExit(FillPool(DeviceBytes(source, kPoolBytes, 0), kSeed));
+    auto put = [&](const std::vector<CopyRun>& runs) {
+      const int64_t begin = MonotonicNanoseconds();
+      OrExit(remote->Write(source, runs));
+      while (!OrExit(remote->PollFlushed())) {
+        ucx->Progress();
+        if (MonotonicNanoseconds() - begin > kPatienceNs) OrExit(absl::DeadlineExceededError("UCX does not end"));
+      }
+      return static_cast<double>(MonotonicNanoseconds() - begin);
+    };
+    const PageSet set = kSets[0].set;
+    const std::vector<CopyRun> runs = MakeRuns(set, kPoolBytes);
+    put(runs);
+    OrExit(peer_->VerifyByUcx(set, kSeed));
+    std::vector<double> times, times_128;
+    for (int round = 0; round < kRounds; ++round) times.push_back(put(runs));
+    const std::vector<CopyRun> few = MakeRuns(kTokens128, kPoolBytes);
+    for (int round = 0; round < kLatencyRounds; ++round) times_128.push_back(put(few));
+    const double rate = static_cast<double>(set.page_bytes * set.pages) / Percentile(times, 0.5);
+    printf(
+        "{\"ucx\": \"put for each page\", \"version\": \"%s\", \"pages\": %lld, \"page_bytes\": %lld, \"GB/s\": %.1f, "
+        "\"of_copy_engine\": %.4f, \"122_pages_p50_us\": %.1f, \"verified\": true}\n",
+        TransportVersion().c_str(), static_cast<long long>(set.pages), static_cast<long long>(set.page_bytes), rate,
+        rate / reference_, Percentile(times_128, 0.5) / 1e3);
+    fflush(stdout);
+    remote.reset();
+    cudaFree(source);
   }
 
   // The other process pushes into this one's pool and sees its own GPU only.
@@ -428,10 +465,12 @@ int Run(std::vector<std::string> parts) {
       bench.BesideGemm();
     } else if (part == "setup") {
       bench.Setup();
+    } else if (part == "ucx") {
+      bench.Ucx();
     } else if (hidden) {
       bench.Hidden();
     } else {
-      fprintf(stderr, "usage: kvbench [setup] [rates] [latency] [beside_gemm], or kvbench hidden\n");
+      fprintf(stderr, "usage: kvbench [setup] [rates] [latency] [beside_gemm] [ucx], or kvbench hidden\n");
       return 2;
     }
   }

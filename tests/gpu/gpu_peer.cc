@@ -2,13 +2,16 @@
 //   gpu_peer DEVICE POOL_BYTES WORDS_FD
 
 #include <cuda_runtime_api.h>
+#include <poll.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -17,6 +20,7 @@
 #include "kvtransfer/nvlink/cuda_error.h"
 #include "kvtransfer/nvlink/nvlink_transport.h"
 #include "kvtransfer/self_test.h"
+#include "kvtransfer/transport_factory.h"
 #include "tests/gpu/gpu_peer.h"
 #include "tests/gpu/pool_check.h"
 
@@ -73,6 +77,11 @@ class Peer {
     }
     if (command == "pull") return Pull();
     if (command == "push_forever") return PushForever();
+    if (command == "ucx_export") return ExportByUcx();
+    if (command == "ucx_verify") {
+      const PageSet set = Set();
+      return CheckPool(ucx_pool_, MakeRuns(set, ucx_pool_.bytes), Number());
+    }
     if (command == "pull_forever") return PullForever();
     if (command == "push_once") return PushOnce();
     if (command == "verify_self_test") {
@@ -82,6 +91,12 @@ class Peer {
     }
     return absl::InternalError(absl::StrCat("unknown command ", command));
   }
+
+  // Moves UCX's connections forward while there is no command.
+  void Progress() {
+    if (ucx_ != nullptr) ucx_->Progress();
+  }
+  bool must_progress() const { return ucx_ != nullptr; }
 
  private:
   uint64_t Number() {
@@ -154,6 +169,21 @@ class Peer {
     }
   }
 
+  // Not of our pool: UCX reaches shared allocations at a thousandth of the rate.
+  absl::Status ExportByUcx() {
+    ASSIGN_OR_RETURN(auto transports, MakeTransports({"ucx"}, nullptr));
+    ucx_ = std::move(transports[0]);
+    uint8_t* base = nullptr;
+    RETURN_IF_ERROR(CudaStatus(cudaMalloc(reinterpret_cast<void**>(&base), pool_->bytes()), "cudaMalloc"));
+    ucx_pool_ = {base, pool_->bytes(), device_};
+    RETURN_IF_ERROR(PoisonPool(ucx_pool_));
+    ASSIGN_OR_RETURN(ucx_export_, ucx_->Export(base, pool_->bytes()));
+    PoolExport words = ucx_export_->description();
+    words.address = absl::BytesToHexString(words.address);
+    Answer(absl::StrCat("ucx ", FormatExport(words)));
+    return absl::OkStatus();
+  }
+
   absl::Status PullForever() {
     const PageSet set = Set();
     const auto blocks = static_cast<int>(Number());
@@ -194,6 +224,9 @@ class Peer {
   std::unique_ptr<GpuPool> pool_;
   std::unique_ptr<NvlinkTransport> transport_;
   std::unique_ptr<ExportedPool> export_;
+  std::unique_ptr<Transport> ucx_;
+  DeviceBytes ucx_pool_;
+  std::unique_ptr<ExportedPool> ucx_export_;
   std::vector<std::string> words_of_line_;
   size_t next_ = 1;
 };
@@ -213,9 +246,11 @@ int main(int argc, char** argv) {
     return 1;
   }
   std::string line;
-  while (std::getline(std::cin, line)) {
+  while (true) {
+    pollfd input = {STDIN_FILENO, POLLIN, 0};
+    while (peer.must_progress() && std::cin.rdbuf()->in_avail() <= 0 && poll(&input, 1, 0) == 0) peer.Progress();
+    if (!std::getline(std::cin, line)) return 0;
     status = peer.Obey(line);
     tandem::Answer(status.ok() ? "ok" : status.ToString());
   }
-  return 0;
 }

@@ -71,6 +71,9 @@ class GpuPeer {
   // Pushes once, and waits until it can be read. INTERNAL also where a peer that sees its own device only finds the
   // destination's, or does not push by kernel.
   absl::Status PushOnce(const PoolExport& destination, const PageSet& set);
+  // A second pool of the peer, in memory of cudaMalloc, that is written to by UCX. INTERNAL: UCX cannot.
+  absl::StatusOr<PoolExport> ExportByUcx();
+  absl::Status VerifyByUcx(const PageSet& set, uint64_t content_seed);
   // Fills and verifies the self-test's area as a decode worker does.
   absl::Status VerifySelfTestArea(uint64_t area, uint64_t large_seed, uint64_t small_seed);
 

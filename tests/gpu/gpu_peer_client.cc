@@ -206,6 +206,20 @@ absl::Status GpuPeer::BeginPulling(const PoolExport& source, const PageSet& set,
 absl::Status GpuPeer::PushOnce(const PoolExport& destination, const PageSet& set) {
   return Say(absl::StrCat("push_once ", Words(set), " ", hides_ ? 1 : 0, " ", FormatExport(destination)));
 }
+absl::StatusOr<PoolExport> GpuPeer::ExportByUcx() {
+  RETURN_IF_ERROR(Send("ucx_export"));
+  ASSIGN_OR_RETURN(const std::string line, ReadLine());
+  const std::vector<std::string> parts = absl::StrSplit(line, ' ');
+  if (parts[0] != "ucx") return absl::InternalError(line);
+  RETURN_IF_ERROR(Await());
+  ASSIGN_OR_RETURN(PoolExport pool, ParseExport(absl::MakeConstSpan(parts).subspan(1)));
+  pool.transport = "ucx";
+  pool.address = absl::HexStringToBytes(pool.address);
+  return pool;
+}
+absl::Status GpuPeer::VerifyByUcx(const PageSet& set, uint64_t content_seed) {
+  return Say(absl::StrCat("ucx_verify ", Words(set), " ", content_seed));
+}
 absl::Status GpuPeer::VerifySelfTestArea(uint64_t area, uint64_t large_seed, uint64_t small_seed) {
   return Say(absl::StrCat("verify_self_test ", area, " ", large_seed, " ", small_seed));
 }

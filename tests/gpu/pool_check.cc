@@ -13,22 +13,22 @@
 
 namespace tandem {
 
-absl::Status FillPool(const GpuPool& pool, uint64_t seed) {
-  const CurrentDevice current(pool.device());
+absl::Status FillPool(const DeviceBytes& pool, uint64_t seed) {
+  const CurrentDevice current(pool.device);
   RETURN_IF_ERROR(current.status());
-  RETURN_IF_ERROR(CudaStatus(FillPattern(pool.base(), pool.bytes(), seed, 0, cudaStreamPerThread), "fill"));
+  RETURN_IF_ERROR(CudaStatus(FillPattern(pool.base, pool.bytes, seed, 0, cudaStreamPerThread), "fill"));
   return CudaStatus(cudaStreamSynchronize(cudaStreamPerThread), "fill");
 }
 
-absl::Status PoisonPool(const GpuPool& pool) {
-  const CurrentDevice current(pool.device());
+absl::Status PoisonPool(const DeviceBytes& pool) {
+  const CurrentDevice current(pool.device);
   RETURN_IF_ERROR(current.status());
-  RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(pool.base(), kPoison, pool.bytes(), cudaStreamPerThread), "poison"));
+  RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(pool.base, kPoison, pool.bytes, cudaStreamPerThread), "poison"));
   return CudaStatus(cudaStreamSynchronize(cudaStreamPerThread), "poison");
 }
 
-absl::Status CheckPool(const GpuPool& pool, absl::Span<const CopyRun> runs, uint64_t seed) {
-  const CurrentDevice current(pool.device());
+absl::Status CheckPool(const DeviceBytes& pool, absl::Span<const CopyRun> runs, uint64_t seed) {
+  const CurrentDevice current(pool.device);
   RETURN_IF_ERROR(current.status());
   std::vector<ExpectedRun> expected;
   uint64_t bytes = 0;
@@ -49,11 +49,10 @@ absl::Status CheckPool(const GpuPool& pool, absl::Span<const CopyRun> runs, uint
   RETURN_IF_ERROR(CudaStatus(cudaHostAlloc(reinterpret_cast<void**>(&counts), 2 * sizeof(*counts), 0), "host memory"));
   counts[0] = counts[1] = 0;
   RETURN_IF_ERROR(
-      CudaStatus(CountWrong(pool.base(), list, expected.size(), seed, &counts[0], cudaStreamPerThread), "check"));
-  RETURN_IF_ERROR(
-      CudaStatus(CountPoison(pool.base(), pool.bytes(), kPoison, &counts[1], cudaStreamPerThread), "check"));
+      CudaStatus(CountWrong(pool.base, list, expected.size(), seed, &counts[0], cudaStreamPerThread), "check"));
+  RETURN_IF_ERROR(CudaStatus(CountPoison(pool.base, pool.bytes, kPoison, &counts[1], cudaStreamPerThread), "check"));
   RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(cudaStreamPerThread), "check"));
-  const uint64_t untouched = (pool.bytes() - bytes) / 16;
+  const uint64_t untouched = (pool.bytes - bytes) / 16;
   if (counts[0] == 0 && counts[1] == untouched) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(counts[0], " of ", bytes / 16, " vectors are wrong; ", counts[1], " of ",
                                           untouched, " outside of the runs are untouched"));
