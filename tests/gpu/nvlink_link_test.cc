@@ -14,6 +14,7 @@
 #include "kvtransfer/nvlink/current_device.h"
 #include "kvtransfer/nvlink/nvlink_transport.h"
 #include "kvtransfer/self_test.h"
+#include "tests/gpu/gpu_presence.h"
 #include "tests/support/link_ends.h"
 #include "tests/support/status_matchers.h"
 
@@ -25,18 +26,12 @@ using ::testing::HasSubstr;
 class NvlinkLinkTest : public testing::Test {
  protected:
   void SetUp() override {
-    int devices = 0;
-    if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || devices == 0) {
-      ASSERT_NE(access("/dev/nvidia0", F_OK), 0) << cudaGetErrorString(error);
-      GTEST_SKIP() << "no GPU here: " << cudaGetErrorString(error);
-    }
-    int peers = 0;
-    if (devices > 1) cudaDeviceCanAccessPeer(&peers, 0, 1);
+    TANDEM_NEEDS_GPU(gpus);
     ASSERT_OK_AND_ASSIGN(driver_, NewCudaDriver());
     ASSERT_OK_AND_ASSIGN(source_, GpuPool::Create(*driver_, 0, LinkTestLayout(8).pool_bytes(), PoolReach::kHost));
-    ASSERT_OK_AND_ASSIGN(
-        destination_,
-        GpuPool::Create(*driver_, peers, LinkTestLayout(16).pool_bytes() + kTestAreaBytes, PoolReach::kHost));
+    ASSERT_OK_AND_ASSIGN(destination_,
+                         GpuPool::Create(*driver_, gpus.peer_device, LinkTestLayout(16).pool_bytes() + kTestAreaBytes,
+                                         PoolReach::kHost));
   }
   std::unique_ptr<Transport> MakeTransport(const GpuPool& pool) {
     auto transport = NvlinkTransport::Create(*driver_, {.device = pool.device(), .pool = &pool});

@@ -15,6 +15,7 @@
 #include "kvtransfer/nvlink/cuda_error.h"
 #include "kvtransfer/self_test.h"
 #include "tests/gpu/gpu_peer.h"
+#include "tests/gpu/gpu_presence.h"
 #include "tests/gpu/pool_check.h"
 #include "tests/support/status_matchers.h"
 
@@ -30,13 +31,8 @@ constexpr PageSet kLatentPages = {73'728, 1'500, 7}, kOtherPages = {73'728, 1'50
 class NvlinkTransportTest : public testing::Test {
  protected:
   void SetUp() override {
-    int devices = 0;
-    if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || devices == 0) {
-      ASSERT_NE(access("/dev/nvidia0", F_OK), 0) << cudaGetErrorString(error);
-      GTEST_SKIP() << "no GPU here: " << cudaGetErrorString(error);
-    }
-    int peers = 0;
-    if (devices > 1 && cudaDeviceCanAccessPeer(&peers, 0, 1) == cudaSuccess && peers == 1) peer_device_ = 1;
+    TANDEM_NEEDS_GPU(gpus);
+    peer_device_ = gpus.peer_device;
     ASSERT_THAT(CudaStatus(cudaSetDevice(0), "cudaSetDevice"), IsOk());
     ASSERT_OK_AND_ASSIGN(driver_, NewCudaDriver());
     ASSERT_OK_AND_ASSIGN(pool_, GpuPool::Create(*driver_, 0, kPoolBytes, PoolReach::kHost));

@@ -17,6 +17,7 @@
 #include "kvtransfer/nvlink/cuda_driver.h"
 #include "kvtransfer/nvlink/cuda_error.h"
 #include "kvtransfer/nvlink/gpu_pool.h"
+#include "tests/gpu/gpu_presence.h"
 #include "tests/support/status_matchers.h"
 
 namespace tandem {
@@ -29,14 +30,8 @@ constexpr uint8_t kPoison = 0xA5;
 class PageCopierTest : public testing::Test {
  protected:
   void SetUp() override {
-    int devices = 0;
-    if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || devices == 0) {
-      // A GPU whose driver does not work is no reason to skip.
-      ASSERT_NE(access("/dev/nvidia0", F_OK), 0) << cudaGetErrorString(error);
-      GTEST_SKIP() << "no GPU here: " << cudaGetErrorString(error);
-    }
-    int peers = 0;
-    if (devices > 1 && cudaDeviceCanAccessPeer(&peers, 0, 1) == cudaSuccess && peers == 1) destination_device_ = 1;
+    TANDEM_NEEDS_GPU(gpus);
+    destination_device_ = gpus.peer_device;
     ASSERT_OK_AND_ASSIGN(driver_, NewCudaDriver());
     ASSERT_OK_AND_ASSIGN(source_, GpuPool::Create(*driver_, 0, kPoolBytes, PoolReach::kHost));
     ASSERT_OK_AND_ASSIGN(destination_, GpuPool::Create(*driver_, destination_device_, kPoolBytes, PoolReach::kHost));

@@ -24,6 +24,7 @@
 #include "kvtransfer/nvlink/current_device.h"
 #include "kvtransfer/nvlink/gpu_pool.h"
 #include "kvtransfer/nvlink/page_pusher.h"
+#include "tests/gpu/gpu_presence.h"
 #include "tests/gpu/page_pattern.h"
 #include "tests/support/status_matchers.h"
 
@@ -182,23 +183,17 @@ class Direction {
 const int kEager = setenv("CUDA_MODULE_LOADING", "EAGER", 1);
 
 TEST(VisibilityTest, WhoSeesTheFlagSeesTheBytes) {
-  int devices = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || devices == 0) {
-    ASSERT_NE(access("/dev/nvidia0", F_OK), 0) << cudaGetErrorString(error);
-    GTEST_SKIP() << "no GPU here: " << cudaGetErrorString(error);
-  }
+  TANDEM_NEEDS_GPU(gpus);
   int64_t wanted = 20'000;
   if (const char* setting = std::getenv("TANDEM_VISIBILITY_TRANSFERS"); setting != nullptr) {
     ASSERT_TRUE(absl::SimpleAtoi(setting, &wanted)) << "TANDEM_VISIBILITY_TRANSFERS: " << setting;
   }
   const auto count = static_cast<uint32_t>(wanted / 2);
-  int peers = 0;
-  if (devices > 1) cudaDeviceCanAccessPeer(&peers, 0, 1);
   ASSERT_OK_AND_ASSIGN(std::unique_ptr<GpuDriver> driver, NewCudaDriver());
   const uint64_t seed = std::random_device{}();
   Direction there, back;
-  ASSERT_THAT(there.Prepare(*driver, 0, peers, seed), IsOk());
-  ASSERT_THAT(back.Prepare(*driver, peers, 0, ~seed), IsOk());
+  ASSERT_THAT(there.Prepare(*driver, 0, gpus.peer_device, seed), IsOk());
+  ASSERT_THAT(back.Prepare(*driver, gpus.peer_device, 0, ~seed), IsOk());
   ASSERT_THAT(there.BeginWatch(count), IsOk());
   ASSERT_THAT(back.BeginWatch(count), IsOk());
   absl::Status status_there, status_back;
@@ -219,7 +214,7 @@ TEST(VisibilityTest, WhoSeesTheFlagSeesTheBytes) {
   printf(
       "%lld transfers between devices 0 and %d: %lld by kernel (%lld on many blocks), %lld by copy engine, "
       "%llu flags awaited, seed %llu\n",
-      static_cast<long long>(2 * count), peers,
+      static_cast<long long>(2 * count), gpus.peer_device,
       static_cast<long long>(there.of_method(CopyMethod::kKernel) + back.of_method(CopyMethod::kKernel)),
       static_cast<long long>(there.of_many_blocks() + back.of_many_blocks()),
       static_cast<long long>(there.of_method(CopyMethod::kCopyEngine) + back.of_method(CopyMethod::kCopyEngine)),
