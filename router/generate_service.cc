@@ -117,18 +117,15 @@ class GenerateCall final : public ResponseSink {
   // ResponseSink.
   void Write(SampleUpdate update) override {
     if (finishing_) return;
-    v1::GenerateResponse* target = nullptr;
-    if (!pending_.empty() && pending_.back().index() == update.index &&
-        pending_.back().finish_reason() == v1::FINISH_REASON_UNSPECIFIED) {
-      target = &pending_.back();
-    } else {
-      target = &pending_.emplace_back();
-      target->set_index(update.index);
-    }
-    target->mutable_text()->append(update.text);
-    for (const SampledToken& token : update.tokens) EncodeToken(token, target->add_tokens());
-    target->set_finish_reason(EncodeFinish(update.finish));
-    WriteNext();
+    const bool goes_at_once = !writing_ && pending_.empty();
+    v1::GenerateResponse& target = goes_at_once ? outgoing_ : FindPending(update.index);
+    // Cleared and not made anew: its memory serves every token.
+    if (goes_at_once) target.Clear();
+    target.set_index(update.index);
+    target.mutable_text()->append(update.text);
+    for (const SampledToken& token : update.tokens) EncodeToken(token, target.add_tokens());
+    target.set_finish_reason(EncodeFinish(update.finish));
+    if (goes_at_once) WriteOutgoing();
   }
   void Finish(const absl::Status& status, const RequestUsage& usage) override {
     request_ = nullptr;
@@ -218,6 +215,13 @@ class GenerateCall final : public ResponseSink {
     if (const Request* request = std::exchange(request_, nullptr); request != nullptr) shared_.core.CancelCall(request);
   }
 
+  // The message that waits behind a write in flight for more of this sample.
+  v1::GenerateResponse& FindPending(int index) {
+    const bool continues = !pending_.empty() && pending_.back().index() == index &&
+                           pending_.back().finish_reason() == v1::FINISH_REASON_UNSPECIFIED;
+    return continues ? pending_.back() : pending_.emplace_back();
+  }
+
   void WriteNext() {
     if (writing_ || finishing_) return;
     if (pending_.empty()) {
@@ -226,6 +230,10 @@ class GenerateCall final : public ResponseSink {
     }
     outgoing_ = std::move(pending_.front());
     pending_.erase(pending_.begin());
+    WriteOutgoing();
+  }
+
+  void WriteOutgoing() {
     if (!std::exchange(name_told_, true)) outgoing_.set_request_id(name_);
     if (pending_.empty() && final_status_.has_value() && final_status_->ok()) {
       // The last message and the end go out together.
