@@ -5,7 +5,6 @@
 #include <memory>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/status_macros.h"
@@ -53,16 +52,8 @@ absl::StatusOr<absl::Duration> TimedWrite(Transport& transport, RemotePool& pool
   }
 }
 
-}  // namespace
-
-absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, std::unique_ptr<RemotePool>& pool,
-                                             uint64_t test_area) {
-  SelfTestResult result{.large_seed = DrawRandomId(), .small_seed = DrawRandomId()};
-  std::vector<uint8_t> source(kTestAreaBytes);
-  FillPattern(result.large_seed, absl::MakeSpan(source).subspan(0, kLargeTestBytes));
-  FillPattern(result.small_seed, absl::MakeSpan(source).subspan(kLargeTestBytes));
-  ASSIGN_OR_RETURN(const std::unique_ptr<WriteSource> memory, transport.MakeSource(source));
-  const int64_t area = static_cast<int64_t>(test_area);
+// Writes the patterns, which lie at `source`, and times it.
+absl::StatusOr<SelfTestResult> TimeWrites(Transport& transport, RemotePool& pool, const uint8_t* source, int64_t area) {
   const absl::Time deadline = Clock::Real().Now() + kTestTimeout;
   // The best of several: the first write of a link also pays for what is set up on the way. A slow link has time for
   // one.
@@ -70,19 +61,34 @@ absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, std::unique_p
     absl::Duration best = absl::InfiniteDuration();
     for (int i = 0; i < rounds; ++i) {
       if (i > 0 && Clock::Real().Now() + 2 * best > deadline) break;
-      ASSIGN_OR_RETURN(const absl::Duration time, TimedWrite(transport, *pool, memory->base(), run, deadline));
+      ASSIGN_OR_RETURN(const absl::Duration time, TimedWrite(transport, pool, source, run, deadline));
       best = std::min(best, time);
     }
     return best;
   };
-  // Before its memory goes: the pool may read it until it is closed.
-  absl::Cleanup close_pool = [&pool] { pool.reset(); };
   constexpr auto kLarge = static_cast<int64_t>(kLargeTestBytes), kSmall = static_cast<int64_t>(kSmallTestBytes);
   ASSIGN_OR_RETURN(const absl::Duration large, best_of(kRateRounds, {0, area, kLarge}));
   ASSIGN_OR_RETURN(const absl::Duration small, best_of(kLatencyRounds, {kLarge, area + kLarge, kSmall}));
-  result.gigabytes_per_second = static_cast<double>(kLargeTestBytes) / absl::ToDoubleNanoseconds(large);
-  result.latency_us = absl::ToDoubleMicroseconds(small);
-  std::move(close_pool).Cancel();
+  return SelfTestResult{.gigabytes_per_second = static_cast<double>(kLargeTestBytes) / absl::ToDoubleNanoseconds(large),
+                        .latency_us = absl::ToDoubleMicroseconds(small)};
+}
+
+}  // namespace
+
+absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, std::unique_ptr<RemotePool>& pool,
+                                             uint64_t test_area) {
+  const uint64_t large_seed = DrawRandomId(), small_seed = DrawRandomId();
+  std::vector<uint8_t> patterns(kTestAreaBytes);
+  FillPattern(large_seed, absl::MakeSpan(patterns).subspan(0, kLargeTestBytes));
+  FillPattern(small_seed, absl::MakeSpan(patterns).subspan(kLargeTestBytes));
+  ASSIGN_OR_RETURN(const std::unique_ptr<WriteSource> source, transport.MakeSource(patterns));
+  absl::StatusOr<SelfTestResult> result = TimeWrites(transport, *pool, source->base(), static_cast<int64_t>(test_area));
+  if (!result.ok()) {
+    pool.reset();  // It may still read the source, which goes after it.
+    return result;
+  }
+  result->large_seed = large_seed;
+  result->small_seed = small_seed;
   return result;
 }
 
