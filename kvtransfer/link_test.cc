@@ -207,6 +207,19 @@ TEST(LinkTest, ASlowLinkIsMadeWhereItIsAllowed) {
   TransferAndCompare(prefill, decode, 16);
 }
 
+TEST(LinkTest, AfterASlowTransportTheNextOneIsTried) {
+  ASSERT_OK_AND_ASSIGN(auto shm, ShmPool::Create(LinkTestLayout(16).pool_bytes() + kTestAreaBytes));
+  auto both = [](const ShmPool* pool) {
+    std::vector<std::unique_ptr<Transport>> transports = OneTransport(NewLoopbackTransport());
+    transports.push_back(NewShmTransport(pool));
+    return transports;
+  };
+  DecodeEnd decode(both(shm.get()), shm->base(), /*checksums=*/true);
+  PrefillEnd prefill(both(nullptr), With([](auto& options) { options.expected_rates["loopback"] = kImpossibleRate; }));
+  TransferAndCompare(prefill, decode, 16);
+  EXPECT_EQ(prefill.state_.transport, "shm");
+}
+
 TEST(LinkTest, OtherTransportsRatesJudgeNothing) {
   DecodeEnd decode(NewLoopbackTransport());
   PrefillEnd prefill(NewLoopbackTransport(),

@@ -21,7 +21,8 @@ struct SelfTestResult {
 };
 
 // Writes both patterns at `test_area`, an offset in the peer's pool. DEADLINE_EXCEEDED after half a
-// second; other errors are the transport's. An error closes the pool, which may still read the patterns' memory.
+// second; other errors are the transport's. An error of a write closes the pool, which may still read the patterns'
+// memory.
 absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, std::unique_ptr<RemotePool>& pool,
                                              uint64_t test_area);
 

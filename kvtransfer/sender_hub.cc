@@ -140,6 +140,7 @@ class SenderHub::Link {
     peer_hello_ = hello;
     next_transport_ = 0;
     failures_.clear();
+    is_too_slow_ = false;
     TryNextTransport();
   }
 
@@ -196,6 +197,7 @@ class SenderHub::Link {
     if (pool_ == nullptr || sender_ != nullptr) return;
     sender_ = std::make_unique<KvSender>(hub_.options_.hello.layout, peer_hello_.layout, hub_.options_.hello.checksums,
                                          hub_.options_.pool);
+    is_too_slow_ = false;  // Another transport serves: a loss of this link is mended at once.
     state_.up = true;
     state_.error.clear();
     LogInfo("link up", {{"peer", peer_.worker_id},

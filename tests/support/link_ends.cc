@@ -30,21 +30,25 @@ HelloMessage LinkTestHello(const std::string& worker, uint64_t incarnation, int 
   return hello;
 }
 
+std::vector<std::unique_ptr<Transport>> OneTransport(std::unique_ptr<Transport> transport) {
+  std::vector<std::unique_ptr<Transport>> transports;
+  transports.push_back(std::move(transport));
+  return transports;
+}
+
 std::optional<std::vector<PageIndex>> BumpPages::AllocateGranted(int count) {
   std::vector<PageIndex> pages;
   for (int i = 0; i < count; ++i) pages.push_back(next_++ % 64);
   return pages;
 }
 
-DecodeEnd::DecodeEnd(std::unique_ptr<Transport> transport, uint8_t* pool, bool checksums) : base_(pool) {
+DecodeEnd::DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, uint8_t* pool, bool checksums) : base_(pool) {
   const KvLayout layout = LinkTestLayout(16);
   if (base_ == nullptr) {
     memory_.resize(layout.pool_bytes() + kTestAreaBytes);
     base_ = memory_.data();
   }
   receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, layout, base_, pages_);
-  std::vector<std::unique_ptr<Transport>> transports;
-  transports.push_back(std::move(transport));
   HelloMessage hello = LinkTestHello("decode-0", 200, 16);
   hello.checksums = checksums;
   auto hub =
@@ -100,12 +104,10 @@ void DecodeEnd::OnMessage(Incarnation peer, const LinkMessage& message) {
   }
 }
 
-PrefillEnd::PrefillEnd(std::unique_ptr<Transport> transport, const Options& options)
+PrefillEnd::PrefillEnd(std::vector<std::unique_ptr<Transport>> transports, const Options& options)
     : memory_(LinkTestLayout(options.page_tokens).pool_bytes()) {
   std::mt19937 random(4);
   for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
-  std::vector<std::unique_ptr<Transport>> transports;
-  transports.push_back(std::move(transport));
   HelloMessage hello = LinkTestHello("prefill-0", 100, options.page_tokens);
   hello.model_fingerprint = options.model_fingerprint;
   hello.checksums = options.checksums;

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
@@ -23,6 +24,8 @@ inline constexpr absl::Duration kLinkPatience = absl::Seconds(20);
 
 KvLayout LinkTestLayout(int page_tokens);
 HelloMessage LinkTestHello(const std::string& worker, uint64_t incarnation, int page_tokens);
+
+std::vector<std::unique_ptr<Transport>> OneTransport(std::unique_ptr<Transport> transport);
 
 // Pages 5, 6, ... of a pool that is never full.
 class BumpPages final : public HandoverPages {
@@ -44,7 +47,9 @@ class BumpPages final : public HandoverPages {
 class DecodeEnd final : public ReceiverEvents {
  public:
   // `pool`: memory for the layout and the test area, which outlives this; null: host memory of its own.
-  explicit DecodeEnd(std::unique_ptr<Transport> transport, uint8_t* pool = nullptr, bool checksums = true);
+  explicit DecodeEnd(std::unique_ptr<Transport> transport, uint8_t* pool = nullptr, bool checksums = true)
+      : DecodeEnd(OneTransport(std::move(transport)), pool, checksums) {}
+  DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, uint8_t* pool, bool checksums);
   ~DecodeEnd() override { hub_->Stop(); }
 
   void OnHello(int64_t connection, const HelloMessage& hello) override;
@@ -88,7 +93,9 @@ class PrefillEnd final : public SenderEvents {
     bool checksums = true;
   };
   explicit PrefillEnd(std::unique_ptr<Transport> transport) : PrefillEnd(std::move(transport), Options()) {}
-  PrefillEnd(std::unique_ptr<Transport> transport, const Options& options);
+  PrefillEnd(std::unique_ptr<Transport> transport, const Options& options)
+      : PrefillEnd(OneTransport(std::move(transport)), options) {}
+  PrefillEnd(std::vector<std::unique_ptr<Transport>> transports, const Options& options);
   ~PrefillEnd() override { hub_->Stop(); }
 
   void OnOutcome(const HandoverOutcome& outcome) override;
