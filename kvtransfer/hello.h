@@ -12,7 +12,7 @@ HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, co
                        uint64_t model_fingerprint, bool checksums);
 
 // INVALID_ARGUMENT, with both values, unless these two can share a link: protocol, model, UCX, and
-// layouts between which KV can move. Both sides ask it.
+// layouts between which KV can move, with checksums if they are on. Both sides ask it.
 absl::Status CheckHellos(const HelloMessage& prefill, const HelloMessage& decode);
 
 }  // namespace tandem

@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
 #include "common/log.h"
-#include "kvtransfer/page_checksum.h"
+#include "kvtransfer/page_sums.h"
 
 namespace tandem {
 
@@ -203,9 +203,17 @@ bool KvReceiver::ChecksumsMatch(const Granted& granted, const CommitMessage& com
   if (!peer.checksums) return true;
   std::vector<PageIndex> placeholders((granted.num_tokens + peer.layout.page_tokens - 1) / peer.layout.page_tokens, 0);
   const int first_missing = static_cast<int>(granted.held.size());
-  std::vector<uint32_t> ours =
-      PageChecksums(pool_, PoolSide::kDestination, peer.layout, {placeholders}, layout_, {granted.pages, first_missing},
-                    {first_missing * layout_.page_tokens, granted.num_tokens});
+  const PageRuns written =
+      CutAtPages(PlanTransfer(peer.layout, {placeholders}, layout_, {granted.pages, first_missing},
+                              {first_missing * layout_.page_tokens, granted.num_tokens}, {0, layout_.num_layers}),
+                 layout_.page_bytes(), granted.pages);
+  PageSums sums(granted.pages.size());
+  if (absl::Status status = memory_.AddSums(pool_, PoolSide::kDestination, written.runs, written.page_of_run, sums);
+      !status.ok()) {
+    LogError("KV pages cannot be verified", {{"handover", commit.handover.value()}, {"cause", status.message()}});
+    return false;
+  }
+  const std::vector<uint32_t> ours = FoldSums(sums);
   if (ours == commit.page_checksums) return true;
   for (size_t i = 0; i < ours.size() && i < commit.page_checksums.size(); ++i) {
     if (ours[i] == commit.page_checksums[i]) continue;

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "common/kv_layout.h"
+#include "kvtransfer/pool_memory.h"
 #include "kvtransfer/wire.h"
 
 namespace tandem {
@@ -57,8 +58,10 @@ class KvReceiver {
   struct Counters {
     int64_t grants = 0, refusals = 0, commits = 0, aborts = 0, ignored_messages = 0, checksum_failures = 0;
   };
-  KvReceiver(const Options& options, const KvLayout& layout, const uint8_t* pool, HandoverPages& pages)
-      : options_(options), layout_(layout), pool_(pool), pages_(pages) {}
+  // `memory`: where the pool lies.
+  KvReceiver(const Options& options, const KvLayout& layout, const uint8_t* pool, HandoverPages& pages,
+             PoolMemory& memory = HostMemory())
+      : options_(options), layout_(layout), pool_(pool), memory_(memory), pages_(pages) {}
 
   // A link came up; `checksums`: its commits carry them.
   void OnPeerUp(Incarnation peer, const KvLayout& layout, bool checksums);
@@ -121,6 +124,7 @@ class KvReceiver {
   const Options options_;
   const KvLayout layout_;
   const uint8_t* const pool_;
+  PoolMemory& memory_;
   HandoverPages& pages_;
   absl::flat_hash_map<Incarnation, Peer> peers_;
   absl::flat_hash_map<HandoverId, std::vector<TokenId>> expected_;  // With the tokens of their legs.

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kvtransfer/page_checksum.h"
+#include "common/status_macros.h"
 
 namespace tandem {
 
@@ -15,14 +15,15 @@ void KvSender::Start(HandoverId id, std::vector<TokenId> tokens, std::vector<Pag
   handover.pages = std::move(pages);
 }
 
-void KvSender::LayersReady(HandoverId id, IndexRange tokens, IndexRange layers, absl::Time now) {
+void KvSender::LayersReady(HandoverId id, IndexRange tokens, IndexRange layers, absl::Time now,
+                           std::shared_ptr<const SourceEvent> ready) {
   auto entry = handovers_.find(id);
   if (entry == handovers_.end() || entry->second.ending != Handover::Ending::kNone) return;
   Handover& handover = entry->second;
   if (handover.grant.has_value()) {
-    Push(id, handover, {tokens, layers}, now);
+    Push(id, handover, {tokens, layers, std::move(ready)}, now);
   } else {
-    handover.ready.push_back({tokens, layers});
+    handover.ready.push_back({tokens, layers, std::move(ready)});
   }
 }
 
@@ -35,13 +36,19 @@ void KvSender::Push(HandoverId id, Handover& handover, const Ready& ready, absl:
   const GrantMessage& grant = *handover.grant;
   IndexRange tokens = ready.tokens;
   tokens.begin = std::max(tokens.begin, grant.first_missing_page * destination_.page_tokens);
-  PushOrder order{id, PlanTransfer(source_, {handover.pages}, destination_, {grant.pages, grant.first_missing_page},
-                                   tokens, ready.layers)};
-  if (order.runs.empty()) return;
-  for (const CopyRun& run : order.runs) handover.bytes += run.bytes;
+  WriteOrder write{.source_base = pool_, .ready = ready.event, .sums = handover.sums};
+  write.runs = PlanTransfer(source_, {handover.pages}, destination_, {grant.pages, grant.first_missing_page}, tokens,
+                            ready.layers);
+  if (write.runs.empty()) return;
+  for (const CopyRun& run : write.runs) handover.bytes += run.bytes;
+  if (write.sums != nullptr) {
+    PageRuns cut = CutAtPages(write.runs, destination_.page_bytes(), grant.pages);
+    write.runs = std::move(cut.runs);
+    write.page_of_run = std::move(cut.page_of_run);
+  }
   handover.first_push = std::min(handover.first_push, now);
   ++handover.pending;
-  pushes_.push_back(std::move(order));
+  pushes_.push_back({id, std::move(write)});
 }
 
 void KvSender::Finish(HandoverId id, TokenId first_token) {
@@ -79,6 +86,7 @@ void KvSender::OnGrant(const GrantMessage& grant, absl::Time now) {
     return;
   }
   handover.grant = grant;
+  if (checksums_) handover.sums = std::make_shared<PageSums>(grant.pages.size());
   for (const Ready& ready : std::exchange(handover.ready, {})) Push(grant.handover, handover, ready, now);
   MoveOn(grant.handover);
 }
@@ -162,15 +170,8 @@ void KvSender::MoveOn(HandoverId id) {
                        .epoch = handover.grant->epoch,
                        .pages_written = static_cast<int>(handover.grant->pages.size()),
                        .first_token = *handover.first_token};
-  if (checksums_) commit.page_checksums = Checksums(handover);
+  if (checksums_) commit.page_checksums = FoldSums(*handover.sums);
   messages_.push_back(std::move(commit));
-}
-
-std::vector<uint32_t> KvSender::Checksums(const Handover& handover) const {
-  const GrantMessage& grant = *handover.grant;
-  return PageChecksums(pool_, PoolSide::kSource, source_, {handover.pages}, destination_,
-                       {grant.pages, grant.first_missing_page},
-                       {grant.first_missing_page * destination_.page_tokens, static_cast<int>(handover.tokens.size())});
 }
 
 void KvSender::End(HandoverId id, HandoverOutcome::Kind kind, const std::string& reason, ErrorReason error_reason,
@@ -191,14 +192,19 @@ void KvSender::LoseAll(const std::string& reason) {
   pushes_.clear();
 }
 
-std::vector<PushOrder> KvSender::TakePushes(int64_t max_bytes) {
+absl::StatusOr<std::vector<PushOrder>> KvSender::TakePushes(int64_t max_bytes, bool pool_waits) {
   std::vector<PushOrder> taken;
   while (!pushes_.empty() && max_bytes > 0) {
     PushOrder& push = pushes_.front();
+    if (push.write.ready != nullptr && !pool_waits) {
+      ASSIGN_OR_RETURN(const bool ready, push.write.ready->PollReady());
+      if (!ready) break;
+      push.write.ready.reset();
+    }
     Handover& handover = handovers_.at(push.handover);
     --handover.pending;
     handover.unflushed = true;
-    for (const CopyRun& run : push.runs) max_bytes -= run.bytes;
+    for (const CopyRun& run : push.write.runs) max_bytes -= run.bytes;
     taken.push_back(std::move(push));
     pushes_.pop_front();
   }

@@ -2,15 +2,18 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "kvtransfer/page_sums.h"
 #include "kvtransfer/transfer_plan.h"
+#include "kvtransfer/transport.h"
 #include "kvtransfer/wire.h"
 
 namespace tandem {
@@ -18,7 +21,7 @@ namespace tandem {
 // A copy that the link must make now.
 struct PushOrder {
   HandoverId handover;
-  std::vector<CopyRun> runs;
+  WriteOrder write;
 };
 
 // The last word on a hand-over: its source pages are read no more.
@@ -49,8 +52,9 @@ class KvSender {
 
   // Offers the KV of `tokens`, which is or will be in `pages`.
   void Start(HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages);
-  // KV of these tokens and layers is in the pages. Every token and layer is reported once.
-  void LayersReady(HandoverId handover, IndexRange tokens, IndexRange layers, absl::Time now);
+  // KV of these tokens and layers is in the pages, or will be when `ready` is. Every token and layer is reported once.
+  void LayersReady(HandoverId handover, IndexRange tokens, IndexRange layers, absl::Time now,
+                   std::shared_ptr<const SourceEvent> ready = nullptr);
   // Everything was reported ready; `first_token` goes with the Commit.
   void Finish(HandoverId handover, TokenId first_token);
   // Stops: an outcome follows when no write is in flight.
@@ -69,8 +73,9 @@ class KvSender {
   void LoseAll(const std::string& reason);
 
   std::vector<LinkMessage> TakeMessages() { return std::exchange(messages_, {}); }
-  // Pushes in order, as many as hold about `max_bytes`; others stay for the next call.
-  std::vector<PushOrder> TakePushes(int64_t max_bytes);
+  // Pushes in order, as many as hold about `max_bytes`; others stay for the next call, as do those whose source is not
+  // there yet, unless `pool_waits` for it. INTERNAL: a device failed.
+  absl::StatusOr<std::vector<PushOrder>> TakePushes(int64_t max_bytes, bool pool_waits);
   bool HasPushes() const { return !pushes_.empty(); }
   std::vector<HandoverOutcome> TakeOutcomes() { return std::exchange(outcomes_, {}); }
   // A flush must be waited for (a commit or an end depends on it).
@@ -82,6 +87,7 @@ class KvSender {
  private:
   struct Ready {
     IndexRange tokens, layers;
+    std::shared_ptr<const SourceEvent> event;
   };
   struct Handover {
     std::vector<TokenId> tokens;
@@ -97,6 +103,7 @@ class KvSender {
     ErrorReason end_error = ErrorReason::kUnknown;
     absl::Time first_push = absl::InfiniteFuture();
     int64_t bytes = 0;
+    std::shared_ptr<PageSums> sums;  // From the grant on, where checksums are on.
   };
   // Forgets pushes of a hand-over that ends: they must not touch the peer any more.
   void DropPushes(HandoverId id);
@@ -107,8 +114,6 @@ class KvSender {
            ErrorReason error_reason = ErrorReason::kUnknown, absl::Duration transfer_time = absl::ZeroDuration());
   // The hand-over, if the message's epoch is that of its grant.
   Handover* FindCurrent(HandoverId id, TransferEpoch epoch);
-  std::vector<uint32_t> Checksums(const Handover& handover) const;
-
   const KvLayout source_, destination_;
   const bool checksums_;
   const uint8_t* const pool_;

@@ -1,5 +1,6 @@
 #include "kvtransfer/kv_sender.h"
 
+#include <memory>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -9,6 +10,7 @@
 namespace tandem {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
@@ -26,6 +28,11 @@ class KvSenderTest : public testing::Test {
   }
   void Grant(std::vector<PageIndex> pages, int first_missing = 0, uint64_t epoch = 3) {
     sender_.OnGrant({kHandover, TransferEpoch(epoch), std::move(pages), first_missing}, kNow);
+  }
+  std::vector<PushOrder> Pushes(bool pool_waits = false) {
+    absl::StatusOr<std::vector<PushOrder>> pushes = sender_.TakePushes(1 << 30, pool_waits);
+    EXPECT_THAT(pushes, IsOk());
+    return pushes.ok() ? *std::move(pushes) : std::vector<PushOrder>();
   }
   template <typename T>
   std::vector<T> Messages() {
@@ -47,7 +54,7 @@ TEST_F(KvSenderTest, CommitsAfterTheLastPushIsFlushed) {
   Grant({4, 5});
   sender_.LayersReady(kHandover, {0, 6}, {0, 2}, kNow);
   sender_.Finish(kHandover, 42);
-  EXPECT_THAT(sender_.TakePushes(1 << 30), SizeIs(1));
+  EXPECT_THAT(Pushes(), SizeIs(1));
   EXPECT_TRUE(sender_.WantsFlush());
   EXPECT_THAT(Messages<CommitMessage>(), IsEmpty());
   sender_.OnFlushed();
@@ -68,21 +75,65 @@ TEST_F(KvSenderTest, CommitsAfterTheLastPushIsFlushed) {
 TEST_F(KvSenderTest, PushesWhatWasReadyBeforeTheGrant) {
   StartWithTokens(8);
   sender_.LayersReady(kHandover, {0, 8}, {0, 1}, kNow);
-  EXPECT_THAT(sender_.TakePushes(1 << 30), IsEmpty());
+  EXPECT_THAT(Pushes(), IsEmpty());
   Grant({1, 2});
-  EXPECT_THAT(sender_.TakePushes(1 << 30), SizeIs(1));
+  EXPECT_THAT(Pushes(), SizeIs(1));
   sender_.LayersReady(kHandover, {0, 8}, {1, 2}, kNow);
-  EXPECT_THAT(sender_.TakePushes(1 << 30), SizeIs(1));
+  EXPECT_THAT(Pushes(), SizeIs(1));
+}
+
+class FakeEvent final : public SourceEvent {
+ public:
+  absl::StatusOr<bool> PollReady() const override { return state; }
+  absl::StatusOr<bool> state = false;
+};
+
+TEST_F(KvSenderTest, APushWaitsForItsSourceUnlessThePoolDoes) {
+  auto event = std::make_shared<FakeEvent>();
+  StartWithTokens(8);
+  Grant({1, 2});
+  sender_.LayersReady(kHandover, {0, 8}, {0, 1}, kNow, event);
+  sender_.LayersReady(kHandover, {0, 8}, {1, 2}, kNow);
+  EXPECT_THAT(Pushes(), IsEmpty());  // In order: the second waits for the first.
+  EXPECT_TRUE(sender_.HasPushes());
+  event->state = true;
+  EXPECT_THAT(Pushes(), SizeIs(2));
+  event->state = false;
+  StartWithTokens(4);
+  Grant({3}, 0, 4);
+  sender_.LayersReady(kHandover, {0, 4}, {0, 1}, kNow, event);
+  std::vector<PushOrder> pushes = Pushes(/*pool_waits=*/true);
+  ASSERT_THAT(pushes, SizeIs(1));
+  EXPECT_EQ(pushes[0].write.ready, event);
+  sender_.LayersReady(kHandover, {0, 4}, {1, 2}, kNow, event);
+  event->state = absl::InternalError("device lost");
+  EXPECT_THAT(sender_.TakePushes(1 << 30, false), StatusIs(absl::StatusCode::kInternal));
+}
+
+TEST_F(KvSenderTest, ACommitCarriesTheSumsOfItsPushes) {
+  StartWithTokens(6);
+  Grant({4, 5});
+  sender_.LayersReady(kHandover, {0, 6}, {0, 2}, kNow);
+  std::vector<PushOrder> pushes = Pushes();
+  ASSERT_THAT(pushes, SizeIs(1));
+  ASSERT_NE(pushes[0].write.sums, nullptr);
+  ASSERT_EQ(pushes[0].write.page_of_run.size(), pushes[0].write.runs.size());
+  *pushes[0].write.sums = {11, 12};
+  sender_.Finish(kHandover, 1);
+  sender_.OnFlushed();
+  const std::vector<CommitMessage> commits = Messages<CommitMessage>();
+  ASSERT_THAT(commits, SizeIs(1));
+  EXPECT_THAT(commits[0].page_checksums, ElementsAre(FoldSum(11), FoldSum(12)));
 }
 
 TEST_F(KvSenderTest, SkipsPagesThatDecodeHolds) {
   StartWithTokens(8);
   Grant({6}, /*first_missing=*/1);
   sender_.LayersReady(kHandover, {0, 8}, {0, 2}, kNow);
-  std::vector<PushOrder> pushes = sender_.TakePushes(1 << 30);
+  std::vector<PushOrder> pushes = Pushes();
   ASSERT_THAT(pushes, SizeIs(1));
   int64_t bytes = 0;
-  for (const CopyRun& run : pushes[0].runs) bytes += run.bytes;
+  for (const CopyRun& run : pushes[0].write.runs) bytes += run.bytes;
   EXPECT_EQ(bytes, layout_.page_bytes());
 }
 
@@ -91,7 +142,7 @@ TEST_F(KvSenderTest, CommitsWithoutAPushWhenDecodeHoldsEverything) {
   Grant({}, /*first_missing=*/2);
   sender_.LayersReady(kHandover, {0, 8}, {0, 2}, kNow);
   sender_.Finish(kHandover, 1);
-  EXPECT_THAT(sender_.TakePushes(1 << 30), IsEmpty());
+  EXPECT_THAT(Pushes(), IsEmpty());
   EXPECT_THAT(Messages<CommitMessage>(), SizeIs(1));
 }
 
@@ -110,7 +161,7 @@ TEST_F(KvSenderTest, CancelWaitsForWritesInFlight) {
   StartWithTokens(4);
   Grant({0});
   sender_.LayersReady(kHandover, {0, 4}, {0, 2}, kNow);
-  EXPECT_THAT(sender_.TakePushes(1 << 30), SizeIs(1));
+  EXPECT_THAT(Pushes(), SizeIs(1));
   sender_.Cancel(kHandover, "client gone");
   EXPECT_TRUE(sender_.WantsFlush());
   EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
@@ -124,7 +175,7 @@ TEST_F(KvSenderTest, AnswersAbortOfThePeerWhenNothingIsInFlight) {
   StartWithTokens(4);
   Grant({0});
   sender_.LayersReady(kHandover, {0, 4}, {0, 1}, kNow);
-  sender_.TakePushes(1 << 30);
+  Pushes();
   sender_.OnAbort({kHandover, TransferEpoch(3), "cancelled"});
   EXPECT_THAT(Messages<AbortDoneMessage>(), IsEmpty());
   sender_.OnFlushed();

@@ -114,8 +114,7 @@ class ReceiverHub::Connection {
       return;
     }
     const uint8_t* area = hub_.options_.pool + hub_.options_.hello.layout.pool_bytes();
-    const absl::StatusOr<bool> arrived =
-        VerifySelfTest(hub_.FindTransport(done.transport), area, done.large_seed, done.small_seed);
+    const absl::StatusOr<bool> arrived = VerifySelfTest(*hub_.options_.memory, area, done.large_seed, done.small_seed);
     if (!arrived.ok() || !*arrived) {
       const absl::string_view cause = arrived.ok() ? "other bytes arrived" : arrived.status().message();
       Send(LinkRefusedMessage{.reason = absl::StrCat("self-test over ", done.transport, ": ", cause),
@@ -178,11 +177,6 @@ ReceiverHub::ReceiverHub(Options options, std::vector<std::unique_ptr<Transport>
       loop_(std::move(loop)),
       listener_fd_(listener_fd),
       port_(port) {}
-
-Transport& ReceiverHub::FindTransport(absl::string_view name) {
-  return **std::find_if(transports_.begin(), transports_.end(),
-                        [&](const auto& transport) { return transport->name() == name; });
-}
 
 uint64_t ReceiverHub::pool_bytes() const { return options_.hello.layout.pool_bytes() + kTestAreaBytes; }
 

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "kvtransfer/event_loop.h"
+#include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transport.h"
 #include "kvtransfer/wire.h"
 
@@ -38,9 +39,10 @@ class ReceiverEvents {
 class ReceiverHub {
  public:
   struct Options {
-    HelloMessage hello;       // Of this worker; exports are added for each link.
-    std::string listen;       // host:port
-    uint8_t* pool = nullptr;  // KV pool, then the test area.
+    HelloMessage hello;                  // Of this worker; exports are added for each link.
+    std::string listen;                  // host:port
+    uint8_t* pool = nullptr;             // KV pool, then the test area.
+    PoolMemory* memory = &HostMemory();  // Where it lies.
     absl::Duration heartbeat = absl::Milliseconds(250);
     int missed_heartbeats = 4;
   };
@@ -65,8 +67,6 @@ class ReceiverHub {
               std::unique_ptr<EventLoop> loop, int listener_fd, int port);
   // Of the KV pool and the test area.
   uint64_t pool_bytes() const;
-  // One that was offered.
-  Transport& FindTransport(absl::string_view name);
   void AcceptAll();
   void Tick();
   bool Poll();

@@ -42,7 +42,7 @@ absl::StatusOr<absl::Duration> TimedWrite(Transport& transport, RemotePool& pool
                                           const CopyRun& run, absl::Time deadline) {
   const Clock& clock = Clock::Real();
   absl::Time begin = clock.Now();
-  RETURN_IF_ERROR(pool.Write(source, {run}));
+  RETURN_IF_ERROR(pool.Write({.source_base = source, .runs = {run}}));
   while (true) {
     transport.Progress();
     ASSIGN_OR_RETURN(bool done, pool.PollFlushed());
@@ -75,13 +75,13 @@ absl::StatusOr<SelfTestResult> TimeWrites(Transport& transport, RemotePool& pool
 
 }  // namespace
 
-absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, std::unique_ptr<RemotePool>& pool,
-                                             uint64_t test_area) {
+absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, PoolMemory& memory,
+                                             std::unique_ptr<RemotePool>& pool, uint64_t test_area) {
   const uint64_t large_seed = DrawRandomId(), small_seed = DrawRandomId();
   std::vector<uint8_t> patterns(kTestAreaBytes);
   FillPattern(large_seed, absl::MakeSpan(patterns).subspan(0, kLargeTestBytes));
   FillPattern(small_seed, absl::MakeSpan(patterns).subspan(kLargeTestBytes));
-  ASSIGN_OR_RETURN(const std::unique_ptr<WriteSource> source, transport.MakeSource(patterns));
+  ASSIGN_OR_RETURN(const std::unique_ptr<PoolBuffer> source, memory.MakeCopy(patterns));
   absl::StatusOr<SelfTestResult> result = TimeWrites(transport, *pool, source->base(), static_cast<int64_t>(test_area));
   if (!result.ok()) {
     pool.reset();  // It may still read the source, which goes after it.
@@ -92,10 +92,10 @@ absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, std::unique_p
   return result;
 }
 
-absl::StatusOr<bool> VerifySelfTest(Transport& transport, const uint8_t* test_area, uint64_t large_seed,
+absl::StatusOr<bool> VerifySelfTest(PoolMemory& memory, const uint8_t* test_area, uint64_t large_seed,
                                     uint64_t small_seed) {
   std::vector<uint8_t> bytes(kTestAreaBytes);
-  RETURN_IF_ERROR(transport.ReadPool(test_area, absl::MakeSpan(bytes)));
+  RETURN_IF_ERROR(memory.Read(test_area, absl::MakeSpan(bytes)));
   const absl::Span<const uint8_t> area = bytes;
   return HasPattern(large_seed, area.subspan(0, kLargeTestBytes)) &&
          HasPattern(small_seed, area.subspan(kLargeTestBytes));

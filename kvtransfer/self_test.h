@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transport.h"
 
 namespace tandem {
@@ -20,14 +21,14 @@ struct SelfTestResult {
   double latency_us = 0;            // Of the small write and its flush; the best of several.
 };
 
-// Writes both patterns at `test_area`, an offset in the peer's pool. DEADLINE_EXCEEDED after half a
-// second; other errors are the transport's. An error of a write closes the pool, which may still read the patterns'
-// memory.
-absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, std::unique_ptr<RemotePool>& pool,
-                                             uint64_t test_area);
+// Writes both patterns, from memory of the kind of this side's pool, at `test_area`, an offset in the peer's.
+// DEADLINE_EXCEEDED after half a second; other errors are the transport's. An error of a write closes the pool, which
+// may still read the patterns' memory.
+absl::StatusOr<SelfTestResult> WriteSelfTest(Transport& transport, PoolMemory& memory,
+                                             std::unique_ptr<RemotePool>& pool, uint64_t test_area);
 
-// Whether the area, in the pool that `transport` exported, holds the patterns of these seeds.
-absl::StatusOr<bool> VerifySelfTest(Transport& transport, const uint8_t* test_area, uint64_t large_seed,
+// Whether the area, in a pool of such memory, holds the patterns of these seeds.
+absl::StatusOr<bool> VerifySelfTest(PoolMemory& memory, const uint8_t* test_area, uint64_t large_seed,
                                     uint64_t small_seed);
 
 }  // namespace tandem

@@ -57,8 +57,13 @@ class SenderHub::Link {
   // Carries out what the sender wants; true while a flush is awaited.
   bool Pump() {
     if (sender_ == nullptr) return false;
-    for (PushOrder& push : sender_->TakePushes(kMaxBytesPerTurn)) {
-      if (absl::Status status = pool_->Write(hub_.options_.pool, push.runs); !status.ok()) {
+    absl::StatusOr<std::vector<PushOrder>> pushes = sender_->TakePushes(kMaxBytesPerTurn, pool_->waits_for_source());
+    if (!pushes.ok()) {
+      Lose(absl::StrCat("the KV to write is lost: ", pushes.status().message()));
+      return false;
+    }
+    for (PushOrder& push : *pushes) {
+      if (absl::Status status = pool_->Write(std::move(push.write)); !status.ok()) {
         Lose(absl::StrCat("write failed: ", status.message()));
         return false;
       }
@@ -168,11 +173,13 @@ class SenderHub::Link {
     absl::StatusOr<std::unique_ptr<RemotePool>> opened = transport.Open(pool);
     if (!opened.ok()) return opened.status();
     const uint64_t area = peer_hello_.layout.pool_bytes();
-    absl::StatusOr<SelfTestResult> result = WriteSelfTest(transport, *opened, area);
+    absl::StatusOr<SelfTestResult> result = WriteSelfTest(transport, *hub_.options_.memory, *opened, area);
     if (!result.ok()) return result.status();
     if (absl::Status judged = Judge(transport.name(), result->gigabytes_per_second); !judged.ok()) return judged;
-    pool_ = faulty() ? WithFaults(*std::move(opened), hub_.options_.faults) : *std::move(opened);
     state_.transport = std::string(transport.name());
+    state_.path = (*opened)->path();
+    pool_ = *std::move(opened);
+    if (faulty()) pool_ = WithFaults(std::move(pool_), *hub_.options_.memory, hub_.options_.faults);
     state_.gigabytes_per_second = result->gigabytes_per_second;
     state_.latency_us = result->latency_us;
     Send(SelfTestDoneMessage{state_.transport, result->large_seed, kLargeTestBytes, result->small_seed, kSmallTestBytes,
@@ -202,6 +209,7 @@ class SenderHub::Link {
     state_.error.clear();
     LogInfo("link up", {{"peer", peer_.worker_id},
                         {"transport", state_.transport},
+                        {"path", state_.path},
                         {"gigabytes_per_second", state_.gigabytes_per_second},
                         {"latency_us", state_.latency_us}});
     hub_.events_.OnLinkState(state_);
@@ -376,9 +384,10 @@ void SenderHub::Start(Incarnation peer, HandoverId handover, std::vector<TokenId
   });
 }
 
-void SenderHub::LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) {
-  OnLink(peer, handover, [handover, tokens, layers](KvSender& sender) {
-    sender.LayersReady(handover, tokens, layers, Clock::Real().Now());
+void SenderHub::LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers,
+                            std::shared_ptr<const SourceEvent> ready) {
+  OnLink(peer, handover, [handover, tokens, layers, ready = std::move(ready)](KvSender& sender) {
+    sender.LayersReady(handover, tokens, layers, Clock::Real().Now(), ready);
   });
 }
 

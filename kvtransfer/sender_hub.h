@@ -13,6 +13,7 @@
 #include "common/ids.h"
 #include "kvtransfer/event_loop.h"
 #include "kvtransfer/kv_sender.h"
+#include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transfer_faults.h"
 #include "kvtransfer/transport.h"
 #include "kvtransfer/wire.h"
@@ -33,6 +34,7 @@ struct LinkState {
   Incarnation incarnation;
   bool up = false;
   std::string transport;
+  std::string path;  // As of RemotePool.
   double gigabytes_per_second = 0, latency_us = 0;
   std::string error;
 };
@@ -64,6 +66,7 @@ class SenderHub {
   struct Options {
     HelloMessage hello;  // Of this worker; without exports.
     const uint8_t* pool = nullptr;
+    PoolMemory* memory = &HostMemory();  // Where it lies.
     absl::Duration heartbeat = absl::Milliseconds(250);
     int missed_heartbeats = 4;
     // A link that reaches less than `minimum_share` of its transport's rate here, in bytes a second, is not made.
@@ -84,7 +87,8 @@ class SenderHub {
   void SetPeers(std::vector<LinkPeer> peers);
   // As KvSender's methods, on the link to that incarnation; kLost at once when it is not up.
   void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages);
-  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers);
+  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers,
+                   std::shared_ptr<const SourceEvent> ready = nullptr);
   void Finish(Incarnation peer, HandoverId handover, TokenId first_token);
   void Cancel(Incarnation peer, HandoverId handover, const std::string& reason);
 

@@ -17,26 +17,28 @@ namespace {
 
 class FaultyPool final : public RemotePool {
  public:
-  FaultyPool(std::unique_ptr<RemotePool> pool, const TransferFaults& faults)
-      : pool_(std::move(pool)), faults_(faults) {}
+  FaultyPool(std::unique_ptr<RemotePool> pool, PoolMemory& memory, const TransferFaults& faults)
+      : pool_(std::move(pool)), memory_(memory), faults_(faults) {}
 
-  absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) override {
+  absl::Status Write(WriteOrder order) override {
     ++writes_;
     polls_left_ = faults_.delay_polls;
-    if (IsTurn(faults_.drop_write_every) || runs.empty()) return absl::OkStatus();
+    if (order.runs.empty()) return absl::OkStatus();
+    if (IsTurn(faults_.drop_write_every)) return TakeSums(order);
     if (faults_.late_write_ms > 0) {
-      late_.push_back({Clock::Real().Now() + absl::Milliseconds(faults_.late_write_ms), source_base,
-                       std::vector<CopyRun>(runs.begin(), runs.end())});
+      late_.push_back({Clock::Real().Now() + absl::Milliseconds(faults_.late_write_ms), std::move(order)});
       return absl::OkStatus();
     }
-    if (IsTurn(faults_.flip_byte_every)) return WriteDamaged(source_base, runs);
-    if (IsTurn(faults_.duplicate_write_every)) RETURN_IF_ERROR(pool_->Write(source_base, runs));
-    return pool_->Write(source_base, runs);
+    if (IsTurn(faults_.flip_byte_every)) return WriteDamaged(std::move(order));
+    if (IsTurn(faults_.duplicate_write_every)) {
+      RETURN_IF_ERROR(pool_->Write({.source_base = order.source_base, .runs = order.runs}));
+    }
+    return pool_->Write(std::move(order));
   }
 
   absl::StatusOr<bool> PollFlushed() override {
     while (!late_.empty() && late_.front().due <= Clock::Real().Now()) {
-      RETURN_IF_ERROR(pool_->Write(late_.front().source_base, late_.front().runs));
+      RETURN_IF_ERROR(pool_->Write(std::move(late_.front().order)));
       late_.pop_front();
     }
     if (!late_.empty() || polls_left_-- > 0) return false;
@@ -48,33 +50,49 @@ class FaultyPool final : public RemotePool {
  private:
   struct LateWrite {
     absl::Time due;
-    const uint8_t* source_base;
-    std::vector<CopyRun> runs;
+    WriteOrder order;
   };
   bool IsTurn(int every) const { return every > 0 && writes_ % every == 0; }
 
-  // Writes all but the first run as they are, and that one with a byte changed.
-  absl::Status WriteDamaged(const uint8_t* source_base, absl::Span<const CopyRun> runs) {
-    RETURN_IF_ERROR(pool_->Write(source_base, runs.subspan(1)));
-    damaged_.emplace_back(source_base + runs[0].source, source_base + runs[0].source + runs[0].bytes);
-    damaged_.back()[runs[0].bytes / 2] ^= 1;
-    CopyRun run{0, runs[0].destination, runs[0].bytes};
-    return pool_->Write(damaged_.back().data(), {run});
+  // As if all had been written.
+  absl::Status TakeSums(WriteOrder& order) {
+    if (order.sums == nullptr) return absl::OkStatus();
+    RETURN_IF_ERROR(memory_.AddSums(order.source_base, PoolSide::kSource, order.runs, order.page_of_run, *order.sums));
+    order.sums.reset();
+    return absl::OkStatus();
   }
 
+  // Writes all but the first run as they are, and that one with a byte changed.
+  absl::Status WriteDamaged(WriteOrder order) {
+    RETURN_IF_ERROR(TakeSums(order));
+    const CopyRun first = order.runs[0];
+    std::vector<uint8_t> bytes(first.bytes);
+    RETURN_IF_ERROR(memory_.Read(order.source_base + first.source, absl::MakeSpan(bytes)));
+    bytes[bytes.size() / 2] ^= 1;
+    absl::StatusOr<std::unique_ptr<PoolBuffer>> copy = memory_.MakeCopy(bytes);
+    if (!copy.ok()) return copy.status();
+    order.runs.erase(order.runs.begin());
+    RETURN_IF_ERROR(pool_->Write({.source_base = order.source_base, .runs = std::move(order.runs)}));
+    damaged_.push_back(*std::move(copy));
+    return pool_->Write({.source_base = damaged_.back()->base(), .runs = {{0, first.destination, first.bytes}}});
+  }
+
+  // Before the pool, which may still read it.
+  std::vector<std::unique_ptr<PoolBuffer>> damaged_;
   const std::unique_ptr<RemotePool> pool_;
+  PoolMemory& memory_;
   const TransferFaults faults_;
   int64_t writes_ = 0;
   int polls_left_ = 0;
   std::deque<LateWrite> late_;
-  std::vector<std::vector<uint8_t>> damaged_;  // Kept: an asynchronous pool may still read them.
 };
 
 }  // namespace
 
-std::unique_ptr<RemotePool> WithFaults(std::unique_ptr<RemotePool> pool, const TransferFaults& faults) {
+std::unique_ptr<RemotePool> WithFaults(std::unique_ptr<RemotePool> pool, PoolMemory& memory,
+                                       const TransferFaults& faults) {
   if (!faults.any()) return pool;
-  return std::make_unique<FaultyPool>(std::move(pool), faults);
+  return std::make_unique<FaultyPool>(std::move(pool), memory, faults);
 }
 
 absl::StatusOr<TransferFaults> ParseTransferFaults(absl::string_view text) {

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transport.h"
 
 namespace tandem {
@@ -29,7 +30,9 @@ struct TransferFaults {
 // INVALID_ARGUMENT names an unknown one.
 absl::StatusOr<TransferFaults> ParseTransferFaults(absl::string_view text);
 
-// Adds faults to any pool; a flipped byte is flipped in a copy of the source, never in the source.
-std::unique_ptr<RemotePool> WithFaults(std::unique_ptr<RemotePool> pool, const TransferFaults& faults);
+// Adds faults to any pool that is written to from `memory`, which outlives it. A flipped byte is flipped in a copy of
+// the source, never in the source; checksums are those of the source.
+std::unique_ptr<RemotePool> WithFaults(std::unique_ptr<RemotePool> pool, PoolMemory& memory,
+                                       const TransferFaults& faults);
 
 }  // namespace tandem

@@ -8,7 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "kvtransfer/page_checksum.h"
+#include "kvtransfer/page_sums.h"
 #include "tests/support/status_matchers.h"
 
 namespace tandem {
@@ -134,27 +134,58 @@ TEST(TransferPlanTest, EveryByteLandsExactlyOnceForRandomLayouts) {
   }
 }
 
-TEST(TransferPlanTest, ChecksumsOfBothSidesAgreeAndSeeEveryByte) {
-  KvLayout from = Layout(2, 2, 8, 8), to = Layout(2, 2, 16, 4);
-  std::vector<PageIndex> from_pages = {3, 1, 6, 0}, to_pages = {2, 1};
+// What both ends know of one transfer: the sums of what it writes, read at one side.
+PageSums SumsOf(const KvLayout& from, absl::Span<const PageIndex> from_pages, const KvLayout& to,
+                absl::Span<const PageIndex> to_pages, IndexRange tokens, IndexRange layers, const uint8_t* pool,
+                PoolSide side) {
+  const PageRuns cut =
+      CutAtPages(PlanTransfer(from, {from_pages}, to, {to_pages}, tokens, layers), to.page_bytes(), to_pages);
+  PageSums sums(to_pages.size());
+  AddHostSums(pool, side, cut.runs, cut.page_of_run, sums);
+  return sums;
+}
+
+TEST(TransferPlanTest, SumsOfBothSidesAgreeAndSeeEveryByte) {
+  const KvLayout from = Layout(2, 2, 8, 8), to = Layout(2, 2, 16, 4);
+  // The last two are neighbours in both pools, whose runs are one.
+  const std::vector<PageIndex> from_pages = {3, 1, 6, 0, 4, 5}, to_pages = {2, 0, 1};
   std::vector<uint8_t> from_pool(from.pool_bytes()), to_pool(to.pool_bytes());
-  for (int token = 0; token < 27; ++token) FillToken(from, from_pages[token / 8], token % 8, token, from_pool);
-  for (const CopyRun& run : PlanTransfer(from, {from_pages}, to, {to_pages}, {0, 27}, {0, 2})) {
+  for (int token = 0; token < 48; ++token) FillToken(from, from_pages[token / 8], token % 8, token, from_pool);
+  for (const CopyRun& run : PlanTransfer(from, {from_pages}, to, {to_pages}, {0, 43}, {0, 2})) {
     std::copy_n(from_pool.begin() + run.source, run.bytes, to_pool.begin() + run.destination);
   }
-  auto sent = PageChecksums(from_pool.data(), PoolSide::kSource, from, {from_pages}, to, {to_pages}, {0, 27});
+  // The sender's, by chunk and layer group.
+  PageSums sent(3);
+  for (IndexRange tokens : {IndexRange{20, 43}, IndexRange{0, 20}}) {
+    for (int layer : {1, 0}) {
+      const PageSums part =
+          SumsOf(from, from_pages, to, to_pages, tokens, {layer, layer + 1}, from_pool.data(), PoolSide::kSource);
+      for (size_t i = 0; i < sent.size(); ++i) sent[i] += part[i];
+    }
+  }
+  // The receiver's, which knows the number of the source's pages only.
   auto found = [&] {
-    std::vector<PageIndex> placeholders(4, 0);
-    return PageChecksums(to_pool.data(), PoolSide::kDestination, from, {placeholders}, to, {to_pages}, {0, 27});
+    return SumsOf(from, std::vector<PageIndex>(6, 0), to, to_pages, {0, 43}, {0, 2}, to_pool.data(),
+                  PoolSide::kDestination);
   };
-  EXPECT_THAT(sent, SizeIs(2));
   EXPECT_EQ(found(), sent);
-  for (int64_t offset : {int64_t{0}, to.page_bytes() - 1}) {
+  for (int64_t offset = 0; offset < to.page_bytes(); ++offset) {
     to_pool[to_pages[0] * to.page_bytes() + offset] ^= 1;
-    EXPECT_NE(found()[0], sent[0]) << offset;
-    EXPECT_EQ(found()[1], sent[1]) << offset;
+    ASSERT_NE(FoldSums(found())[0], FoldSums(sent)[0]) << offset;
+    ASSERT_EQ(found()[1], sent[1]) << offset;
     to_pool[to_pages[0] * to.page_bytes() + offset] ^= 1;
   }
+  // Of one page, two words that change places.
+  std::swap_ranges(&to_pool[to_pages[1] * to.page_bytes()], &to_pool[to_pages[1] * to.page_bytes()] + 8,
+                   &to_pool[to_pages[1] * to.page_bytes()] + 8);
+  EXPECT_NE(FoldSums(found())[1], FoldSums(sent)[1]);
+}
+
+TEST(TransferPlanTest, RunsAreCutAtTheBordersOfDestinationPages) {
+  const PageRuns cut = CutAtPages({{100, 32, 16}, {0, 80, 128}}, 64, {3, 0, 1, 2});
+  EXPECT_THAT(cut.runs,
+              ElementsAre(CopyRun{100, 32, 16}, CopyRun{0, 80, 48}, CopyRun{48, 128, 64}, CopyRun{112, 192, 16}));
+  EXPECT_THAT(cut.page_of_run, ElementsAre(1, 2, 3, 0));
 }
 
 TEST(KvLayoutTest, RefusesPairsOfUnlikeModelsWithBothShapes) {

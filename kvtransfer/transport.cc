@@ -1,32 +1,8 @@
 #include "kvtransfer/transport.h"
 
-#include <cstring>
-#include <vector>
-
 #include "absl/strings/str_cat.h"
 
 namespace tandem {
-namespace {
-
-class HostSource final : public WriteSource {
- public:
-  explicit HostSource(absl::Span<const uint8_t> content) : bytes_(content.begin(), content.end()) {}
-  const uint8_t* base() const override { return bytes_.data(); }
-
- private:
-  const std::vector<uint8_t> bytes_;
-};
-
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<WriteSource>> Transport::MakeSource(absl::Span<const uint8_t> content) {
-  return std::make_unique<HostSource>(content);
-}
-
-absl::Status Transport::ReadPool(const uint8_t* from, absl::Span<uint8_t> out) {
-  std::memcpy(out.data(), from, out.size());
-  return absl::OkStatus();
-}
 
 absl::Status CheckRuns(absl::Span<const CopyRun> runs, uint64_t size_bytes) {
   for (const CopyRun& run : runs) {
@@ -36,6 +12,11 @@ absl::Status CheckRuns(absl::Span<const CopyRun> runs, uint64_t size_bytes) {
     }
   }
   return absl::OkStatus();
+}
+
+void AddHostSums(const WriteOrder& order) {
+  if (order.sums == nullptr) return;
+  AddHostSums(order.source_base, PoolSide::kSource, order.runs, order.page_of_run, *order.sums);
 }
 
 }  // namespace tandem

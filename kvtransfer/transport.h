@@ -4,17 +4,19 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "kvtransfer/page_sums.h"
 #include "kvtransfer/transfer_plan.h"
 
 namespace tandem {
 
 // How a peer reaches a pool; what it means is the transport's own.
 struct PoolExport {
-  std::string transport;  // "shm", "nvlink", "ucx" or "loopback".
+  std::string transport;  // "shm", "nvlink", "ucx", "ucx_staged" or "loopback".
   std::string address;
   std::string remote_key;
   uint64_t base_address = 0;
@@ -33,6 +35,28 @@ class ExportedPool {
   virtual bool revocable() const = 0;
 };
 
+// When the bytes of a write are there: for devices, which carry out their work behind the host's back.
+//
+// Thread-safety: thread-safe.
+class SourceEvent {
+ public:
+  virtual ~SourceEvent() = default;
+  // INTERNAL: the device failed.
+  virtual absl::StatusOr<bool> PollReady() const = 0;
+};
+
+// One write into a peer's pool.
+struct WriteOrder {
+  const uint8_t* source_base = nullptr;
+  std::vector<CopyRun> runs;
+  // Null: the source is there already. Only for pools that wait_for_source().
+  std::shared_ptr<const SourceEvent> ready;
+  // Where checksums are on: gets the sums of what was read, before PollFlushed is true. The runs are those of
+  // CutAtPages then, with these pages. The writer and nobody else touches it until then.
+  std::shared_ptr<PageSums> sums;
+  std::vector<uint32_t> page_of_run;
+};
+
 // A peer's pool, open for one-sided writes.
 //
 // Thread-safety: the link thread only.
@@ -42,24 +66,19 @@ class ExportedPool {
 class RemotePool {
  public:
   virtual ~RemotePool() = default;
-  // Starts copying from `source_base`, and does not wait. The source must stay unchanged until
-  // PollFlushed is true. OUT_OF_RANGE: a run leaves the pool; nothing was written.
-  virtual absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) = 0;
+  // Starts copying, and does not wait. The source must stay unchanged until PollFlushed is true.
+  // OUT_OF_RANGE: a run leaves the pool; nothing was written.
+  virtual absl::Status Write(WriteOrder order) = 0;
   // True when everything written so far can be read at the destination. An error is final: the link
   // is lost.
   virtual absl::StatusOr<bool> PollFlushed() = 0;
+  // Whether writes may be ordered before their source is there.
+  virtual bool waits_for_source() const { return false; }
+  // What the bytes take, as the transport itself says ("tcp/lo"); empty where there is nothing to choose from.
+  virtual std::string path() const { return ""; }
 };
 
-// A copy of some bytes that a transport can write from.
-//
-// Ownership: owns the copy.
-class WriteSource {
- public:
-  virtual ~WriteSource() = default;
-  virtual const uint8_t* base() const = 0;
-};
-
-// One way of moving bytes between processes. Pools are memory that the host reads unless a transport says otherwise.
+// One way of moving bytes between processes.
 //
 // Thread-safety: the link thread only, or before it starts.
 class Transport {
@@ -73,10 +92,6 @@ class Transport {
   virtual absl::StatusOr<std::unique_ptr<ExportedPool>> Export(uint8_t* base, uint64_t size_bytes) = 0;
   // UNAVAILABLE when the pool cannot be reached from here.
   virtual absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) = 0;
-  // A copy of `content` where this side's pool lies. RESOURCE_EXHAUSTED, INTERNAL: a device refused.
-  virtual absl::StatusOr<std::unique_ptr<WriteSource>> MakeSource(absl::Span<const uint8_t> content);
-  // Reads `out.size()` bytes of the local pool, at `from`. INTERNAL: a device failed.
-  virtual absl::Status ReadPool(const uint8_t* from, absl::Span<uint8_t> out);
   // Moves what is under way forward; cheap when nothing is.
   virtual void Progress() {}
   // Readable when Progress has something to do; -1 when it never has.
@@ -98,5 +113,7 @@ class MappedExport final : public ExportedPool {
 
 // OUT_OF_RANGE unless each run lies in a destination of `size_bytes`.
 absl::Status CheckRuns(absl::Span<const CopyRun> runs, uint64_t size_bytes);
+// Adds the sums that the order asks for, if it does, from its source in host memory.
+void AddHostSums(const WriteOrder& order);
 
 }  // namespace tandem

@@ -10,9 +10,12 @@ namespace {
 class LoopbackPool final : public RemotePool {
  public:
   LoopbackPool(uint8_t* base, uint64_t size_bytes) : base_(base), size_bytes_(size_bytes) {}
-  absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) override {
-    RETURN_IF_ERROR(CheckRuns(runs, size_bytes_));
-    for (const CopyRun& run : runs) std::memcpy(base_ + run.destination, source_base + run.source, run.bytes);
+  absl::Status Write(WriteOrder order) override {
+    RETURN_IF_ERROR(CheckRuns(order.runs, size_bytes_));
+    AddHostSums(order);
+    for (const CopyRun& run : order.runs) {
+      std::memcpy(base_ + run.destination, order.source_base + run.source, run.bytes);
+    }
     return absl::OkStatus();
   }
   absl::StatusOr<bool> PollFlushed() override { return true; }

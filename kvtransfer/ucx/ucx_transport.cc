@@ -174,10 +174,13 @@ class UcxRemotePool final : public RemotePool, private UcxWorker {
     if (remote_key_ != nullptr) ucp_rkey_destroy(remote_key_);
   }
 
-  absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) override {
+  absl::Status Write(WriteOrder order) override {
     RETURN_IF_ERROR(error_);
-    RETURN_IF_ERROR(CheckRuns(runs, size_bytes_));
-    for (const CopyRun& run : runs) waiting_.push_back({source_base + run.source, run.destination, run.bytes});
+    RETURN_IF_ERROR(CheckRuns(order.runs, size_bytes_));
+    AddHostSums(order);
+    for (const CopyRun& run : order.runs) {
+      waiting_.push_back({order.source_base + run.source, run.destination, run.bytes});
+    }
     needs_flush_ = true;
     return Issue();
   }

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kvtransfer/page_sums.h"
+#include "kvtransfer/transfer_plan.h"
+
+namespace tandem {
+
+// Memory of the kind of a pool, apart from it.
+//
+// Ownership: owns the memory.
+class PoolBuffer {
+ public:
+  virtual ~PoolBuffer() = default;
+  virtual uint8_t* base() const = 0;
+};
+
+// A copy that is under way. It ends, whatever happens to this object; what it reads and writes must live until then.
+class PendingCopy {
+ public:
+  virtual ~PendingCopy() = default;
+  // INTERNAL: the device failed.
+  virtual absl::StatusOr<bool> PollEnded() = 0;
+};
+
+// The memory that a pool lies in, a host's or a device's, and what is done with it on this side of a link.
+//
+// Thread-safety: thread-safe.
+class PoolMemory {
+ public:
+  virtual ~PoolMemory() = default;
+  // RESOURCE_EXHAUSTED: no memory.
+  virtual absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<PoolBuffer>> MakeCopy(absl::Span<const uint8_t> content) = 0;
+  // INTERNAL: the device failed.
+  virtual absl::Status Read(const uint8_t* from, absl::Span<uint8_t> out) = 0;
+  // Copies runs from one stretch of memory to another, of this kind or of a host's (that of HostMemory::Allocate or of
+  // HostBuffers). RESOURCE_EXHAUSTED: too much is under way, try again.
+  virtual absl::StatusOr<std::unique_ptr<PendingCopy>> StartCopy(const uint8_t* from, uint8_t* to,
+                                                                 absl::Span<const CopyRun> runs) = 0;
+  // Adds what lies at one side of the runs, in memory at `pool`, to `sums`; waits for the device. INTERNAL: it failed.
+  virtual absl::Status AddSums(const uint8_t* pool, PoolSide side, absl::Span<const CopyRun> runs,
+                               absl::Span<const uint32_t> page_of_run, PageSums& sums) = 0;
+};
+
+// This process's ordinary memory; lives as long as the process.
+PoolMemory& HostMemory();
+
+}  // namespace tandem
