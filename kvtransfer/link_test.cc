@@ -214,7 +214,7 @@ TEST(LinkTest, AfterASlowTransportTheNextOneIsTried) {
     transports.push_back(NewShmTransport(pool));
     return transports;
   };
-  DecodeEnd decode(both(shm.get()), shm->base(), /*checksums=*/true);
+  DecodeEnd decode(both(shm.get()), shm->base());
   PrefillEnd prefill(both(nullptr), With([](auto& options) { options.expected_rates["loopback"] = kImpossibleRate; }));
   TransferAndCompare(prefill, decode, 16);
   EXPECT_EQ(prefill.state_.transport, "shm");

@@ -25,7 +25,7 @@ class EndedCopy final : public PendingCopy {
 
 class HostPoolMemory final : public PoolMemory {
  public:
-  absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes) override {
+  absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes, Place) override {
     return std::make_unique<HostBuffer>(std::vector<uint8_t>(bytes));
   }
   absl::StatusOr<std::unique_ptr<PoolBuffer>> MakeCopy(absl::Span<const uint8_t> content) override {

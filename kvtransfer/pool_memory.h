@@ -34,13 +34,15 @@ class PendingCopy {
 class PoolMemory {
  public:
   virtual ~PoolMemory() = default;
-  // RESOURCE_EXHAUSTED: no memory.
-  virtual absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes) = 0;
+  enum class Place { kPool, kHost };
+  // Memory of the pool's kind, or the host's, where copies from and to the pool are as fast as they get.
+  // RESOURCE_EXHAUSTED: there is none.
+  virtual absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes, Place place) = 0;
   virtual absl::StatusOr<std::unique_ptr<PoolBuffer>> MakeCopy(absl::Span<const uint8_t> content) = 0;
   // INTERNAL: the device failed.
   virtual absl::Status Read(const uint8_t* from, absl::Span<uint8_t> out) = 0;
-  // Copies runs from one stretch of memory to another, of this kind or of a host's (that of HostMemory::Allocate or of
-  // HostBuffers). RESOURCE_EXHAUSTED: too much is under way, try again.
+  // Copies runs from one stretch of memory to another, each a pool or what Allocate gave. UNAVAILABLE: too much is
+  // under way, try again. INTERNAL: the device failed.
   virtual absl::StatusOr<std::unique_ptr<PendingCopy>> StartCopy(const uint8_t* from, uint8_t* to,
                                                                  absl::Span<const CopyRun> runs) = 0;
   // Adds what lies at one side of the runs, in memory at `pool`, to `sums`; waits for the device. INTERNAL: it failed.

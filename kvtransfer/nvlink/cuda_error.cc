@@ -29,4 +29,12 @@ absl::Status CudaStatus(CUresult result, absl::string_view call) {
   return CudaStatus(static_cast<cudaError_t>(result), call);
 }
 
+absl::StatusOr<bool> IsOver(cudaEvent_t event) {
+  const cudaError_t state = cudaEventQuery(event);
+  if (state == cudaSuccess) return true;
+  if (state != cudaErrorNotReady) return CudaStatus(state, "GPU work");
+  cudaGetLastError();  // Stays behind otherwise, for others to stumble over.
+  return false;
+}
+
 }  // namespace tandem

@@ -13,7 +13,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/status_macros.h"
-#include "kvtransfer/nvlink/current_device.h"
+#include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/cuda_memory.h"
 #include "kvtransfer/nvlink/descriptor_server.h"
 #include "kvtransfer/self_test.h"
 
@@ -41,29 +42,6 @@ absl::StatusOr<bool> SeesDevice(absl::string_view uuid) {
   return false;
 }
 
-class DeviceSource final : public WriteSource {
- public:
-  explicit DeviceSource(int device) : device_(device) {}
-  ~DeviceSource() override {
-    const CurrentDevice current(device_);
-    cudaFree(base_);
-  }
-  absl::Status Fill(absl::Span<const uint8_t> content) {
-    const CurrentDevice current(device_);
-    RETURN_IF_ERROR(current.status());
-    RETURN_IF_ERROR(CudaStatus(cudaMalloc(reinterpret_cast<void**>(&base_), content.size()), "cudaMalloc"));
-    RETURN_IF_ERROR(
-        CudaStatus(cudaMemcpyAsync(base_, content.data(), content.size(), cudaMemcpyHostToDevice, cudaStreamPerThread),
-                   "cudaMemcpyAsync"));
-    return CudaStatus(cudaStreamSynchronize(cudaStreamPerThread), "cudaMemcpyAsync");
-  }
-  const uint8_t* base() const override { return base_; }
-
- private:
-  const int device_;
-  uint8_t* base_ = nullptr;
-};
-
 // More go in several pushes.
 constexpr size_t kMaxRunsOfPush = 1 << 18;
 constexpr int kMaxLists = 4;  // 8 MiB each, on the device and on the host.
@@ -84,15 +62,21 @@ class MappedNvlinkPool final : public NvlinkPool {
   }
   ~MappedNvlinkPool() override { all_.erase(this); }
 
-  absl::Status Write(const uint8_t* source_base, absl::Span<const CopyRun> runs) override {
-    RETURN_IF_ERROR(CheckRuns(runs, size_bytes_));
-    for (size_t first = 0; first < runs.size(); first += kMaxRunsOfPush) {
-      const absl::Span<const CopyRun> part = runs.subspan(first, kMaxRunsOfPush);
-      waiting_.push_back({source_base, {part.begin(), part.end()}});
+  absl::Status Write(WriteOrder order) override {
+    RETURN_IF_ERROR(CheckRuns(order.runs, size_bytes_));
+    for (size_t first = 0; first < order.runs.size(); first += kMaxRunsOfPush) {
+      const size_t end = std::min(order.runs.size(), first + kMaxRunsOfPush);
+      WriteOrder part{.source_base = order.source_base, .ready = order.ready, .sums = order.sums};
+      part.runs.assign(order.runs.begin() + first, order.runs.begin() + end);
+      if (part.sums != nullptr) {
+        part.page_of_run.assign(order.page_of_run.begin() + first, order.page_of_run.begin() + end);
+      }
+      waiting_.push_back(std::move(part));
     }
     PushWaiting();
     return failure_;
   }
+  bool waits_for_source() const override { return true; }
 
   absl::StatusOr<bool> PollFlushed() override {
     PushWaiting();
@@ -102,7 +86,8 @@ class MappedNvlinkPool final : public NvlinkPool {
   }
 
   absl::StatusOr<CopyChoice> Push(const uint8_t* source_base, absl::Span<const CopyRun> runs, uint32_t* flag,
-                                  uint32_t flag_value, std::optional<CopyChoice> forced) override {
+                                  uint32_t flag_value, std::optional<CopyChoice> forced,
+                                  PagePusher::SumsWanted sums) override {
     // Another source is that of a self-test, which is as long as what it writes.
     const bool is_own = own_pool_ != nullptr && source_base == own_pool_->base();
     return pusher_->Push(runs,
@@ -110,7 +95,7 @@ class MappedNvlinkPool final : public NvlinkPool {
                           .destination = {pool_->base(), size_bytes_},
                           .flag = flag,
                           .flag_value = flag_value},
-                         forced);
+                         forced, std::move(sums));
   }
   uint8_t* base() const override { return pool_->base(); }
   PagePusher& pusher() override { return *pusher_; }
@@ -119,8 +104,8 @@ class MappedNvlinkPool final : public NvlinkPool {
   // Pushes what waits, in order, until the lists are all in use; what fails is told by the next Write or PollFlushed.
   void PushWaiting() {
     while (failure_.ok() && !waiting_.empty()) {
-      const Order& order = waiting_.front();
-      absl::Status status = Push(order.source_base, order.runs, nullptr, 0, std::nullopt).status();
+      WriteOrder& order = waiting_.front();
+      absl::Status status = PushOne(order);
       if (absl::IsUnavailable(status)) return;
       failure_ = status;
       waiting_.pop_front();
@@ -129,16 +114,26 @@ class MappedNvlinkPool final : public NvlinkPool {
   bool has_waiting() const { return !waiting_.empty(); }
 
  private:
-  struct Order {
-    const uint8_t* source_base;
-    std::vector<CopyRun> runs;
-  };
+  // UNAVAILABLE: not now.
+  absl::Status PushOne(WriteOrder& order) {
+    if (order.ready != nullptr) {
+      if (const auto* event = dynamic_cast<const CudaSourceEvent*>(order.ready.get())) {
+        RETURN_IF_ERROR(pusher_->WaitFor(event->event()));
+      } else {
+        ASSIGN_OR_RETURN(const bool ready, order.ready->PollReady());
+        if (!ready) return absl::UnavailableError("the source is not there yet");
+      }
+      order.ready.reset();
+    }
+    return Push(order.source_base, order.runs, nullptr, 0, std::nullopt, {order.sums, order.page_of_run}).status();
+  }
+
   const std::shared_ptr<const ImportedPool> pool_;
   const uint64_t size_bytes_;
   const bool sees_device_;
   const GpuPool* const own_pool_;
   absl::flat_hash_set<MappedNvlinkPool*>& all_;
-  std::deque<Order> waiting_;
+  std::deque<WriteOrder> waiting_;
   absl::Status failure_;
   const std::unique_ptr<PagePusher> pusher_;  // Goes first: it waits for the copies into the mapping.
 };
@@ -199,20 +194,6 @@ class NvlinkTransportParts final : public NvlinkTransport {
             copier_));
     return std::make_unique<MappedNvlinkPool>(*std::move(imported), pool.size_bytes, sees, options_.pool,
                                               std::move(pusher), pools_);
-  }
-
-  absl::StatusOr<std::unique_ptr<WriteSource>> MakeSource(absl::Span<const uint8_t> content) override {
-    auto source = std::make_unique<DeviceSource>(options_.device);
-    RETURN_IF_ERROR(source->Fill(content));
-    return source;
-  }
-
-  absl::Status ReadPool(const uint8_t* from, absl::Span<uint8_t> out) override {
-    const CurrentDevice current(options_.device);
-    RETURN_IF_ERROR(current.status());
-    RETURN_IF_ERROR(CudaStatus(
-        cudaMemcpyAsync(out.data(), from, out.size(), cudaMemcpyDeviceToHost, cudaStreamPerThread), "cudaMemcpyAsync"));
-    return CudaStatus(cudaStreamSynchronize(cudaStreamPerThread), "cudaMemcpyAsync");
   }
 
   void Progress() override {

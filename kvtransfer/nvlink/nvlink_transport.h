@@ -20,7 +20,8 @@ class NvlinkPool : public RemotePool {
   // As Write, at once, and with a flag that the peer may wait at: null, or memory that the device maps. UNAVAILABLE:
   // too many pushes are under way. OUT_OF_RANGE: more runs than a list has room for.
   virtual absl::StatusOr<CopyChoice> Push(const uint8_t* source_base, absl::Span<const CopyRun> runs, uint32_t* flag,
-                                          uint32_t flag_value, std::optional<CopyChoice> forced = std::nullopt) = 0;
+                                          uint32_t flag_value, std::optional<CopyChoice> forced = std::nullopt,
+                                          PagePusher::SumsWanted sums = {}) = 0;
   virtual uint8_t* base() const = 0;
   virtual PagePusher& pusher() = 0;
   // Whether the peer's device is one that this process sees.

@@ -45,14 +45,19 @@ PageCopier::~PageCopier() {
     cudaFreeHost(slot.host);
     cudaFree(slot.device);
     cudaFree(slot.finished_blocks);
+    cudaFreeHost(slot.host_sums);
+    cudaFree(slot.device_sums);
   }
 }
 
 absl::Status PageCopier::AddSlot() {
-  const size_t bytes = options_.max_runs * (sizeof(DeviceRun) + sizeof(DeviceExtent));
+  const size_t bytes = pages_offset() + options_.max_runs * sizeof(uint32_t);
+  const size_t sums_bytes = options_.max_runs * sizeof(uint64_t);
   Slot& slot = slots_.emplace_back();  // The destructor frees what was made of it.
   RETURN_IF_ERROR(CudaStatus(cudaMallocHost(reinterpret_cast<void**>(&slot.host), bytes), "cudaMallocHost"));
   RETURN_IF_ERROR(CudaStatus(cudaMalloc(reinterpret_cast<void**>(&slot.device), bytes), "cudaMalloc"));
+  RETURN_IF_ERROR(CudaStatus(cudaMallocHost(reinterpret_cast<void**>(&slot.host_sums), sums_bytes), "cudaMallocHost"));
+  RETURN_IF_ERROR(CudaStatus(cudaMalloc(reinterpret_cast<void**>(&slot.device_sums), sums_bytes), "cudaMalloc"));
   RETURN_IF_ERROR(
       CudaStatus(cudaMalloc(reinterpret_cast<void**>(&slot.finished_blocks), sizeof(uint32_t)), "cudaMalloc"));
   RETURN_IF_ERROR(
@@ -63,15 +68,14 @@ absl::Status PageCopier::AddSlot() {
 absl::StatusOr<PageCopier::Slot*> PageCopier::FindSlot() {
   for (Slot& slot : slots_) {
     if (slot.is_held) continue;
-    const cudaError_t state = cudaEventQuery(slot.ended);  // Success also where nothing was recorded yet.
-    if (state == cudaSuccess) return &slot;
-    if (state != cudaErrorNotReady) return CudaStatus(state, "page copy");
-    cudaGetLastError();  // Stays behind otherwise, for others to stumble over.
+    ASSIGN_OR_RETURN(const bool is_free, IsOver(slot.ended));
+    if (is_free) return &slot;
   }
   return absl::UnavailableError(absl::StrCat(options_.max_lists, " copy lists are in use"));
 }
 
-absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> runs, cudaStream_t stream) {
+absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> runs, cudaStream_t stream,
+                                                    absl::Span<const uint32_t> page_of_run) {
   if (runs.size() > options_.max_runs) {
     return absl::OutOfRangeError(absl::StrCat("a list of ", runs.size(), " runs; at most ", options_.max_runs, " fit"));
   }
@@ -81,7 +85,11 @@ absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> ru
   slot->stream = stream;
   ASSIGN_OR_RETURN(slot->shape, PackRuns(runs, reinterpret_cast<DeviceRun*>(slot->host),
                                          reinterpret_cast<DeviceExtent*>(slot->host + extents_offset())));
-  slot->goes_with_launch = slot->shape.uniform_vectors > 0 && runs.size() <= kLaunchRuns;
+  slot->num_pages = page_of_run.empty() ? 0 : *std::max_element(page_of_run.begin(), page_of_run.end()) + 1;
+  if (slot->num_pages > options_.max_runs) {
+    return absl::OutOfRangeError(absl::StrCat("a list for ", slot->num_pages, " pages; at most ", options_.max_runs));
+  }
+  slot->goes_with_launch = slot->shape.uniform_vectors > 0 && runs.size() <= kLaunchRuns && slot->num_pages == 0;
   if (slot->goes_with_launch) return List(slot);
   auto upload = [&](size_t offset, size_t bytes) {
     return CudaStatus(
@@ -90,6 +98,10 @@ absl::StatusOr<PageCopier::List> PageCopier::Upload(absl::Span<const CopyRun> ru
   };
   RETURN_IF_ERROR(upload(0, runs.size() * sizeof(DeviceRun)));
   if (slot->shape.uniform_vectors == 0) RETURN_IF_ERROR(upload(extents_offset(), runs.size() * sizeof(DeviceExtent)));
+  if (slot->num_pages > 0) {
+    std::copy(page_of_run.begin(), page_of_run.end(), reinterpret_cast<uint32_t*>(slot->host + pages_offset()));
+    RETURN_IF_ERROR(upload(pages_offset(), runs.size() * sizeof(uint32_t)));
+  }
   RETURN_IF_ERROR(CudaStatus(cudaEventRecord(slot->ended, stream), "cudaEventRecord"));
   return List(slot);
 }
@@ -103,17 +115,69 @@ absl::Status PageCopier::Enqueue(const List& list, const Push& push, int blocks)
   RETURN_IF_ERROR(CheckPlaces(push, shape.source_end, shape.destination_end));
   const CurrentDevice current(options_.device);
   RETURN_IF_ERROR(current.status());
-  const PageCopyArguments arguments{.source = push.source.base + push.source.offset,
-                                    .destination = push.destination.base + push.destination.offset,
-                                    .runs = reinterpret_cast<const DeviceRun*>(slot.device),
-                                    .extents = reinterpret_cast<const DeviceExtent*>(slot.device + extents_offset()),
-                                    .shape = shape,
-                                    .finished_blocks = slot.finished_blocks,
-                                    .flag = push.flag,
-                                    .flag_value = push.flag_value};
+  PageCopyArguments arguments = Arguments(slot);
+  arguments.source = push.source.base + push.source.offset;
+  arguments.destination = push.destination.base + push.destination.offset;
+  arguments.destination_offset = push.destination.offset;
+  arguments.flag = push.flag;
+  arguments.flag_value = push.flag_value;
+  return Launch(slot, arguments, blocks);
+}
+
+absl::Status PageCopier::EnqueueSums(const List& list, PoolSide side, const Place<const uint8_t>& pool, int blocks) {
+  Slot& slot = *list.slot_;
+  const bool at_source = side == PoolSide::kSource;
+  if (slot.num_pages == 0 || pool.offset % sizeof(uint4) != 0) {
+    return absl::InvalidArgumentError("sums are those of pages, at multiples of 16 bytes");
+  }
+  const uint64_t end = at_source ? slot.shape.source_end : slot.shape.destination_end;
+  if (end > pool.bytes || pool.offset > pool.bytes - end) {
+    return absl::OutOfRangeError(absl::StrCat("runs that end at ", end, " leave a pool of ", pool.bytes, " bytes"));
+  }
+  const CurrentDevice current(options_.device);
+  RETURN_IF_ERROR(current.status());
+  PageCopyArguments arguments = Arguments(slot);
+  arguments.source = pool.base + pool.offset;
+  if (!at_source) {
+    arguments.destination = const_cast<uint8_t*>(pool.base + pool.offset);  // It is not written to.
+    arguments.destination_offset = pool.offset;
+  }
+  arguments.work = at_source ? PageCopyWork::kSumSource : PageCopyWork::kSumDestination;
+  return Launch(slot, arguments, blocks);
+}
+
+PageCopyArguments PageCopier::Arguments(const Slot& slot) const {
+  PageCopyArguments arguments;
+  arguments.runs = reinterpret_cast<const DeviceRun*>(slot.device);
+  arguments.extents = reinterpret_cast<const DeviceExtent*>(slot.device + extents_offset());
+  arguments.shape = slot.shape;
+  arguments.finished_blocks = slot.finished_blocks;
+  if (slot.num_pages > 0) {
+    arguments.sums = slot.device_sums;
+    arguments.page_of_run = reinterpret_cast<const uint32_t*>(slot.device + pages_offset());
+  }
+  return arguments;
+}
+
+absl::Status PageCopier::Launch(Slot& slot, const PageCopyArguments& arguments, int blocks) {
+  const size_t sums_bytes = slot.num_pages * sizeof(uint64_t);
+  if (sums_bytes > 0) {
+    RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(slot.device_sums, 0, sums_bytes, slot.stream), "cudaMemsetAsync"));
+  }
   const auto* launch_runs = slot.goes_with_launch ? reinterpret_cast<const DeviceRun*>(slot.host) : nullptr;
   RETURN_IF_ERROR(CudaStatus(LaunchPageCopy(arguments, launch_runs, blocks, slot.stream), "page copy"));
+  if (sums_bytes > 0) {
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemcpyAsync(slot.host_sums, slot.device_sums, sums_bytes, cudaMemcpyDeviceToHost, slot.stream),
+                   "cudaMemcpyAsync"));
+  }
   return CudaStatus(cudaEventRecord(slot.ended, slot.stream), "cudaEventRecord");
+}
+
+absl::StatusOr<bool> PageCopier::PollEnded(const List& list) {
+  const CurrentDevice current(options_.device);
+  RETURN_IF_ERROR(current.status());
+  return IsOver(list.slot_->ended);
 }
 
 absl::Status PageCopier::EnqueueCopyEngine(absl::Span<const CopyRun> runs, const Push& push, cudaStream_t stream) {

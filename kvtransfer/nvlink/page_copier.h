@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kvtransfer/nvlink/page_copy_kernel.h"
+#include "kvtransfer/page_sums.h"
 #include "kvtransfer/transfer_plan.h"
 
 namespace tandem {
@@ -30,13 +31,16 @@ class PageCopier {
   // Room for one list.
   struct Slot {
     uint8_t* host = nullptr;    // Pinned.
-    uint8_t* device = nullptr;  // As `host`: [max_runs] DeviceRun, then [max_runs] DeviceExtent.
+    uint8_t* device = nullptr;  // As `host`: [max_runs] DeviceRun, DeviceExtent, then uint32_t, the runs' pages.
     uint32_t* finished_blocks = nullptr;
     cudaEvent_t ended = nullptr;  // The last push that reads it.
     bool is_held = false;         // By a List.
     bool goes_with_launch = false;
     CopyShape shape;
     cudaStream_t stream = nullptr;  // Of its upload and its pushes.
+    uint32_t num_pages = 0;         // Whose sums are taken; 0: none are.
+    uint64_t* host_sums = nullptr;  // [max_runs], pinned.
+    unsigned long long* device_sums = nullptr;
   };
 
  public:
@@ -57,6 +61,10 @@ class PageCopier {
     ~List() {
       if (slot_ != nullptr) slot_->is_held = false;
     }
+
+    // Of the last push, once it has ended: what it copied to each page (kvtransfer/page_sums.h). Empty for a list
+    // without pages.
+    absl::Span<const uint64_t> sums() const { return {slot_->host_sums, slot_->num_pages}; }
 
    private:
     friend class PageCopier;
@@ -83,17 +91,24 @@ class PageCopier {
   // Waits for what was enqueued.
   ~PageCopier();
 
-  // Packs a list and enqueues its upload on `stream`, if it needs one. INVALID_ARGUMENT, OUT_OF_RANGE: as of PackRuns,
+  // Packs a list and enqueues its upload on `stream`, if it needs one. `page_of_run`: for sums, the page to which each
+  // run writes; empty: without sums. INVALID_ARGUMENT, OUT_OF_RANGE: as of PackRuns,
   // or too many runs. UNAVAILABLE: max_lists are in use, try again when a push has ended. INTERNAL: the device failed,
   // and the copier with it.
-  absl::StatusOr<List> Upload(absl::Span<const CopyRun> runs, cudaStream_t stream);
+  absl::StatusOr<List> Upload(absl::Span<const CopyRun> runs, cudaStream_t stream,
+                              absl::Span<const uint32_t> page_of_run = {});
   // Enqueues a push by kernel on the stream of the list's upload. `blocks`: thread blocks, each of which keeps a
   // multiprocessor busy: more move bytes faster and take more from computing. INVALID_ARGUMENT: an offset that is no
   // multiple of 16. OUT_OF_RANGE: a run would leave a pool. Nothing was enqueued then. INTERNAL: the device failed, and
   // the copier with it.
   absl::Status Enqueue(const List& list, const Push& push, int blocks = 32);
-  // As Enqueue, by the copy engine, on `stream`; offsets and runs of any alignment. The flag must be a multiple of 4
-  // and in memory that this device maps.
+  // Enqueues only the sums of a list with pages, of what lies at one side of its runs, in this device's memory, on at
+  // most `blocks` thread blocks. Errors as of Enqueue.
+  absl::Status EnqueueSums(const List& list, PoolSide side, const Place<const uint8_t>& pool, int blocks = 32);
+  // Whether the list's last push has ended. INTERNAL: the device failed, and the copier with it.
+  absl::StatusOr<bool> PollEnded(const List& list);
+  // As Enqueue, by the copy engine, without sums, on `stream`; offsets and runs of any alignment. The flag must be a
+  // multiple of 4 and in memory that this device maps.
   absl::Status EnqueueCopyEngine(absl::Span<const CopyRun> runs, const Push& push, cudaStream_t stream);
 
  private:
@@ -103,6 +118,10 @@ class PageCopier {
   // One that is not held, and that no push reads any more.
   absl::StatusOr<Slot*> FindSlot();
   size_t extents_offset() const { return options_.max_runs * sizeof(DeviceRun); }
+  size_t pages_offset() const { return options_.max_runs * (sizeof(DeviceRun) + sizeof(DeviceExtent)); }
+  PageCopyArguments Arguments(const Slot& slot) const;
+  // Launches, with sums if the list has pages, and marks the list's end.
+  absl::Status Launch(Slot& slot, const PageCopyArguments& arguments, int blocks);
 
   const Options options_;
   WriteFlagFunction write_flag_ = nullptr;

@@ -2,13 +2,18 @@
 
 #include <algorithm>
 
+#include "kvtransfer/word_sum.h"
+
 namespace tandem {
 namespace {
 
 // Stores to a peer are posted, so what bounds the rate of a multiprocessor is how many loads it has in flight: each
 // lane issues all kVectors of its loads before the first store.
-template <int kLanes, int kVectors>
-__device__ void CopySegment(const uint4* source, uint4* destination, uint32_t vectors, uint32_t lane) {
+// With kSums, gives the lane's part of the sum; `first_word` is the destination's place in its pool.
+template <int kLanes, int kVectors, bool kCopies, bool kSums>
+__device__ uint64_t CopySegment(const uint4* source, uint4* destination, uint32_t vectors, uint32_t lane,
+                                uint64_t first_word) {
+  uint64_t sum = 0;
   for (uint32_t first = lane; first < vectors; first += kLanes * kVectors) {
     uint4 held[kVectors];
 #pragma unroll
@@ -18,9 +23,29 @@ __device__ void CopySegment(const uint4* source, uint4* destination, uint32_t ve
     }
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      if (first + i * kLanes < vectors) destination[first + i * kLanes] = held[i];
+      const uint32_t vector = first + i * kLanes;
+      if (vector >= vectors) continue;
+      if (kCopies) destination[vector] = held[i];
+      if (kSums) {
+        const uint64_t low = held[i].x | static_cast<uint64_t>(held[i].y) << 32;
+        const uint64_t high = held[i].z | static_cast<uint64_t>(held[i].w) << 32;
+        sum += SumOfWord(low, first_word + 2 * vector) + SumOfWord(high, first_word + 2 * vector + 1);
+      }
     }
   }
+  return sum;
+}
+
+// Adds up the parts of a group of lanes.
+template <int kLanes>
+__device__ void AddToPage(unsigned long long* page, unsigned long long part, uint32_t thread) {
+  // Groups of one warp may be at different segments.
+  const uint32_t lanes_of_group = kLanes == 32 ? 0xFFFFFFFFu : ((1u << kLanes) - 1) << (thread % 32 / kLanes * kLanes);
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    part += __shfl_down_sync(lanes_of_group, part, distance, kLanes);
+  }
+  if (thread % kLanes == 0) atomicAdd(page, part);
 }
 
 // Which run, and which of its vectors.
@@ -67,7 +92,7 @@ __device__ void Announce(const PageCopyArguments& arguments) {
   }
 }
 
-template <int kLanes, int kVectors>
+template <int kLanes, int kVectors, bool kCopies, bool kSums>
 __device__ void CopyRuns(const PageCopyArguments& arguments, const DeviceRun* runs) {
   const uint32_t thread = blockIdx.x * kPageCopyThreads + threadIdx.x;
   const uint32_t groups = gridDim.x * (kPageCopyThreads / kLanes);
@@ -75,20 +100,22 @@ __device__ void CopyRuns(const PageCopyArguments& arguments, const DeviceRun* ru
   for (uint64_t index = thread / kLanes; index < arguments.shape.num_segments; index += groups) {
     const Segment segment = FindSegment(arguments, static_cast<uint32_t>(index));
     const DeviceRun run = runs[segment.run];
-    const auto* source =
-        reinterpret_cast<const uint4*>(arguments.source + (static_cast<uint64_t>(run.source) << shift));
-    auto* destination =
-        reinterpret_cast<uint4*>(arguments.destination + (static_cast<uint64_t>(run.destination) << shift));
-    CopySegment<kLanes, kVectors>(source + segment.first_vector, destination + segment.first_vector, segment.vectors,
-                                  thread % kLanes);
+    const uint64_t to = static_cast<uint64_t>(run.destination) << shift;
+    const uint8_t* from = arguments.source + (static_cast<uint64_t>(run.source) << shift);
+    if (!kCopies && arguments.work == PageCopyWork::kSumDestination) from = arguments.destination + to;
+    const uint64_t sum = CopySegment<kLanes, kVectors, kCopies, kSums>(
+        reinterpret_cast<const uint4*>(from) + segment.first_vector,
+        reinterpret_cast<uint4*>(arguments.destination + to) + segment.first_vector, segment.vectors, thread % kLanes,
+        (arguments.destination_offset + to) / 8 + 2 * uint64_t{segment.first_vector});
+    if (kSums) AddToPage<kLanes>(arguments.sums + arguments.page_of_run[segment.run], sum, thread);
   }
-  Announce(arguments);
+  if (kCopies) Announce(arguments);
 }
 
-template <int kLanes, int kVectors>
+template <int kLanes, int kVectors, bool kCopies, bool kSums>
 __global__ __launch_bounds__(kPageCopyThreads) void PageCopyKernel(
     const __grid_constant__ PageCopyArguments arguments) {
-  CopyRuns<kLanes, kVectors>(arguments, arguments.runs);
+  CopyRuns<kLanes, kVectors, kCopies, kSums>(arguments, arguments.runs);
 }
 
 struct LaunchRuns {
@@ -99,7 +126,15 @@ static_assert(sizeof(PageCopyArguments) + sizeof(LaunchRuns) <= 4096, "more than
 template <int kLanes, int kVectors>
 __global__ __launch_bounds__(kPageCopyThreads) void LaunchRunsKernel(
     const __grid_constant__ PageCopyArguments arguments, const __grid_constant__ LaunchRuns list) {
-  CopyRuns<kLanes, kVectors>(arguments, list.runs);
+  CopyRuns<kLanes, kVectors, true, false>(arguments, list.runs);
+}
+
+// Which kernel reads lists of the device.
+template <int kLanes, int kVectors>
+auto* ChooseKernel(const PageCopyArguments& arguments) {
+  if (arguments.sums == nullptr) return PageCopyKernel<kLanes, kVectors, true, false>;
+  if (arguments.work != PageCopyWork::kCopy) return PageCopyKernel<kLanes, kVectors, false, true>;
+  return PageCopyKernel<kLanes, kVectors, true, true>;
 }
 
 }  // namespace
@@ -120,7 +155,9 @@ cudaError_t LaunchPageCopy(const PageCopyArguments& arguments, const DeviceRun* 
   };
   void* parameters[] = {const_cast<PageCopyArguments*>(&arguments), nullptr};
   if (launch_runs == nullptr) {
-    return launch(small ? PageCopyKernel<kSmallLanes, kSmallVectors> : PageCopyKernel<kLanes, kVectors>, parameters);
+    return launch(
+        small ? ChooseKernel<kSmallLanes, kSmallVectors>(arguments) : ChooseKernel<kLanes, kVectors>(arguments),
+        parameters);
   }
   LaunchRuns list;
   for (uint32_t i = 0; i < arguments.shape.num_runs; ++i) list.runs[i] = launch_runs[i];

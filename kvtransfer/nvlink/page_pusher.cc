@@ -29,16 +29,22 @@ PagePusher::~PagePusher() {
 }
 
 absl::StatusOr<CopyChoice> PagePusher::Push(absl::Span<const CopyRun> runs, const PageCopier::Push& push,
-                                            std::optional<CopyChoice> forced) {
+                                            std::optional<CopyChoice> forced, SumsWanted sums) {
+  RETURN_IF_ERROR(CollectSums());
   const CopyLoad load = MakeCopyLoad(runs, options_.source_is_computing != nullptr && options_.source_is_computing(),
                                      options_.sees_destination);
   const CopyChoice choice = forced.value_or(ChooseCopyMethod(load));
-  if (choice.method == CopyMethod::kCopyEngine) {
-    RETURN_IF_ERROR(copier_->EnqueueCopyEngine(runs, push, stream_));
-  } else {
-    ASSIGN_OR_RETURN(const PageCopier::List list, copier_->Upload(runs, stream_));
-    RETURN_IF_ERROR(copier_->Enqueue(list, push, choice.blocks));
+  if (choice.method == CopyMethod::kKernel || sums.sums != nullptr) {
+    // First: it is what may have to be tried again.
+    ASSIGN_OR_RETURN(PageCopier::List list, copier_->Upload(runs, stream_, sums.page_of_run));
+    if (choice.method == CopyMethod::kKernel) {
+      RETURN_IF_ERROR(copier_->Enqueue(list, push, choice.blocks));
+    } else {
+      RETURN_IF_ERROR(copier_->EnqueueSums(list, PoolSide::kSource, push.source));
+    }
+    if (sums.sums != nullptr) sums_.push_back({std::move(list), std::move(sums.sums)});
   }
+  if (choice.method == CopyMethod::kCopyEngine) RETURN_IF_ERROR(copier_->EnqueueCopyEngine(runs, push, stream_));
   if (last_choice_ != choice) {
     last_choice_ = choice;
     Log(LogLevel::kDebug, "copy method",
@@ -54,14 +60,30 @@ absl::StatusOr<CopyChoice> PagePusher::Push(absl::Span<const CopyRun> runs, cons
   return choice;
 }
 
+absl::Status PagePusher::CollectSums() {
+  while (!sums_.empty()) {
+    const PendingSums& first = sums_.front();
+    ASSIGN_OR_RETURN(const bool ended, copier_->PollEnded(first.list));
+    if (!ended) return absl::OkStatus();
+    const absl::Span<const uint64_t> sums = first.list.sums();
+    for (size_t page = 0; page < sums.size(); ++page) (*first.sums)[page] += sums[page];
+    sums_.pop_front();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PagePusher::WaitFor(cudaEvent_t event) {
+  const CurrentDevice current(options_.device);
+  RETURN_IF_ERROR(current.status());
+  return CudaStatus(cudaStreamWaitEvent(stream_, event, 0), "cudaStreamWaitEvent");
+}
+
 absl::StatusOr<bool> PagePusher::PollEnded() {
   const CurrentDevice current(options_.device);
   RETURN_IF_ERROR(current.status());
-  const cudaError_t state = cudaEventQuery(ended_);  // Success also where nothing was recorded yet.
-  if (state == cudaSuccess) return true;
-  if (state != cudaErrorNotReady) return CudaStatus(state, "page copy");
-  cudaGetLastError();  // Stays behind otherwise, for others to stumble over.
-  return false;
+  RETURN_IF_ERROR(CollectSums());
+  ASSIGN_OR_RETURN(const bool ended, IsOver(ended_));
+  return ended && sums_.empty();
 }
 
 }  // namespace tandem

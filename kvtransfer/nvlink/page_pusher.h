@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -27,6 +28,11 @@ class PagePusher {
     // Whether kernels of others fill the device now; null: never. An engine that prefills says yes.
     std::function<bool()> source_is_computing;
   };
+  // Checksums of what is pushed: `sums` gets them by PollEnded or a later Push. Null: none.
+  struct SumsWanted {
+    std::shared_ptr<PageSums> sums;
+    absl::Span<const uint32_t> page_of_run;
+  };
   static absl::StatusOr<std::unique_ptr<PagePusher>> Create(Options options, std::shared_ptr<PageCopier> copier);
   // Waits for what was enqueued.
   ~PagePusher();
@@ -34,8 +40,11 @@ class PagePusher {
   // Enqueues one push, by the rule of ChooseCopyMethod or as `forced` says, and tells how. Errors as of PageCopier;
   // UNAVAILABLE: try again when an earlier push has ended.
   absl::StatusOr<CopyChoice> Push(absl::Span<const CopyRun> runs, const PageCopier::Push& push,
-                                  std::optional<CopyChoice> forced = std::nullopt);
-  // Whether all bytes of all pushes so far can be read at the destination. INTERNAL: the device failed.
+                                  std::optional<CopyChoice> forced = std::nullopt, SumsWanted sums = {});
+  // Lets the pushes that follow wait for an event of this device, recorded already; no host waits.
+  absl::Status WaitFor(cudaEvent_t event);
+  // Whether all bytes of all pushes so far can be read at the destination, and their sums are told. INTERNAL: the
+  // device failed.
   absl::StatusOr<bool> PollEnded();
   // The pushes' own: wait on it for what they read, and record there what waits for them.
   cudaStream_t stream() const { return stream_; }
@@ -45,8 +54,16 @@ class PagePusher {
  private:
   PagePusher(Options options, std::shared_ptr<PageCopier> copier)
       : options_(std::move(options)), copier_(std::move(copier)) {}
+  struct PendingSums {
+    PageCopier::List list;
+    std::shared_ptr<PageSums> sums;
+  };
+  // Hands over the sums of the pushes that have ended.
+  absl::Status CollectSums();
+
   const Options options_;
   const std::shared_ptr<PageCopier> copier_;
+  std::deque<PendingSums> sums_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t ended_ = nullptr;  // All pushes so far.
 

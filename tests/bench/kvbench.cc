@@ -20,6 +20,7 @@
 #include "absl/strings/str_format.h"
 #include "kvtransfer/nvlink/cuda_driver.h"
 #include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/cuda_memory.h"
 #include "kvtransfer/nvlink/nvlink_transport.h"
 #include "kvtransfer/self_test.h"
 #include "kvtransfer/transport_factory.h"
@@ -89,6 +90,7 @@ class Bench {
            reach == 1 ? "another GPU" : "the same GPU", peer_hides ? "true" : "false");
     Check(cudaSetDevice(0));
     driver_ = OrExit(NewCudaDriver());
+    memory_ = OrExit(NewCudaMemory(0));
     pool_ = OrExit(GpuPool::Create(*driver_, 0, kPoolBytes, PoolReach::kHost));
     transport_ = OrExit(NvlinkTransport::Create(
         *driver_, {.device = 0, .pool = pool_.get(), .source_is_computing = [this] { return gemm_ != nullptr; }}));
@@ -153,7 +155,7 @@ class Bench {
       std::unique_ptr<RemotePool> remote = OrExit(transport_->Open((*peer)->pool()));
       const int64_t opened = MonotonicNanoseconds();
       const uint64_t area = bytes - kTestAreaBytes;
-      const SelfTestResult test = OrExit(WriteSelfTest(*transport_, remote, area));
+      const SelfTestResult test = OrExit(WriteSelfTest(*transport_, *memory_, remote, area));
       OrExit((*peer)->VerifySelfTestArea(area, test.large_seed, test.small_seed));
       const int64_t end = MonotonicNanoseconds();
       printf(
@@ -175,7 +177,7 @@ class Bench {
     OrExit(FillPool(DeviceBytes(source, kPoolBytes, 0), kSeed));
     auto put = [&](const std::vector<CopyRun>& runs) {
       const int64_t begin = MonotonicNanoseconds();
-      OrExit(remote->Write(source, runs));
+      OrExit(remote->Write({.source_base = source, .runs = runs}));
       while (!OrExit(remote->PollFlushed())) {
         ucx->Progress();
         if (MonotonicNanoseconds() - begin > kPatienceNs) OrExit(absl::DeadlineExceededError("UCX does not end"));
@@ -440,6 +442,7 @@ class Bench {
 
   int peer_device_ = 0;
   std::unique_ptr<GpuDriver> driver_;
+  std::unique_ptr<PoolMemory> memory_;
   std::unique_ptr<GpuPool> pool_;
   std::unique_ptr<NvlinkTransport> transport_;
   std::unique_ptr<ExportedPool> export_;

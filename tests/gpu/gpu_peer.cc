@@ -18,6 +18,7 @@
 #include "common/status_macros.h"
 #include "kvtransfer/nvlink/cuda_driver.h"
 #include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/cuda_memory.h"
 #include "kvtransfer/nvlink/nvlink_transport.h"
 #include "kvtransfer/self_test.h"
 #include "kvtransfer/transport_factory.h"
@@ -52,6 +53,7 @@ class Peer {
     words_ = static_cast<SharedWords*>(words);
     RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device), "cudaSetDevice"));
     ASSIGN_OR_RETURN(driver_, NewCudaDriver());
+    ASSIGN_OR_RETURN(memory_, NewCudaMemory(device));
     ASSIGN_OR_RETURN(pool_, GpuPool::Create(*driver_, device, pool_bytes, PoolReach::kHost));
     RETURN_IF_ERROR(
         CudaStatus(cudaHostRegister(words, sizeof(SharedWords), cudaHostRegisterMapped), "cudaHostRegister"));
@@ -86,7 +88,7 @@ class Peer {
     if (command == "push_once") return PushOnce();
     if (command == "verify_self_test") {
       const uint64_t area = Number(), large = Number(), small = Number();
-      ASSIGN_OR_RETURN(const bool good, VerifySelfTest(*transport_, pool_->base() + area, large, small));
+      ASSIGN_OR_RETURN(const bool good, VerifySelfTest(*memory_, pool_->base() + area, large, small));
       return good ? absl::OkStatus() : absl::InternalError("other bytes arrived");
     }
     return absl::InternalError(absl::StrCat("unknown command ", command));
@@ -221,6 +223,7 @@ class Peer {
   int device_ = 0;
   SharedWords* words_ = nullptr;
   std::unique_ptr<GpuDriver> driver_;
+  std::unique_ptr<PoolMemory> memory_;
   std::unique_ptr<GpuPool> pool_;
   std::unique_ptr<NvlinkTransport> transport_;
   std::unique_ptr<ExportedPool> export_;

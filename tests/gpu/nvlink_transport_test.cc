@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <random>
 
@@ -13,9 +14,11 @@
 #include "gtest/gtest.h"
 #include "kvtransfer/nvlink/cuda_driver.h"
 #include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/cuda_memory.h"
 #include "kvtransfer/self_test.h"
 #include "tests/gpu/gpu_peer.h"
 #include "tests/gpu/gpu_presence.h"
+#include "tests/gpu/page_pattern.h"
 #include "tests/gpu/pool_check.h"
 #include "tests/support/status_matchers.h"
 
@@ -35,6 +38,7 @@ class NvlinkTransportTest : public testing::Test {
     peer_device_ = gpus.peer_device;
     ASSERT_THAT(CudaStatus(cudaSetDevice(0), "cudaSetDevice"), IsOk());
     ASSERT_OK_AND_ASSIGN(driver_, NewCudaDriver());
+    ASSERT_OK_AND_ASSIGN(memory_, NewCudaMemory(0));
     ASSERT_OK_AND_ASSIGN(pool_, GpuPool::Create(*driver_, 0, kPoolBytes, PoolReach::kHost));
     ASSERT_OK_AND_ASSIGN(transport_, NvlinkTransport::Create(*driver_, {.device = 0, .pool = pool_.get()}));
     ASSERT_OK_AND_ASSIGN(export_, transport_->Export(pool_->base(), pool_->bytes()));
@@ -62,7 +66,7 @@ class NvlinkTransportTest : public testing::Test {
     ASSERT_THAT(FillPool(*pool_, seed), IsOk());
     ASSERT_THAT(peer_->Poison(), IsOk());
     ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
-    ASSERT_THAT(remote->Write(pool_->base(), MakeRuns(set, kPoolBytes)), IsOk());
+    ASSERT_THAT(remote->Write({.source_base = pool_->base(), .runs = MakeRuns(set, kPoolBytes)}), IsOk());
     ASSERT_TRUE(AwaitFlushed(*remote));
     EXPECT_THAT(peer_->Verify(set, seed), IsOk());
   }
@@ -78,6 +82,7 @@ class NvlinkTransportTest : public testing::Test {
 
   int peer_device_ = 0;
   std::unique_ptr<GpuDriver> driver_;
+  std::unique_ptr<PoolMemory> memory_;
   std::unique_ptr<GpuPool> pool_;
   std::unique_ptr<NvlinkTransport> transport_;
   std::unique_ptr<ExportedPool> export_;
@@ -96,7 +101,7 @@ TEST_F(NvlinkTransportTest, MovesPagesOfManySizesByWhateverMethodSuitsThem) {
 TEST_F(NvlinkTransportTest, TheSelfTestMeasuresAndItsPatternsArrive) {
   ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
   const uint64_t area = kPoolBytes - kTestAreaBytes;
-  ASSERT_OK_AND_ASSIGN(SelfTestResult result, WriteSelfTest(*transport_, remote, area));
+  ASSERT_OK_AND_ASSIGN(SelfTestResult result, WriteSelfTest(*transport_, *memory_, remote, area));
   EXPECT_GT(result.gigabytes_per_second, 1);
   EXPECT_GT(result.latency_us, 0);
   EXPECT_THAT(peer_->VerifySelfTestArea(area, result.large_seed, result.small_seed), IsOk());
@@ -107,7 +112,8 @@ TEST_F(NvlinkTransportTest, TheSelfTestMeasuresAndItsPatternsArrive) {
 TEST_F(NvlinkTransportTest, ARunThatLeavesThePoolIsRefusedAndNothingMoves) {
   ASSERT_THAT(peer_->Poison(), IsOk());
   ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
-  EXPECT_THAT(remote->Write(pool_->base(), {{0, 0, 4096}, {0, static_cast<int64_t>(kPoolBytes) - 16, 32}}),
+  EXPECT_THAT(remote->Write({.source_base = pool_->base(),
+                             .runs = {{0, 0, 4096}, {0, static_cast<int64_t>(kPoolBytes) - 16, 32}}}),
               StatusIs(absl::StatusCode::kOutOfRange));
   EXPECT_TRUE(AwaitFlushed(*remote));
   EXPECT_THAT(peer_->Verify({4096, 0, 1}, 1), IsOk());  // All poison.
@@ -124,11 +130,60 @@ TEST_F(NvlinkTransportTest, ManyWritesAreTakenAtOnceAndArriveInOrder) {
   for (int i = 0; i < 50; ++i) {
     std::vector<CopyRun> wrong_first = runs;
     for (size_t j = 0; j < runs.size(); ++j) wrong_first[j].source = others[j].source;
-    ASSERT_THAT(remote->Write(pool_->base(), wrong_first), IsOk());
+    ASSERT_THAT(remote->Write({.source_base = pool_->base(), .runs = wrong_first}), IsOk());
   }
-  ASSERT_THAT(remote->Write(pool_->base(), runs), IsOk());
+  ASSERT_THAT(remote->Write({.source_base = pool_->base(), .runs = runs}), IsOk());
   ASSERT_TRUE(AwaitFlushed(*remote));
   EXPECT_THAT(peer_->Verify({4'096, 20'000, 3}, seed), IsOk());
+}
+
+TEST_F(NvlinkTransportTest, AWriteWaitsForTheEventOfItsSourceAndNoHostDoes) {
+  ASSERT_THAT(peer_->Poison(), IsOk());
+  ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
+  cudaStream_t computing = nullptr;
+  ASSERT_THAT(CudaStatus(cudaStreamCreateWithFlags(&computing, cudaStreamNonBlocking), "stream"), IsOk());
+  // Hundreds of other contents come first: a push that does not wait takes one of those.
+  for (uint64_t seed = 300; seed > 0; --seed) {
+    ASSERT_THAT(CudaStatus(FillPattern(pool_->base(), pool_->bytes(), seed, 0, computing), "fill"), IsOk());
+  }
+  ASSERT_OK_AND_ASSIGN(auto event, CudaSourceEvent::Record(0, computing));
+  ASSERT_THAT(remote->Write({.source_base = pool_->base(), .runs = MakeRuns(kLatentPages, kPoolBytes), .ready = event}),
+              IsOk());
+  ASSERT_OK_AND_ASSIGN(const bool ready, event->PollReady());
+  EXPECT_FALSE(ready) << "the host waited";
+  ASSERT_TRUE(AwaitFlushed(*remote));
+  EXPECT_THAT(peer_->Verify(kLatentPages, 1), IsOk());
+  cudaStreamDestroy(computing);
+}
+
+TEST_F(NvlinkTransportTest, SumsAreTheSameByEveryMethod) {
+  ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  ASSERT_THAT(FillPool(*pool_, seed), IsOk());
+  std::vector<uint8_t> bytes(kPoolBytes);
+  ASSERT_THAT(memory_->Read(pool_->base(), absl::MakeSpan(bytes)), IsOk());
+  // By the rule: one and twenty long ones by copy engine, many by kernel; then one that is cut in many writes.
+  for (const PageSet& set :
+       {PageSet{73'728, 1, 1}, PageSet{5 << 20, 20, 5}, kLatentPages, PageSet{1'152, 200'000, 2}}) {
+    const std::vector<CopyRun> runs = MakeRuns(set, kPoolBytes);
+    std::vector<uint32_t> page_of_run(runs.size());
+    for (size_t i = 0; i < runs.size(); ++i) page_of_run[i] = static_cast<uint32_t>(i / 3);
+    PageSums wanted(page_of_run.back() + 1);
+    AddHostSums(bytes.data(), PoolSide::kSource, runs, page_of_run, wanted);
+    auto sums = std::make_shared<PageSums>(wanted.size());
+    const size_t step = (runs.size() + 11) / 12;
+    for (size_t first = 0; first < runs.size(); first += step) {
+      const size_t end = std::min(runs.size(), first + step);
+      ASSERT_THAT(remote->Write({.source_base = pool_->base(),
+                                 .runs = {runs.begin() + first, runs.begin() + end},
+                                 .sums = sums,
+                                 .page_of_run = {page_of_run.begin() + first, page_of_run.begin() + end}}),
+                  IsOk());
+    }
+    ASSERT_TRUE(AwaitFlushed(*remote));
+    EXPECT_EQ(*sums, wanted) << set.page_bytes;
+  }
 }
 
 TEST_F(NvlinkTransportTest, ADeadPeersPoolCannotBeOpened) {

@@ -16,7 +16,9 @@
 #include "gtest/gtest.h"
 #include "kvtransfer/nvlink/cuda_driver.h"
 #include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/cuda_memory.h"
 #include "kvtransfer/nvlink/gpu_pool.h"
+#include "kvtransfer/page_sums.h"
 #include "tests/gpu/gpu_presence.h"
 #include "tests/support/status_matchers.h"
 
@@ -212,6 +214,70 @@ TEST_F(PageCopierTest, OneListServesAllLayerGroups) {
   for (const CopyRun& page : pages) std::copy_n(&bytes[page.source], kPage, &wanted[page.destination]);
   Read(0, kPoolBytes, got.data(), reader_);
   EXPECT_TRUE(wanted == got);
+}
+
+TEST_F(PageCopierTest, SumsAreThoseOfTheHostAtBothEnds) {
+  std::mt19937_64 random(std::random_device{}());
+  ASSERT_OK_AND_ASSIGN(const std::unique_ptr<PoolMemory> memory, NewCudaMemory(destination_device_));
+  constexpr int64_t kPageBytes = 73'728;
+  const std::vector<CopyRun> pages = ShuffledPages(kPageBytes, 300, random);
+  std::vector<PageIndex> page_numbers;
+  for (const CopyRun& page : pages) page_numbers.push_back(static_cast<PageIndex>(page.destination / kPageBytes));
+  for (int64_t piece : {int64_t{16}, int64_t{1'152}, int64_t{4'096}, kPageBytes, int64_t{0}}) {
+    SCOPED_TRACE(piece);
+    const std::vector<uint8_t> bytes = Fill(random);
+    std::vector<CopyRun> runs;  // Every page in pieces of that size, or of sizes that are drawn.
+    for (const CopyRun& page : pages) {
+      for (int64_t done = 0; done < kPageBytes;) {
+        const int64_t drawn = piece > 0 ? piece : 16 * (1 + static_cast<int64_t>(random() % 600));
+        const int64_t size = std::min(drawn, kPageBytes - done);
+        if (piece != 16 || runs.size() < 30'000) runs.push_back({page.source + done, page.destination + done, size});
+        done += size;
+      }
+    }
+    const PageRuns cut = CutAtPages(runs, kPageBytes, page_numbers);
+    PageSums wanted(pages.size());
+    AddHostSums(bytes.data(), PoolSide::kSource, cut.runs, cut.page_of_run, wanted);
+    // As they are copied.
+    ASSERT_OK_AND_ASSIGN(const PageCopier::List list, copier_->Upload(cut.runs, stream_, cut.page_of_run));
+    for (int blocks : {1, 32}) {
+      ASSERT_THAT(copier_->Enqueue(list, MakePush(0), blocks), IsOk());
+      ASSERT_THAT(Cuda(cudaStreamSynchronize(stream_)), IsOk());
+      ASSERT_OK_AND_ASSIGN(const bool ended, copier_->PollEnded(list));
+      EXPECT_TRUE(ended);
+      PageSums sums(list.sums().begin(), list.sums().end());
+      sums.resize(wanted.size());
+      EXPECT_EQ(sums, wanted);
+    }
+    // Without a copy, at the source and from what arrived.
+    ASSERT_THAT(copier_->EnqueueSums(list, PoolSide::kSource, {source_->base(), source_->bytes()}), IsOk());
+    ASSERT_THAT(Cuda(cudaStreamSynchronize(stream_)), IsOk());
+    EXPECT_TRUE(std::equal(list.sums().begin(), list.sums().end(), wanted.begin()));
+    auto arrived = [&] {
+      PageSums sums(wanted.size());
+      EXPECT_THAT(memory->AddSums(destination_->base(), PoolSide::kDestination, cut.runs, cut.page_of_run, sums),
+                  IsOk());
+      return sums;
+    };
+    EXPECT_EQ(arrived(), wanted);
+    uint8_t* byte = destination_->base() + cut.runs[0].destination + 3;
+    ASSERT_THAT(Cuda(cudaMemset(byte, bytes[cut.runs[0].source + 3] ^ 0x10, 1)), IsOk());
+    ASSERT_THAT(Cuda(cudaDeviceSynchronize()), IsOk());
+    const PageSums damaged = arrived();
+    EXPECT_NE(FoldSum(damaged[cut.page_of_run[0]]), FoldSum(wanted[cut.page_of_run[0]]));
+    EXPECT_TRUE(std::equal(damaged.begin() + 1, damaged.end(), wanted.begin() + 1));
+  }
+}
+
+TEST_F(PageCopierTest, SumsNeedPagesAndPlacesInsideThePool) {
+  ASSERT_OK_AND_ASSIGN(const PageCopier::List plain, copier_->Upload({{0, 0, 64}}, stream_));
+  EXPECT_THAT(copier_->EnqueueSums(plain, PoolSide::kSource, {source_->base(), 64}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  const std::vector<uint32_t> page_of_run = {2};
+  ASSERT_OK_AND_ASSIGN(const PageCopier::List list, copier_->Upload({{0, 64, 64}}, stream_, page_of_run));
+  EXPECT_THAT(copier_->EnqueueSums(list, PoolSide::kDestination, {source_->base(), 64}),
+              StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_THAT(copier_->EnqueueSums(list, PoolSide::kSource, {source_->base(), 64}), IsOk());
 }
 
 TEST_F(PageCopierTest, ListsBeyondTheLimitAreRefusedUntilOneIsGivenBack) {

@@ -42,17 +42,17 @@ std::optional<std::vector<PageIndex>> BumpPages::AllocateGranted(int count) {
   return pages;
 }
 
-DecodeEnd::DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, uint8_t* pool, bool checksums) : base_(pool) {
+DecodeEnd::DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, uint8_t* pool, PoolMemory& memory)
+    : base_(pool) {
   const KvLayout layout = LinkTestLayout(16);
   if (base_ == nullptr) {
     memory_.resize(layout.pool_bytes() + kTestAreaBytes);
     base_ = memory_.data();
   }
-  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, layout, base_, pages_);
-  HelloMessage hello = LinkTestHello("decode-0", 200, 16);
-  hello.checksums = checksums;
-  auto hub =
-      ReceiverHub::Create({.hello = hello, .listen = "127.0.0.1:0", .pool = base_}, std::move(transports), *this);
+  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, layout, base_, pages_, memory);
+  auto hub = ReceiverHub::Create(
+      {.hello = LinkTestHello("decode-0", 200, 16), .listen = "127.0.0.1:0", .pool = base_, .memory = &memory},
+      std::move(transports), *this);
   EXPECT_THAT(hub, IsOk());
   absl::MutexLock lock(&mu_);
   hub_ = *std::move(hub);
@@ -110,9 +110,9 @@ PrefillEnd::PrefillEnd(std::vector<std::unique_ptr<Transport>> transports, const
   for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
   HelloMessage hello = LinkTestHello("prefill-0", 100, options.page_tokens);
   hello.model_fingerprint = options.model_fingerprint;
-  hello.checksums = options.checksums;
   auto hub = SenderHub::Create({.hello = hello,
                                 .pool = options.pool == nullptr ? memory_.data() : options.pool,
+                                .memory = options.memory,
                                 .expected_rates = options.expected_rates,
                                 .minimum_share = options.minimum_share,
                                 .reconnect_delay = absl::Milliseconds(1),

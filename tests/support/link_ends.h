@@ -46,10 +46,11 @@ class BumpPages final : public HandoverPages {
 // Thread-safety: thread-safe; mu_ guards all that tests read.
 class DecodeEnd final : public ReceiverEvents {
  public:
-  // `pool`: memory for the layout and the test area, which outlives this; null: host memory of its own.
-  explicit DecodeEnd(std::unique_ptr<Transport> transport, uint8_t* pool = nullptr, bool checksums = true)
-      : DecodeEnd(OneTransport(std::move(transport)), pool, checksums) {}
-  DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, uint8_t* pool, bool checksums);
+  // `pool`: for the layout and the test area, in `memory`; both outlive this. Null: host memory of its own.
+  explicit DecodeEnd(std::unique_ptr<Transport> transport, uint8_t* pool = nullptr, PoolMemory& memory = HostMemory())
+      : DecodeEnd(OneTransport(std::move(transport)), pool, memory) {}
+  explicit DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, uint8_t* pool = nullptr,
+                     PoolMemory& memory = HostMemory());
   ~DecodeEnd() override { hub_->Stop(); }
 
   void OnHello(int64_t connection, const HelloMessage& hello) override;
@@ -89,8 +90,9 @@ class PrefillEnd final : public SenderEvents {
     uint64_t model_fingerprint = 1;
     std::map<std::string, double> expected_rates;
     double minimum_share = 0.5;
-    uint8_t* pool = nullptr;  // Memory for the layout, which outlives this; null: host memory of its own.
-    bool checksums = true;
+    // For the layout, in `memory`; both outlive this. Null: host memory of its own.
+    uint8_t* pool = nullptr;
+    PoolMemory* memory = &HostMemory();
   };
   explicit PrefillEnd(std::unique_ptr<Transport> transport) : PrefillEnd(std::move(transport), Options()) {}
   PrefillEnd(std::unique_ptr<Transport> transport, const Options& options)
