@@ -121,7 +121,7 @@ PoolSettings ReadPool(ConfigNode node) {
 LinkSettings ReadLinks(ConfigNode node) {
   LinkSettings links;
   links.transports = node.GetStrings("transports", links.transports);
-  const std::vector<std::string> known = {"shm", "ucx"};
+  const std::vector<std::string> known = {"shm", "ucx", "ucx_staged"};
   for (const std::string& transport : links.transports) {
     if (std::find(known.begin(), known.end(), transport) == known.end()) {
       node.AddError("transports",

@@ -16,6 +16,9 @@
 #include "kvtransfer/self_test.h"
 #include "kvtransfer/shm/shm_transport.h"
 #include "kvtransfer/transport_factory.h"
+#if TANDEM_WITH_UCX
+#include "kvtransfer/ucx/ucx_staged_transport.h"
+#endif
 #include "kvtransfer/wire.h"
 #include "tests/support/link_ends.h"
 #include "tests/support/status_matchers.h"
@@ -67,7 +70,91 @@ TEST(LinkTest, MovesKvOverUcx) {
   DecodeEnd decode(UcxTransportOrNull());
   PrefillEnd prefill(UcxTransportOrNull(), With([](auto& options) { options.page_tokens = 8; }));
   TransferAndCompare(prefill, decode, 8);
+  absl::MutexLock lock(&prefill.mu_);
+  EXPECT_THAT(prefill.state_.path, HasSubstr("tcp/"));
 }
+
+#if TANDEM_WITH_UCX
+std::unique_ptr<Transport> StagedTransport(uint64_t chunk_bytes, int buffers) {
+  auto transport = NewUcxStagedTransport({.chunk_bytes = chunk_bytes, .buffers = buffers});
+  EXPECT_THAT(transport, IsOk());
+  return *std::move(transport);
+}
+
+TEST(LinkTest, MovesKvOverUcxInChunks) {
+  DecodeEnd decode(StagedTransport(1 << 20, 3));
+  PrefillEnd prefill(StagedTransport(1 << 20, 3), With([](auto& options) { options.page_tokens = 8; }));
+  TransferAndCompare(prefill, decode, 8);
+  absl::MutexLock lock(&prefill.mu_);
+  EXPECT_THAT(prefill.state_.path, HasSubstr("tcp/"));
+}
+
+TEST(LinkTest, ATransferLargerThanAnyBufferIsServedInChunks) {
+  ASSERT_OK_AND_ASSIGN(auto writer, NewUcxStagedTransport({.chunk_bytes = 1000, .buffers = 5}));
+  std::vector<uint8_t> source(20'000), destination(20'000);
+  for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<uint8_t>(i * 7 + i / 256);
+  std::unique_ptr<Transport> owner = StagedTransport(128, 2);
+  ASSERT_OK_AND_ASSIGN(auto exported, owner->Export(destination.data(), destination.size()));
+  ASSERT_OK_AND_ASSIGN(auto remote, writer->Open(exported->description()));
+  ASSERT_THAT(remote->Write({.source_base = source.data(), .runs = {{0, 10'000, 9'999}, {9'999, 0, 7}, {50, 60, 0}}}),
+              IsOk());
+  ASSERT_THAT(remote->Write({.source_base = source.data() + 16, .runs = {{1, 7, 9'993}}}), IsOk());
+  const absl::Time deadline = Clock::Real().Now() + kLinkPatience;
+  for (bool flushed = false; !flushed;) {
+    ASSERT_LT(Clock::Real().Now(), deadline);
+    owner->Progress();
+    ASSERT_OK_AND_ASSIGN(flushed, remote->PollFlushed());
+  }
+  std::vector<uint8_t> wanted(20'000);
+  std::copy_n(&source[0], 9'999, &wanted[10'000]);
+  std::copy_n(&source[9'999], 7, &wanted[0]);
+  std::copy_n(&source[17], 9'993, &wanted[7]);
+  EXPECT_EQ(destination, wanted);
+}
+
+TEST(LinkTest, AChunkThatLeavesThePoolIsRefusedByItsOwner) {
+  std::unique_ptr<Transport> owner = StagedTransport(4096, 2), writer = StagedTransport(4096, 2);
+  std::vector<uint8_t> memory(256), source(64, 1);
+  ASSERT_OK_AND_ASSIGN(auto exported, owner->Export(memory.data(), 128));
+  PoolExport lie = exported->description();
+  lie.size_bytes = 256;
+  ASSERT_OK_AND_ASSIGN(auto remote, writer->Open(lie));
+  ASSERT_THAT(remote->Write({.source_base = source.data(), .runs = {{0, 96, 64}}}), IsOk());
+  const absl::Time deadline = Clock::Real().Now() + kLinkPatience;
+  absl::StatusOr<bool> flushed = false;
+  while (flushed.ok() && !*flushed && Clock::Real().Now() < deadline) {
+    owner->Progress();
+    flushed = remote->PollFlushed();
+  }
+  EXPECT_THAT(flushed, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("did not take a chunk")));
+  EXPECT_EQ(memory, std::vector<uint8_t>(256));
+}
+
+TEST(LinkTest, AChunkUnderWayEndsWithItsOwnersSide) {
+  std::unique_ptr<Transport> owner = StagedTransport(4096, 2), writer = StagedTransport(4096, 2);
+  std::vector<uint8_t> memory(1 << 20), source(1 << 20, 1);
+  ASSERT_OK_AND_ASSIGN(auto exported, owner->Export(memory.data(), memory.size()));
+  EXPECT_TRUE(exported->revocable());
+  ASSERT_OK_AND_ASSIGN(auto remote, writer->Open(exported->description()));
+  ASSERT_THAT(remote->Write({.source_base = source.data(), .runs = {{0, 0, 1 << 20}}}), IsOk());
+  const absl::Time deadline = Clock::Real().Now() + kLinkPatience;
+  while (memory[0] == 0) {
+    ASSERT_LT(Clock::Real().Now(), deadline);
+    writer->Progress();
+    owner->Progress();
+  }
+  exported.reset();
+  const std::vector<uint8_t> then = memory;
+  EXPECT_EQ(then.back(), 0) << "all of it was there already";
+  absl::StatusOr<bool> flushed = false;
+  while (flushed.ok() && !*flushed && Clock::Real().Now() < deadline) {
+    owner->Progress();
+    flushed = remote->PollFlushed();
+  }
+  EXPECT_THAT(flushed, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_EQ(memory, then);
+}
+#endif
 
 TEST(LinkTest, OverUcxALostLinkNeedsNoProofOfDeath) {
   if (TransportVersion().empty()) GTEST_SKIP() << "built without UCX";

@@ -25,6 +25,8 @@ class EndedCopy final : public PendingCopy {
 
 class HostPoolMemory final : public PoolMemory {
  public:
+  bool is_device() const override { return false; }
+  void UseOnThisThread() const override {}
   absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes, Place) override {
     return std::make_unique<HostBuffer>(std::vector<uint8_t>(bytes));
   }

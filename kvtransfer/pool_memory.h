@@ -34,6 +34,10 @@ class PendingCopy {
 class PoolMemory {
  public:
   virtual ~PoolMemory() = default;
+  // Whether only a device reads it.
+  virtual bool is_device() const = 0;
+  // Makes the device the calling thread's, for libraries that ask.
+  virtual void UseOnThisThread() const = 0;
   enum class Place { kPool, kHost };
   // Memory of the pool's kind, or the host's, where copies from and to the pool are as fast as they get.
   // RESOURCE_EXHAUSTED: there is none.

@@ -186,6 +186,7 @@ void ReceiverHub::Start() {
     if (transport->event_fd() >= 0) loop_->Watch(transport->event_fd(), EPOLLIN, [](uint32_t) {});
   }
   thread_ = std::thread([this] {
+    options_.memory->UseOnThisThread();
     loop_->Run(
         options_.heartbeat, [this] { Tick(); }, [this] { return Poll(); });
     connections_.clear();

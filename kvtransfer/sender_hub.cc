@@ -287,6 +287,7 @@ SenderHub::SenderHub(Options options, std::vector<std::unique_ptr<Transport>> tr
     if (transport->event_fd() >= 0) loop_->Watch(transport->event_fd(), EPOLLIN, [](uint32_t) {});
   }
   thread_ = std::thread([this] {
+    options_.memory->UseOnThisThread();
     loop_->Run(
         options_.heartbeat, [this] { Tick(); }, [this] { return Poll(); });
     links_.clear();

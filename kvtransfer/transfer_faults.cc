@@ -56,8 +56,7 @@ class FaultyPool final : public RemotePool {
 
   // As if all had been written.
   absl::Status TakeSums(WriteOrder& order) {
-    if (order.sums == nullptr) return absl::OkStatus();
-    RETURN_IF_ERROR(memory_.AddSums(order.source_base, PoolSide::kSource, order.runs, order.page_of_run, *order.sums));
+    RETURN_IF_ERROR(AddSums(memory_, order));
     order.sums.reset();
     return absl::OkStatus();
   }

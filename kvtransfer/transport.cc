@@ -14,9 +14,9 @@ absl::Status CheckRuns(absl::Span<const CopyRun> runs, uint64_t size_bytes) {
   return absl::OkStatus();
 }
 
-void AddHostSums(const WriteOrder& order) {
-  if (order.sums == nullptr) return;
-  AddHostSums(order.source_base, PoolSide::kSource, order.runs, order.page_of_run, *order.sums);
+absl::Status AddSums(PoolMemory& memory, const WriteOrder& order) {
+  if (order.sums == nullptr) return absl::OkStatus();
+  return memory.AddSums(order.source_base, PoolSide::kSource, order.runs, order.page_of_run, *order.sums);
 }
 
 }  // namespace tandem

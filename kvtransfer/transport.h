@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kvtransfer/page_sums.h"
+#include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transfer_plan.h"
 
 namespace tandem {
@@ -74,8 +75,8 @@ class RemotePool {
   virtual absl::StatusOr<bool> PollFlushed() = 0;
   // Whether writes may be ordered before their source is there.
   virtual bool waits_for_source() const { return false; }
-  // What the bytes take, as the transport itself says ("tcp/lo"); empty where there is nothing to choose from.
-  virtual std::string path() const { return ""; }
+  // What the bytes take, read back from the library that chose it ("tcp/lo").
+  virtual std::string path() const { return "mapped memory"; }
 };
 
 // One way of moving bytes between processes.
@@ -113,7 +114,7 @@ class MappedExport final : public ExportedPool {
 
 // OUT_OF_RANGE unless each run lies in a destination of `size_bytes`.
 absl::Status CheckRuns(absl::Span<const CopyRun> runs, uint64_t size_bytes);
-// Adds the sums that the order asks for, if it does, from its source in host memory.
-void AddHostSums(const WriteOrder& order);
+// Adds the sums that the order asks for, if it does, from its source in `memory`. INTERNAL: a device failed.
+absl::Status AddSums(PoolMemory& memory, const WriteOrder& order);
 
 }  // namespace tandem

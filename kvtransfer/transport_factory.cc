@@ -6,6 +6,7 @@
 #include "common/status_macros.h"
 #include "kvtransfer/shm/shm_transport.h"
 #if TANDEM_WITH_UCX
+#include "kvtransfer/ucx/ucx_staged_transport.h"
 #include "kvtransfer/ucx/ucx_transport.h"
 #endif
 
@@ -20,6 +21,11 @@ absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeTransports(const std
       continue;
     }
 #if TANDEM_WITH_UCX
+    if (name == "ucx_staged") {
+      ASSIGN_OR_RETURN(std::unique_ptr<Transport> staged, NewUcxStagedTransport());
+      transports.push_back(std::move(staged));
+      continue;
+    }
     if (name == "ucx") {
       ASSIGN_OR_RETURN(std::unique_ptr<Transport> ucx, NewUcxTransport());
       transports.push_back(std::move(ucx));

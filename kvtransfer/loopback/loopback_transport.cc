@@ -12,7 +12,7 @@ class LoopbackPool final : public RemotePool {
   LoopbackPool(uint8_t* base, uint64_t size_bytes) : base_(base), size_bytes_(size_bytes) {}
   absl::Status Write(WriteOrder order) override {
     RETURN_IF_ERROR(CheckRuns(order.runs, size_bytes_));
-    AddHostSums(order);
+    RETURN_IF_ERROR(AddSums(HostMemory(), order));
     for (const CopyRun& run : order.runs) {
       std::memcpy(base_ + run.destination, order.source_base + run.source, run.bytes);
     }

@@ -59,6 +59,8 @@ class CudaMemory final : public PoolMemory {
     cudaStreamDestroy(stream_);
   }
 
+  bool is_device() const override { return true; }
+  void UseOnThisThread() const override { cudaSetDevice(device_); }
   absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes, Place place) override {
     auto buffer = std::make_unique<CudaBuffer>(device_, place);
     RETURN_IF_ERROR(buffer->Allocate(bytes));

@@ -27,7 +27,7 @@ class ShmRemotePool final : public RemotePool {
 
   absl::Status Write(WriteOrder order) override {
     RETURN_IF_ERROR(CheckRuns(order.runs, size_bytes_));
-    AddHostSums(order);
+    RETURN_IF_ERROR(AddSums(HostMemory(), order));
     for (const CopyRun& run : order.runs) {
       std::memcpy(base_ + run.destination, order.source_base + run.source, run.bytes);
     }

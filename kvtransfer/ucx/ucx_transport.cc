@@ -1,183 +1,71 @@
 #include "kvtransfer/ucx/ucx_transport.h"
 
-#include <sys/epoll.h>
 #include <ucp/api/ucp.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstdlib>
 #include <deque>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
 #include "common/status_macros.h"
+#include "kvtransfer/ucx/ucx_worker.h"
 
 namespace tandem {
 namespace {
 
-absl::Status ToStatus(ucs_status_t status, absl::string_view what) {
-  if (status == UCS_OK) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(what, ": ", ucs_status_string(status)));
-}
-
-class UcxWorker;
-
-// A UCX context and all workers in it.
-//
-// Thread-safety: the link thread only, after creation.
-// Ownership: co-owned by the transport and its workers.
-class UcxContext {
- public:
-  static absl::StatusOr<std::shared_ptr<UcxContext>> Create() {
-    auto self = std::make_shared<UcxContext>();
-    ucp_config_t* config = nullptr;
-    RETURN_IF_ERROR(ToStatus(ucp_config_read(nullptr, nullptr, &config), "ucp_config_read"));
-    // The host's shared memory is the shm transport's; UCX's own has no detection of a peer's
-    // death.
-    if (std::getenv("UCX_TLS") == nullptr) ucp_config_modify(config, "TLS", "tcp");
-    ucp_params_t params = {};
-    params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
-    params.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP;
-    params.name = "tandem";
-    ucs_status_t status = ucp_init(&params, config, &self->context_);
-    ucp_config_release(config);
-    RETURN_IF_ERROR(ToStatus(status, "ucp_init"));
-    self->event_fd_ = epoll_create1(EPOLL_CLOEXEC);
-    if (self->event_fd_ < 0) return absl::ErrnoToStatus(errno, "epoll_create1");
-    return self;
-  }
-  UcxContext() = default;
-  ~UcxContext() {
-    if (memory_ != nullptr) ucp_mem_unmap(context_, memory_);
-    if (context_ != nullptr) ucp_cleanup(context_);
-    if (event_fd_ >= 0) close(event_fd_);
-  }
-  ucp_context_h context_ = nullptr;
-  ucp_mem_h memory_ = nullptr;  // The exported pool.
-  int event_fd_ = -1;           // An epoll of all workers' descriptors.
-  std::vector<UcxWorker*> workers_;
-};
-
-// One UCX worker for each link: its end closes every connection of the link, so that nothing that
-// still waits in a socket is carried out later.
-//
-// Thread-safety: the link thread only.
-class UcxWorker {
- public:
-  explicit UcxWorker(std::shared_ptr<UcxContext> context) : context_(std::move(context)) {}
-  UcxWorker(const UcxWorker&) = delete;
-  UcxWorker& operator=(const UcxWorker&) = delete;
-  virtual ~UcxWorker() {
-    std::erase(context_->workers_, this);
-    if (event_fd_ >= 0) epoll_ctl(context_->event_fd_, EPOLL_CTL_DEL, event_fd_, nullptr);
-    if (worker_ != nullptr) ucp_worker_destroy(worker_);
-  }
-  absl::Status CreateWorker() {
-    ucp_worker_params_t params = {};
-    params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
-    // Serialised, not single: links may be made before the link thread starts.
-    params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
-    RETURN_IF_ERROR(ToStatus(ucp_worker_create(context_->context_, &params, &worker_), "ucp_worker_create"));
-    RETURN_IF_ERROR(ToStatus(ucp_worker_get_efd(worker_, &event_fd_), "ucp_worker_get_efd"));
-    epoll_event event{.events = EPOLLIN, .data = {.fd = event_fd_}};
-    epoll_ctl(context_->event_fd_, EPOLL_CTL_ADD, event_fd_, &event);
-    context_->workers_.push_back(this);
-    return absl::OkStatus();
-  }
-  virtual void Progress() {
-    while (ucp_worker_progress(worker_) != 0) {
-    }
-  }
-  bool Arm() { return ucp_worker_arm(worker_) == UCS_OK; }
-
- protected:
-  // Co-owners: the transport and its other workers.
-  const std::shared_ptr<UcxContext> context_;
-  ucp_worker_h worker_ = nullptr;
-
- private:
-  int event_fd_ = -1;
-};
-
 class UcxExportedPool final : public ExportedPool, private UcxWorker {
  public:
-  static absl::StatusOr<std::unique_ptr<ExportedPool>> Create(std::shared_ptr<UcxContext> context, uint8_t* base,
-                                                              uint64_t size_bytes) {
-    auto self = std::make_unique<UcxExportedPool>(std::move(context));
+  static absl::StatusOr<std::unique_ptr<ExportedPool>> Create(std::shared_ptr<UcxContext> context, bool on_device,
+                                                              uint8_t* base, uint64_t size_bytes) {
+    auto self = std::make_unique<UcxExportedPool>(std::move(context), on_device);
     RETURN_IF_ERROR(self->CreateWorker());
     self->description_ = {
         .transport = "ucx", .base_address = reinterpret_cast<uint64_t>(base), .size_bytes = size_bytes};
     void* key = nullptr;
     size_t key_size = 0;
     RETURN_IF_ERROR(
-        ToStatus(ucp_rkey_pack(self->context_->context_, self->context_->memory_, &key, &key_size), "ucp_rkey_pack"));
+        UcxStatus(ucp_rkey_pack(self->context_->context_, self->context_->memory_, &key, &key_size), "ucp_rkey_pack"));
     self->description_.remote_key.assign(static_cast<char*>(key), key_size);
     ucp_rkey_buffer_release(key);
-    ucp_address_t* address = nullptr;
-    size_t address_size = 0;
-    RETURN_IF_ERROR(ToStatus(ucp_worker_get_address(self->worker_, &address, &address_size), "ucp_worker_get_address"));
-    self->description_.address.assign(reinterpret_cast<char*>(address), address_size);
-    ucp_worker_release_address(self->worker_, address);
+    ASSIGN_OR_RETURN(self->description_.address, self->Address());
     return std::unique_ptr<ExportedPool>(std::move(self));
   }
-  explicit UcxExportedPool(std::shared_ptr<UcxContext> context) : UcxWorker(std::move(context)) {}
+  UcxExportedPool(std::shared_ptr<UcxContext> context, bool on_device)
+      : UcxWorker(std::move(context)), on_device_(on_device) {}
   const PoolExport& description() const override { return description_; }
-  // Over TCP it is this side's worker that carries out the peer's puts.
-  bool revocable() const override { return true; }
+  // Over TCP it is this side's worker that carries out the peer's puts; between GPUs it is the peer's GPU.
+  bool revocable() const override { return !on_device_; }
 
  private:
+  const bool on_device_;
   PoolExport description_;
 };
 
 class UcxRemotePool final : public RemotePool, private UcxWorker {
  public:
-  static absl::StatusOr<std::unique_ptr<RemotePool>> Open(std::shared_ptr<UcxContext> context, const PoolExport& pool) {
-    auto self = std::make_unique<UcxRemotePool>(std::move(context), pool);
+  static absl::StatusOr<std::unique_ptr<RemotePool>> Open(std::shared_ptr<UcxContext> context, PoolMemory& memory,
+                                                          const PoolExport& pool) {
+    auto self = std::make_unique<UcxRemotePool>(std::move(context), memory, pool);
     RETURN_IF_ERROR(self->CreateWorker());
-    ucp_ep_params_t params = {};
-    params.field_mask =
-        UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
-    params.address = reinterpret_cast<const ucp_address_t*>(pool.address.data());
-    params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-    params.err_handler.cb = [](void* arg, ucp_ep_h, ucs_status_t status) {
-      static_cast<UcxRemotePool*>(arg)->error_ = ToStatus(status, "UCX peer");
-    };
-    params.err_handler.arg = self.get();
-    RETURN_IF_ERROR(ToStatus(ucp_ep_create(self->worker_, &params, &self->endpoint_), "ucp_ep_create"));
-    RETURN_IF_ERROR(ToStatus(ucp_ep_rkey_unpack(self->endpoint_, pool.remote_key.data(), &self->remote_key_),
-                             "ucp_ep_rkey_unpack"));
+    ASSIGN_OR_RETURN(self->endpoint_, self->Connect(pool.address, &self->error_));
+    RETURN_IF_ERROR(UcxStatus(ucp_ep_rkey_unpack(self->endpoint_, pool.remote_key.data(), &self->remote_key_),
+                              "ucp_ep_rkey_unpack"));
     return std::unique_ptr<RemotePool>(std::move(self));
   }
 
-  UcxRemotePool(std::shared_ptr<UcxContext> context, const PoolExport& pool)
-      : UcxWorker(std::move(context)), base_(pool.base_address), size_bytes_(pool.size_bytes) {}
+  UcxRemotePool(std::shared_ptr<UcxContext> context, PoolMemory& memory, const PoolExport& pool)
+      : UcxWorker(std::move(context)), memory_(memory), base_(pool.base_address), size_bytes_(pool.size_bytes) {}
 
   ~UcxRemotePool() override {
-    if (endpoint_ != nullptr) {
-      ucp_request_param_t param = {};
-      param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-      param.flags = UCP_EP_CLOSE_FLAG_FORCE;
-      // By force, which cancels the puts. Should UCX not end them all the same, the worker's end does.
-      ucs_status_ptr_t closing = ucp_ep_close_nbx(endpoint_, &param);
-      if (UCS_PTR_IS_PTR(closing)) requests_.push_back(closing);
-    }
     if (flush_ != nullptr) requests_.push_back(flush_);
-    const absl::Time give_up = Clock::Real().Now() + absl::Milliseconds(100);
-    for (ucs_status_ptr_t request : requests_) {
-      while (ucp_request_check_status(request) == UCS_INPROGRESS && Clock::Real().Now() < give_up) {
-        ucp_worker_progress(worker_);
-      }
-      ucp_request_free(request);
-    }
+    Close(endpoint_, std::move(requests_));
     if (remote_key_ != nullptr) ucp_rkey_destroy(remote_key_);
   }
 
   absl::Status Write(WriteOrder order) override {
     RETURN_IF_ERROR(error_);
     RETURN_IF_ERROR(CheckRuns(order.runs, size_bytes_));
-    AddHostSums(order);
+    RETURN_IF_ERROR(AddSums(memory_, order));
     for (const CopyRun& run : order.runs) {
       waiting_.push_back({order.source_base + run.source, run.destination, run.bytes});
     }
@@ -194,7 +82,7 @@ class UcxRemotePool final : public RemotePool, private UcxWorker {
       needs_flush_ = false;
       ucp_request_param_t param = {};
       ucs_status_ptr_t request = ucp_ep_flush_nbx(endpoint_, &param);
-      if (UCS_PTR_IS_ERR(request)) return error_ = ToStatus(UCS_PTR_STATUS(request), "ucp_ep_flush_nbx");
+      if (UCS_PTR_IS_ERR(request)) return error_ = UcxStatus(UCS_PTR_STATUS(request), "ucp_ep_flush_nbx");
       if (request != nullptr) flush_ = request;
     }
     if (flush_ != nullptr) {
@@ -202,10 +90,12 @@ class UcxRemotePool final : public RemotePool, private UcxWorker {
       if (status == UCS_INPROGRESS) return false;
       ucp_request_free(flush_);
       flush_ = nullptr;
-      if (status != UCS_OK) return error_ = ToStatus(status, "UCX flush");
+      if (status != UCS_OK) return error_ = UcxStatus(status, "UCX flush");
     }
     return !needs_flush_ && requests_.empty();
   }
+
+  std::string path() const override { return UcxLanes(endpoint_); }
 
   void Progress() override {
     UcxWorker::Progress();
@@ -228,7 +118,7 @@ class UcxRemotePool final : public RemotePool, private UcxWorker {
       const Put& put = waiting_.front();
       ucs_status_ptr_t request = ucp_put_nbx(endpoint_, put.source, static_cast<size_t>(put.bytes),
                                              base_ + static_cast<uint64_t>(put.destination), remote_key_, &param);
-      if (UCS_PTR_IS_ERR(request)) return error_ = ToStatus(UCS_PTR_STATUS(request), "ucp_put_nbx");
+      if (UCS_PTR_IS_ERR(request)) return error_ = UcxStatus(UCS_PTR_STATUS(request), "ucp_put_nbx");
       if (request != nullptr) requests_.push_back(request);
     }
     return absl::OkStatus();
@@ -245,12 +135,13 @@ class UcxRemotePool final : public RemotePool, private UcxWorker {
         continue;
       }
       ucp_request_free(request);
-      if (status != UCS_OK) result = ToStatus(status, "UCX put");
+      if (status != UCS_OK) result = UcxStatus(status, "UCX put");
     }
     requests_.resize(kept);
     return result;
   }
 
+  PoolMemory& memory_;
   const uint64_t base_, size_bytes_;
   ucp_ep_h endpoint_ = nullptr;
   ucp_rkey_h remote_key_ = nullptr;
@@ -261,46 +152,40 @@ class UcxRemotePool final : public RemotePool, private UcxWorker {
   absl::Status error_;
 };
 
-class UcxTransport final : public Transport {
+class UcxTransport final : public UcxTransportBase {
  public:
-  explicit UcxTransport(std::shared_ptr<UcxContext> context) : context_(std::move(context)) {}
+  UcxTransport(std::shared_ptr<UcxContext> context, PoolMemory& memory)
+      : UcxTransportBase(std::move(context)), memory_(memory) {}
   absl::string_view name() const override { return "ucx"; }
 
   absl::StatusOr<std::unique_ptr<ExportedPool>> Export(uint8_t* base, uint64_t size_bytes) override {
     if (context_->memory_ == nullptr) {
       ucp_mem_map_params_t params = {};
       params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
+      if (memory_.is_device()) {
+        params.field_mask |= UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
+        params.memory_type = UCS_MEMORY_TYPE_CUDA;
+      }
       params.address = base;
       params.length = size_bytes;
-      RETURN_IF_ERROR(ToStatus(ucp_mem_map(context_->context_, &params, &context_->memory_), "ucp_mem_map"));
+      RETURN_IF_ERROR(UcxStatus(ucp_mem_map(context_->context_, &params, &context_->memory_), "ucp_mem_map"));
     }
-    return UcxExportedPool::Create(context_, base, size_bytes);
+    return UcxExportedPool::Create(context_, memory_.is_device(), base, size_bytes);
   }
 
   absl::StatusOr<std::unique_ptr<RemotePool>> Open(const PoolExport& pool) override {
-    return UcxRemotePool::Open(context_, pool);
-  }
-
-  void Progress() override {
-    for (UcxWorker* worker : context_->workers_) worker->Progress();
-  }
-  int event_fd() const override { return context_->event_fd_; }
-  bool PrepareToSleep() override {
-    bool armed = true;
-    for (UcxWorker* worker : context_->workers_) armed &= worker->Arm();
-    return armed;
+    return UcxRemotePool::Open(context_, memory_, pool);
   }
 
  private:
-  // Co-owners: the pools that it opened and exported.
-  const std::shared_ptr<UcxContext> context_;
+  PoolMemory& memory_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Transport>> NewUcxTransport() {
-  ASSIGN_OR_RETURN(std::shared_ptr<UcxContext> context, UcxContext::Create());
-  return std::unique_ptr<Transport>(std::make_unique<UcxTransport>(std::move(context)));
+absl::StatusOr<std::unique_ptr<Transport>> NewUcxTransport(const UcxOptions& options) {
+  ASSIGN_OR_RETURN(std::shared_ptr<UcxContext> context, UcxContext::Create(options.memory->is_device()));
+  return std::unique_ptr<Transport>(std::make_unique<UcxTransport>(std::move(context), *options.memory));
 }
 
 std::string UcxVersion() {

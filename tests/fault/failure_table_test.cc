@@ -125,7 +125,7 @@ TEST_P(FailureTable, LastPrefillKilledBeforeCommitIsUnavailable) {
 TEST_P(FailureTable, PrefillStoppedMidPushAndContinuedLater) {
   StartCluster(StalledPushes());
   ExpectReferenceAfterStrike(1, [&] { cluster_->Signal("prefill-0", SIGSTOP); });
-  const bool revocable = std::string(GetParam()) == "ucx";
+  const bool revocable = std::string(GetParam()) != "shm";
   if (!revocable) {
     EXPECT_TRUE(cluster_->AwaitPagesInState("quarantined"));
   }
@@ -432,7 +432,7 @@ TEST_P(FailureTable, PromptLargerThanAnyStepIsMovedInChunks) {
   EXPECT_TRUE(cluster_->AwaitAllPagesFree());
 }
 
-INSTANTIATE_TEST_SUITE_P(Transport, FailureTable, testing::Values("shm", "ucx"),
+INSTANTIATE_TEST_SUITE_P(Transport, FailureTable, testing::Values("shm", "ucx", "ucx_staged"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
