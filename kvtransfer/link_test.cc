@@ -55,8 +55,8 @@ TEST(LinkTest, MovesKvOverLoopback) {
 
 TEST(LinkTest, MovesKvOverSharedMemoryBetweenUnlikePages) {
   ASSERT_OK_AND_ASSIGN(auto shm, ShmPool::Create(LinkTestLayout(16).pool_bytes() + kTestAreaBytes));
-  DecodeEnd decode(NewShmTransport(shm.get()), shm->base());
-  PrefillEnd prefill(NewShmTransport(nullptr), With([](auto& options) { options.page_tokens = 8; }));
+  DecodeEnd decode(NewShmTransport(shm.get()), {.pool = shm->base()});
+  PrefillEnd prefill(NewShmTransport(nullptr), With([](auto& options) { options.layout = LinkTestLayout(8); }));
   TransferAndCompare(prefill, decode, 8);
 }
 
@@ -68,7 +68,7 @@ std::unique_ptr<Transport> UcxTransportOrNull() {
 TEST(LinkTest, MovesKvOverUcx) {
   if (TransportVersion().empty()) GTEST_SKIP() << "built without UCX";
   DecodeEnd decode(UcxTransportOrNull());
-  PrefillEnd prefill(UcxTransportOrNull(), With([](auto& options) { options.page_tokens = 8; }));
+  PrefillEnd prefill(UcxTransportOrNull(), With([](auto& options) { options.layout = LinkTestLayout(8); }));
   TransferAndCompare(prefill, decode, 8);
   absl::MutexLock lock(&prefill.mu_);
   EXPECT_THAT(prefill.state_.path, HasSubstr("tcp/"));
@@ -83,7 +83,7 @@ std::unique_ptr<Transport> StagedTransport(uint64_t chunk_bytes, int buffers) {
 
 TEST(LinkTest, MovesKvOverUcxInChunks) {
   DecodeEnd decode(StagedTransport(1 << 20, 3));
-  PrefillEnd prefill(StagedTransport(1 << 20, 3), With([](auto& options) { options.page_tokens = 8; }));
+  PrefillEnd prefill(StagedTransport(1 << 20, 3), With([](auto& options) { options.layout = LinkTestLayout(8); }));
   TransferAndCompare(prefill, decode, 8);
   absl::MutexLock lock(&prefill.mu_);
   EXPECT_THAT(prefill.state_.path, HasSubstr("tcp/"));
@@ -159,7 +159,7 @@ TEST(LinkTest, AChunkUnderWayEndsWithItsOwnersSide) {
 TEST(LinkTest, OverUcxALostLinkNeedsNoProofOfDeath) {
   if (TransportVersion().empty()) GTEST_SKIP() << "built without UCX";
   DecodeEnd decode(UcxTransportOrNull());
-  PrefillEnd prefill(UcxTransportOrNull(), With([](auto& options) { options.page_tokens = 8; }));
+  PrefillEnd prefill(UcxTransportOrNull(), With([](auto& options) { options.layout = LinkTestLayout(8); }));
   prefill.LinkTo(decode.port());
   ASSERT_TRUE(prefill.AwaitUp());
   prefill.hub_->SetPeers({});
@@ -169,8 +169,8 @@ TEST(LinkTest, OverUcxALostLinkNeedsNoProofOfDeath) {
 
 TEST(LinkTest, OverSharedMemoryOnlyAProofOfDeathEndsTheWritesOfALostLink) {
   ASSERT_OK_AND_ASSIGN(auto shm, ShmPool::Create(LinkTestLayout(16).pool_bytes() + kTestAreaBytes));
-  DecodeEnd decode(NewShmTransport(shm.get()), shm->base());
-  PrefillEnd prefill(NewShmTransport(nullptr), With([](auto& options) { options.page_tokens = 8; }));
+  DecodeEnd decode(NewShmTransport(shm.get()), {.pool = shm->base()});
+  PrefillEnd prefill(NewShmTransport(nullptr), With([](auto& options) { options.layout = LinkTestLayout(8); }));
   prefill.LinkTo(decode.port());
   ASSERT_TRUE(prefill.AwaitUp());
   prefill.hub_->SetPeers({});
@@ -301,7 +301,7 @@ TEST(LinkTest, AfterASlowTransportTheNextOneIsTried) {
     transports.push_back(NewShmTransport(pool));
     return transports;
   };
-  DecodeEnd decode(both(shm.get()), shm->base());
+  DecodeEnd decode(both(shm.get()), {.pool = shm->base()});
   PrefillEnd prefill(both(nullptr), With([](auto& options) { options.expected_rates["loopback"] = kImpossibleRate; }));
   TransferAndCompare(prefill, decode, 16);
   EXPECT_EQ(prefill.state_.transport, "shm");
@@ -327,7 +327,7 @@ class RawPeer {
                                                                closed_ = true;
                                                                loop_->Stop();
                                                              }});
-    socket_->Send(EncodeLinkMessage(LinkTestHello("prefill-0", 100, 16)));
+    socket_->Send(EncodeLinkMessage(LinkTestHello("prefill-0", Incarnation(100), LinkTestLayout(16))));
   }
   // Claims a passed test of `transport` once asked to test, and waits until the other side closes.
   bool ClaimsAndIsClosed(const std::string& transport) {

@@ -21,6 +21,7 @@
 #include "kvtransfer/nvlink/cuda_driver.h"
 #include "kvtransfer/nvlink/cuda_error.h"
 #include "kvtransfer/nvlink/cuda_memory.h"
+#include "kvtransfer/nvlink/gpu_transports.h"
 #include "kvtransfer/nvlink/nvlink_transport.h"
 #include "kvtransfer/self_test.h"
 #include "kvtransfer/transport_factory.h"
@@ -169,8 +170,9 @@ class Bench {
 
   // By UCX's put, once for each page, and its flush.
   void Ucx() {
-    std::unique_ptr<Transport> ucx = std::move(OrExit(MakeTransports({"ucx"}, nullptr))[0]);
-    const PoolExport exported = OrExit(peer_->ExportByUcx());
+    std::unique_ptr<Transport> ucx =
+        std::move(OrExit(MakeGpuTransports({"ucx"}, {driver_.get(), memory_.get(), pool_.get(), nullptr}))[0]);
+    const PoolExport exported = OrExit(peer_->ExportByUcx("ucx_reached"));
     std::unique_ptr<RemotePool> remote = OrExit(ucx->Open(exported));
     uint8_t* source = nullptr;
     Check(cudaMalloc(reinterpret_cast<void**>(&source), kPoolBytes));

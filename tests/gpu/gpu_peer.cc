@@ -19,11 +19,12 @@
 #include "kvtransfer/nvlink/cuda_driver.h"
 #include "kvtransfer/nvlink/cuda_error.h"
 #include "kvtransfer/nvlink/cuda_memory.h"
+#include "kvtransfer/nvlink/gpu_transports.h"
 #include "kvtransfer/nvlink/nvlink_transport.h"
 #include "kvtransfer/self_test.h"
-#include "kvtransfer/transport_factory.h"
 #include "tests/gpu/gpu_peer.h"
 #include "tests/gpu/pool_check.h"
+#include "tests/support/link_ends.h"
 
 namespace tandem {
 namespace {
@@ -80,6 +81,8 @@ class Peer {
     if (command == "pull") return Pull();
     if (command == "push_forever") return PushForever();
     if (command == "ucx_export") return ExportByUcx();
+    if (command == "decode") return BecomeDecode();
+    if (command == "prefill") return HandOverForever();
     if (command == "ucx_verify") {
       const PageSet set = Set();
       return CheckPool(ucx_pool_, MakeRuns(set, ucx_pool_.bytes), Number());
@@ -101,9 +104,10 @@ class Peer {
   bool must_progress() const { return ucx_ != nullptr; }
 
  private:
+  std::string Word() { return next_ < words_of_line_.size() ? words_of_line_[next_++] : ""; }
   uint64_t Number() {
     uint64_t number = 0;
-    if (next_ < words_of_line_.size()) (void)absl::SimpleAtoi(words_of_line_[next_++], &number);
+    (void)absl::SimpleAtoi(Word(), &number);
     return number;
   }
   PageSet Set() {
@@ -171,19 +175,56 @@ class Peer {
     }
   }
 
-  // Not of our pool: UCX reaches shared allocations at a thousandth of the rate.
+  absl::StatusOr<std::unique_ptr<Transport>> MakeTransport(const std::string& name) {
+    ASSIGN_OR_RETURN(auto transports, MakeGpuTransports({name}, {driver_.get(), memory_.get(), pool_.get(), nullptr}));
+    return std::move(transports[0]);
+  }
+
   absl::Status ExportByUcx() {
-    ASSIGN_OR_RETURN(auto transports, MakeTransports({"ucx"}, nullptr));
-    ucx_ = std::move(transports[0]);
-    uint8_t* base = nullptr;
-    RETURN_IF_ERROR(CudaStatus(cudaMalloc(reinterpret_cast<void**>(&base), pool_->bytes()), "cudaMalloc"));
-    ucx_pool_ = {base, pool_->bytes(), device_};
+    const std::string kind = Word();
+    ASSIGN_OR_RETURN(ucx_, MakeTransport(kind == "ucx_reached" ? "ucx" : kind));
+    ucx_pool_ = DeviceBytes(*pool_);
+    if (kind == "ucx_reached") {
+      ASSIGN_OR_RETURN(reached_, memory_->Allocate(pool_->bytes(), PoolMemory::Place::kPool));
+      ucx_pool_.base = reached_->base();
+    }
     RETURN_IF_ERROR(PoisonPool(ucx_pool_));
-    ASSIGN_OR_RETURN(ucx_export_, ucx_->Export(base, pool_->bytes()));
+    ASSIGN_OR_RETURN(ucx_export_, ucx_->Export(ucx_pool_.base, ucx_pool_.bytes));
     PoolExport words = ucx_export_->description();
     words.address = absl::BytesToHexString(words.address);
     Answer(absl::StrCat("ucx ", FormatExport(words)));
     return absl::OkStatus();
+  }
+
+  absl::Status BecomeDecode() {
+    ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeTransport("nvlink"));
+    const Incarnation incarnation(static_cast<uint64_t>(getpid()));
+    DecodeEnd::Options options{.layout = kGpuLayout, .incarnation = incarnation, .pool = pool_->base()};
+    options.memory = memory_.get();
+    options.frees_received = true;
+    decode_ = std::make_unique<DecodeEnd>(std::move(transport), options);
+    Answer(absl::StrCat("decode ", decode_->port(), " ", incarnation.value()));
+    return absl::OkStatus();
+  }
+
+  absl::Status HandOverForever() {
+    const auto port = static_cast<int>(Number());
+    const Incarnation decode(Number());
+    ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeTransport("nvlink"));
+    PrefillEnd::Options options;
+    options.layout = kGpuLayout;
+    options.incarnation = Incarnation(static_cast<uint64_t>(getpid()));
+    options.pool = pool_->base();
+    options.memory = memory_.get();
+    PrefillEnd prefill(std::move(transport), options);
+    prefill.LinkTo(port, decode);
+    if (!prefill.AwaitUp()) return absl::InternalError("no link");
+    Answer("ok");
+    // Two at a time, until it is killed.
+    for (size_t started = 0;; ++started) {
+      prefill.HandOver(decode, HandoverId(started + 1), kGpuHandoverTokens);
+      if (!prefill.Await([&] { return prefill.outcomes_.size() + 1 >= started; })) return absl::InternalError("hangs");
+    }
   }
 
   absl::Status PullForever() {
@@ -228,8 +269,10 @@ class Peer {
   std::unique_ptr<NvlinkTransport> transport_;
   std::unique_ptr<ExportedPool> export_;
   std::unique_ptr<Transport> ucx_;
+  std::unique_ptr<PoolBuffer> reached_;
   DeviceBytes ucx_pool_;
   std::unique_ptr<ExportedPool> ucx_export_;
+  std::unique_ptr<DecodeEnd> decode_;
   std::vector<std::string> words_of_line_;
   size_t next_ = 1;
 };

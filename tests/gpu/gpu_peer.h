@@ -10,6 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/ids.h"
+#include "common/kv_layout.h"
 #include "kvtransfer/transport.h"
 
 namespace tandem {
@@ -31,6 +33,11 @@ struct PageSet {
 std::vector<CopyRun> MakeRuns(const PageSet& set, uint64_t pool_bytes);
 
 inline constexpr uint8_t kPoison = 0xA5;
+
+// Of links between the two: the latent of DeepSeek's attention, eight layers of it. 151 MB.
+inline constexpr KvLayout kGpuLayout = {
+    .num_layers = 8, .num_kv_heads = 1, .head_dim = 576, .num_planes = 1, .page_tokens = 64, .num_pages = 256};
+inline constexpr int kGpuHandoverTokens = 1000;
 
 // A second process with a pool on a GPU (the program gpu_peer), driven by commands. Its methods wait for the answer,
 // and at most a minute; INTERNAL is what the peer said, UNAVAILABLE its death.
@@ -71,9 +78,19 @@ class GpuPeer {
   // Pushes once, and waits until it can be read. INTERNAL also where a peer that sees its own device only finds the
   // destination's, or does not push by kernel.
   absl::Status PushOnce(const PoolExport& destination, const PageSet& set);
-  // A second pool of the peer, in memory of cudaMalloc, that is written to by UCX. INTERNAL: UCX cannot.
-  absl::StatusOr<PoolExport> ExportByUcx();
+  // The peer's pool for one of kGpuTransports, or by "ucx_reached" a second one in memory of cudaMalloc, which UCX
+  // reaches. Poisoned. INTERNAL: UCX cannot.
+  absl::StatusOr<PoolExport> ExportByUcx(const std::string& kind);
   absl::Status VerifyByUcx(const PageSet& set, uint64_t content_seed);
+  // The peer's pool as that of a decode worker (tests/support/link_ends.h), whose links come to the port; pages are
+  // free again as soon as KV has arrived, and "received" in words().seen.
+  struct Listening {
+    int port = 0;
+    Incarnation incarnation;
+  };
+  absl::StatusOr<Listening> BecomeDecode();
+  // Lets the peer, as a prefill worker, hand over to a decode worker of that port, again and again until it is killed.
+  absl::Status BeginHandingOver(int port, Incarnation decode);
   // Fills and verifies the self-test's area as a decode worker does.
   absl::Status VerifySelfTestArea(uint64_t area, uint64_t large_seed, uint64_t small_seed);
 

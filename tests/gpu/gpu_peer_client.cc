@@ -206,19 +206,36 @@ absl::Status GpuPeer::BeginPulling(const PoolExport& source, const PageSet& set,
 absl::Status GpuPeer::PushOnce(const PoolExport& destination, const PageSet& set) {
   return Say(absl::StrCat("push_once ", Words(set), " ", hides_ ? 1 : 0, " ", FormatExport(destination)));
 }
-absl::StatusOr<PoolExport> GpuPeer::ExportByUcx() {
-  RETURN_IF_ERROR(Send("ucx_export"));
+absl::StatusOr<PoolExport> GpuPeer::ExportByUcx(const std::string& kind) {
+  RETURN_IF_ERROR(Send(absl::StrCat("ucx_export ", kind)));
   ASSIGN_OR_RETURN(const std::string line, ReadLine());
   const std::vector<std::string> parts = absl::StrSplit(line, ' ');
   if (parts[0] != "ucx") return absl::InternalError(line);
   RETURN_IF_ERROR(Await());
   ASSIGN_OR_RETURN(PoolExport pool, ParseExport(absl::MakeConstSpan(parts).subspan(1)));
-  pool.transport = "ucx";
+  pool.transport = kind == "ucx_reached" ? "ucx" : kind;
   pool.address = absl::HexStringToBytes(pool.address);
   return pool;
 }
 absl::Status GpuPeer::VerifyByUcx(const PageSet& set, uint64_t content_seed) {
   return Say(absl::StrCat("ucx_verify ", Words(set), " ", content_seed));
+}
+absl::StatusOr<GpuPeer::Listening> GpuPeer::BecomeDecode() {
+  words_->seen = 0;
+  RETURN_IF_ERROR(Send("decode"));
+  ASSIGN_OR_RETURN(const std::string line, ReadLine());
+  const std::vector<std::string> parts = absl::StrSplit(line, ' ');
+  Listening listening;
+  uint64_t incarnation = 0;
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[1], &listening.port) || !absl::SimpleAtoi(parts[2], &incarnation)) {
+    return absl::InternalError(line);
+  }
+  RETURN_IF_ERROR(Await());
+  listening.incarnation = Incarnation(incarnation);
+  return listening;
+}
+absl::Status GpuPeer::BeginHandingOver(int port, Incarnation decode) {
+  return Say(absl::StrCat("prefill ", port, " ", decode.value()));
 }
 absl::Status GpuPeer::VerifySelfTestArea(uint64_t area, uint64_t large_seed, uint64_t small_seed) {
   return Say(absl::StrCat("verify_self_test ", area, " ", large_seed, " ", small_seed));

@@ -42,8 +42,9 @@ class NvlinkLinkTest : public testing::Test {
     return *std::move(transport);
   }
   PrefillEnd::Options PrefillOptions() {
-    return {.page_tokens = 8, .pool = source_->base(), .memory = source_memory_.get()};
+    return {.layout = LinkTestLayout(8), .pool = source_->base(), .memory = source_memory_.get()};
   }
+  DecodeEnd::Options DecodeOptions() { return {.pool = destination_->base(), .memory = destination_memory_.get()}; }
   void TransferAndCompare(PrefillEnd& prefill, DecodeEnd& decode) {
     ASSERT_THAT(Copy(source_->base(), prefill.memory_.data(), prefill.memory_.size(), 0), IsOk());
     const std::vector<CopyRun> runs = TransferFortyTokens(prefill, decode, 8);
@@ -67,25 +68,25 @@ class NvlinkLinkTest : public testing::Test {
 };
 
 TEST_F(NvlinkLinkTest, MovesKvBetweenUnlikePages) {
-  DecodeEnd decode(MakeTransport(*destination_), destination_->base(), *destination_memory_);
+  DecodeEnd decode(MakeTransport(*destination_), DecodeOptions());
   PrefillEnd prefill(MakeTransport(*source_), PrefillOptions());
   TransferAndCompare(prefill, decode);
 }
 
 TEST_F(NvlinkLinkTest, ALostLinkIsMadeAnewAndMovesKvAgain) {
   {
-    DecodeEnd decode(MakeTransport(*destination_), destination_->base(), *destination_memory_);
+    DecodeEnd decode(MakeTransport(*destination_), DecodeOptions());
     PrefillEnd prefill(MakeTransport(*source_), PrefillOptions());
     prefill.LinkTo(decode.port());
     ASSERT_TRUE(prefill.AwaitUp());
   }
-  DecodeEnd decode(MakeTransport(*destination_), destination_->base(), *destination_memory_);
+  DecodeEnd decode(MakeTransport(*destination_), DecodeOptions());
   PrefillEnd prefill(MakeTransport(*source_), PrefillOptions());
   TransferAndCompare(prefill, decode);
 }
 
 TEST_F(NvlinkLinkTest, ChecksumCatchesAFlippedByte) {
-  DecodeEnd decode(MakeTransport(*destination_), destination_->base(), *destination_memory_);
+  DecodeEnd decode(MakeTransport(*destination_), DecodeOptions());
   PrefillEnd::Options options = PrefillOptions();
   options.faults.flip_byte_every = 1;
   PrefillEnd prefill(MakeTransport(*source_), options);
@@ -102,7 +103,7 @@ TEST_F(NvlinkLinkTest, ChecksumCatchesAFlippedByte) {
 }
 
 TEST_F(NvlinkLinkTest, ALinkFarUnderItsExpectedRateIsRefused) {
-  DecodeEnd decode(MakeTransport(*destination_), destination_->base(), *destination_memory_);
+  DecodeEnd decode(MakeTransport(*destination_), DecodeOptions());
   PrefillEnd::Options options = PrefillOptions();
   options.expected_rates = {{"nvlink", 1e18}};
   PrefillEnd prefill(MakeTransport(*source_), options);

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <numeric>
 #include <random>
 #include <utility>
 
@@ -18,13 +20,13 @@ KvLayout LinkTestLayout(int page_tokens) {
   return {.num_layers = 3, .num_kv_heads = 2, .head_dim = 8, .page_tokens = page_tokens, .num_pages = 64};
 }
 
-HelloMessage LinkTestHello(const std::string& worker, uint64_t incarnation, int page_tokens) {
+HelloMessage LinkTestHello(const std::string& worker, Incarnation incarnation, const KvLayout& layout) {
   HelloMessage hello;
   hello.worker_id = worker;
-  hello.incarnation = Incarnation(incarnation);
+  hello.incarnation = incarnation;
   hello.host_boot_id = HostId();
   hello.pid = getpid();
-  hello.layout = LinkTestLayout(page_tokens);
+  hello.layout = layout;
   hello.model_fingerprint = 1;
   hello.checksums = true;
   return hello;
@@ -36,23 +38,48 @@ std::vector<std::unique_ptr<Transport>> OneTransport(std::unique_ptr<Transport> 
   return transports;
 }
 
-std::optional<std::vector<PageIndex>> BumpPages::AllocateGranted(int count) {
+TestPages::TestPages(int count) : states_(count, State::kFree) {}
+
+std::optional<std::vector<PageIndex>> TestPages::AllocateGranted(int count) {
+  if (Count(State::kFree) < count) return std::nullopt;
   std::vector<PageIndex> pages;
-  for (int i = 0; i < count; ++i) pages.push_back(next_++ % 64);
+  for (; static_cast<int>(pages.size()) < count; ++next_) {
+    State& state = states_[next_ % states_.size()];
+    if (state != State::kFree) continue;
+    state = State::kGranted;
+    pages.push_back(static_cast<PageIndex>(next_ % states_.size()));
+  }
   return pages;
 }
 
-DecodeEnd::DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, uint8_t* pool, PoolMemory& memory)
-    : base_(pool) {
-  const KvLayout layout = LinkTestLayout(16);
+void TestPages::Free(absl::Span<const PageIndex> pages) {
+  for (PageIndex page : pages) {
+    EXPECT_NE(states_[page], State::kFree) << "page " << page;
+    states_[page] = State::kFree;
+  }
+}
+
+int TestPages::Count(State state) const { return static_cast<int>(std::count(states_.begin(), states_.end(), state)); }
+
+void TestPages::Move(absl::Span<const PageIndex> pages, State from, State to) {
+  for (PageIndex page : pages) {
+    EXPECT_EQ(states_[page], from) << "page " << page;
+    states_[page] = to;
+  }
+}
+
+DecodeEnd::DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, const Options& options)
+    : options_(options), base_(options.pool), pages_(options.layout.num_pages) {
   if (base_ == nullptr) {
-    memory_.resize(layout.pool_bytes() + kTestAreaBytes);
+    memory_.resize(options.layout.pool_bytes() + kTestAreaBytes);
     base_ = memory_.data();
   }
-  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, layout, base_, pages_, memory);
-  auto hub = ReceiverHub::Create(
-      {.hello = LinkTestHello("decode-0", 200, 16), .listen = "127.0.0.1:0", .pool = base_, .memory = &memory},
-      std::move(transports), *this);
+  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, options.layout, base_, pages_, *options.memory);
+  auto hub = ReceiverHub::Create({.hello = LinkTestHello("decode-0", options.incarnation, options.layout),
+                                  .listen = "127.0.0.1:0",
+                                  .pool = base_,
+                                  .memory = options.memory},
+                                 std::move(transports), *this);
   EXPECT_THAT(hub, IsOk());
   absl::MutexLock lock(&mu_);
   hub_ = *std::move(hub);
@@ -81,6 +108,11 @@ void DecodeEnd::OnPeerLost(Incarnation peer, bool writes_over) {
   ++lost_;
 }
 
+void DecodeEnd::OnWritesOver(Incarnation peer) {
+  absl::MutexLock lock(&mu_);
+  receiver_->OnWritesOver(peer);
+}
+
 void DecodeEnd::OnMessage(Incarnation peer, const LinkMessage& message) {
   absl::MutexLock lock(&mu_);
   if (const auto* offer = std::get_if<OfferMessage>(&message)) {
@@ -89,7 +121,10 @@ void DecodeEnd::OnMessage(Incarnation peer, const LinkMessage& message) {
   } else if (const auto* commit = std::get_if<CommitMessage>(&message)) {
     auto received = receiver_->OnCommit(peer, *commit);
     if (!received.ok()) ++damaged_;
-    if (received.ok() && received->has_value()) received_.push_back(**received);
+    if (received.ok() && received->has_value()) {
+      if (options_.frees_received) pages_.Free((*received)->pages);
+      received_.push_back(**received);
+    }
   } else if (const auto* abort = std::get_if<AbortMessage>(&message)) {
     receiver_->OnAbort(peer, *abort);
   } else if (const auto* done = std::get_if<AbortDoneMessage>(&message)) {
@@ -105,10 +140,10 @@ void DecodeEnd::OnMessage(Incarnation peer, const LinkMessage& message) {
 }
 
 PrefillEnd::PrefillEnd(std::vector<std::unique_ptr<Transport>> transports, const Options& options)
-    : memory_(LinkTestLayout(options.page_tokens).pool_bytes()) {
+    : options_(options), memory_(options.layout.pool_bytes()) {
   std::mt19937 random(4);
   for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
-  HelloMessage hello = LinkTestHello("prefill-0", 100, options.page_tokens);
+  HelloMessage hello = LinkTestHello("prefill-0", options.incarnation, options.layout);
   hello.model_fingerprint = options.model_fingerprint;
   auto hub = SenderHub::Create({.hello = hello,
                                 .pool = options.pool == nullptr ? memory_.data() : options.pool,
@@ -132,8 +167,18 @@ void PrefillEnd::OnLinkState(const LinkState& state) {
   state_ = state;
 }
 
-void PrefillEnd::LinkTo(int port) {
-  hub_->SetPeers({{"decode-0", Incarnation(200), absl::StrCat("127.0.0.1:", port)}});
+void PrefillEnd::LinkTo(int port, Incarnation decode) {
+  hub_->SetPeers({{"decode-0", decode, absl::StrCat("127.0.0.1:", port)}});
+}
+
+void PrefillEnd::HandOver(Incarnation decode, HandoverId handover, int tokens) {
+  std::vector<PageIndex> pages((tokens + options_.layout.page_tokens - 1) / options_.layout.page_tokens);
+  std::iota(pages.begin(), pages.end(), 0);
+  hub_->Start(decode, handover, std::vector<TokenId>(tokens, 1), std::move(pages));
+  for (int layer = 0; layer < options_.layout.num_layers; ++layer) {
+    hub_->LayersReady(decode, handover, {0, tokens}, {layer, layer + 1});
+  }
+  hub_->Finish(decode, handover, 77);
 }
 
 std::vector<CopyRun> TransferFortyTokens(PrefillEnd& prefill, DecodeEnd& decode, int source_page_tokens) {

@@ -10,6 +10,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/ids.h"
 #include "kvtransfer/kv_receiver.h"
+#include "kvtransfer/pool_memory.h"
 #include "kvtransfer/receiver_hub.h"
 #include "kvtransfer/sender_hub.h"
 #include "kvtransfer/transfer_faults.h"
@@ -23,22 +24,28 @@ namespace tandem {
 inline constexpr absl::Duration kLinkPatience = absl::Seconds(20);
 
 KvLayout LinkTestLayout(int page_tokens);
-HelloMessage LinkTestHello(const std::string& worker, uint64_t incarnation, int page_tokens);
+HelloMessage LinkTestHello(const std::string& worker, Incarnation incarnation, const KvLayout& layout);
 
 std::vector<std::unique_ptr<Transport>> OneTransport(std::unique_ptr<Transport> transport);
 
-// Pages 5, 6, ... of a pool that is never full.
-class BumpPages final : public HandoverPages {
+// Pages of a decode worker, of which no prefix is ever held. Grants what is free.
+class TestPages final : public HandoverPages {
  public:
+  explicit TestPages(int count);
   bool HasRoom(int) const override { return true; }
   std::vector<PageIndex> AcquireHeld(absl::Span<const TokenId>) override { return {}; }
   std::optional<std::vector<PageIndex>> AllocateGranted(int count) override;
-  void MarkCommitted(absl::Span<const PageIndex>) override {}
-  void Quarantine(absl::Span<const PageIndex>) override {}
-  void Free(absl::Span<const PageIndex>) override {}
+  void MarkCommitted(absl::Span<const PageIndex> pages) override { Move(pages, State::kGranted, State::kCommitted); }
+  void Quarantine(absl::Span<const PageIndex> pages) override { Move(pages, State::kGranted, State::kQuarantined); }
+  void Free(absl::Span<const PageIndex> pages) override;
+  enum class State { kFree, kGranted, kCommitted, kQuarantined };
+  int Count(State state) const;
 
  private:
-  PageIndex next_ = 5;
+  // Fails the test when a page is in another state than `from`.
+  void Move(absl::Span<const PageIndex> pages, State from, State to);
+  std::vector<State> states_;
+  size_t next_ = 5;  // Where the search for a free one begins.
 };
 
 // The decode side, "decode-0": a receiver driven straight from the link thread. Grants all it is asked for.
@@ -46,17 +53,25 @@ class BumpPages final : public HandoverPages {
 // Thread-safety: thread-safe; mu_ guards all that tests read.
 class DecodeEnd final : public ReceiverEvents {
  public:
-  // `pool`: for the layout and the test area, in `memory`; both outlive this. Null: host memory of its own.
-  explicit DecodeEnd(std::unique_ptr<Transport> transport, uint8_t* pool = nullptr, PoolMemory& memory = HostMemory())
-      : DecodeEnd(OneTransport(std::move(transport)), pool, memory) {}
-  explicit DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, uint8_t* pool = nullptr,
-                     PoolMemory& memory = HostMemory());
+  struct Options {
+    KvLayout layout = LinkTestLayout(16);
+    Incarnation incarnation = Incarnation(200);
+    // For the layout and the test area, in `memory`; both outlive this. Null: host memory of its own.
+    uint8_t* pool = nullptr;
+    PoolMemory* memory = &HostMemory();
+    // What arrives is given back at once, as if its sequence had ended.
+    bool frees_received = false;
+  };
+  explicit DecodeEnd(std::unique_ptr<Transport> transport) : DecodeEnd(std::move(transport), Options()) {}
+  DecodeEnd(std::unique_ptr<Transport> transport, const Options& options)
+      : DecodeEnd(OneTransport(std::move(transport)), options) {}
+  DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, const Options& options);
   ~DecodeEnd() override { hub_->Stop(); }
 
   void OnHello(int64_t connection, const HelloMessage& hello) override;
   void OnPeerUp(const HelloMessage& hello) override;
   void OnPeerLost(Incarnation peer, bool writes_over) override;
-  void OnWritesOver(Incarnation) override {}
+  void OnWritesOver(Incarnation peer) override;
   void OnMessage(Incarnation peer, const LinkMessage& message) override;
 
   template <typename Predicate>
@@ -66,10 +81,11 @@ class DecodeEnd final : public ReceiverEvents {
   }
   int port() { return hub_->port(); }
 
+  const Options options_;
   absl::Mutex mu_;
   std::vector<uint8_t> memory_;
   uint8_t* base_ = nullptr;
-  BumpPages pages_;
+  TestPages pages_;
   std::unique_ptr<KvReceiver> receiver_;
   std::vector<ReceivedKv> received_;
   HelloMessage hello_;  // The peer's newest.
@@ -85,7 +101,8 @@ class DecodeEnd final : public ReceiverEvents {
 class PrefillEnd final : public SenderEvents {
  public:
   struct Options {
-    int page_tokens = 16;
+    KvLayout layout = LinkTestLayout(16);
+    Incarnation incarnation = Incarnation(100);
     TransferFaults faults;
     uint64_t model_fingerprint = 1;
     std::map<std::string, double> expected_rates;
@@ -110,11 +127,14 @@ class PrefillEnd final : public SenderEvents {
     absl::MutexLock lock(&mu_);
     return mu_.AwaitWithTimeout(absl::Condition(&predicate), kLinkPatience);
   }
-  void LinkTo(int port);
+  void LinkTo(int port, Incarnation decode = Incarnation(200));
+  // Hands over `tokens` in the pages 0, 1, ..., in layer groups of one.
+  void HandOver(Incarnation decode, HandoverId handover, int tokens);
   bool AwaitUp() {
     return Await([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return state_.up; });
   }
 
+  const Options options_;
   absl::Mutex mu_;
   std::vector<uint8_t> memory_;  // What the pool holds.
   std::vector<HandoverOutcome> outcomes_;

@@ -1,0 +1,159 @@
+// The failure table's rows of docs/kv_protocol.md between two processes with hubs and protocol, checksums on: this one
+// survives, its pages are all accounted for, and its next transfer with a new peer is right.
+
+#include <signal.h>
+
+#include <memory>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kvtransfer/nvlink/cuda_driver.h"
+#include "kvtransfer/nvlink/cuda_error.h"
+#include "kvtransfer/nvlink/cuda_memory.h"
+#include "kvtransfer/nvlink/gpu_transports.h"
+#include "kvtransfer/self_test.h"
+#include "tests/gpu/gpu_peer.h"
+#include "tests/gpu/gpu_presence.h"
+#include "tests/gpu/pool_check.h"
+#include "tests/support/link_ends.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+constexpr uint64_t kPoolBytes = uint64_t{256} << 20;
+using State = TestPages::State;
+
+class GpuFailureTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    TANDEM_NEEDS_GPU(gpus);
+    peer_device_ = gpus.peer_device;
+    ASSERT_LE(kGpuLayout.pool_bytes() + kTestAreaBytes, kPoolBytes);
+    ASSERT_OK_AND_ASSIGN(driver_, NewCudaDriver());
+    ASSERT_OK_AND_ASSIGN(memory_, NewCudaMemory(0));
+    ASSERT_OK_AND_ASSIGN(pool_, GpuPool::Create(*driver_, 0, kPoolBytes, PoolReach::kHost));
+    ASSERT_THAT(FillPool(*pool_, 5), IsOk());
+    StartPeer();
+  }
+  void StartPeer() {
+    ASSERT_OK_AND_ASSIGN(peer_, GpuPeer::Start({.device = peer_device_, .pool_bytes = kPoolBytes}));
+    ASSERT_THAT(peer_->Fill(6), IsOk());
+  }
+  std::unique_ptr<Transport> MakeTransport() {
+    auto transports = MakeGpuTransports({"nvlink"}, {driver_.get(), memory_.get(), pool_.get(), nullptr});
+    EXPECT_THAT(transports, IsOk());
+    return std::move((*transports)[0]);
+  }
+  std::unique_ptr<DecodeEnd> BecomeDecode() {
+    DecodeEnd::Options options{.layout = kGpuLayout, .pool = pool_->base(), .memory = memory_.get()};
+    options.frees_received = true;
+    return std::make_unique<DecodeEnd>(MakeTransport(), options);
+  }
+  std::unique_ptr<PrefillEnd> BecomePrefill() {
+    PrefillEnd::Options options;
+    options.layout = kGpuLayout;
+    options.pool = pool_->base();
+    options.memory = memory_.get();
+    return std::make_unique<PrefillEnd>(MakeTransport(), options);
+  }
+  static bool AwaitReceived(DecodeEnd& decode, size_t count) {
+    return decode.Await([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return decode.received_.size() >= count; });
+  }
+  static void ExpectAllFree(DecodeEnd& decode) {
+    EXPECT_TRUE(decode.Await(
+        [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return decode.pages_.Count(State::kFree) == kGpuLayout.num_pages; }));
+  }
+
+  int peer_device_ = 0;
+  std::unique_ptr<GpuDriver> driver_;
+  std::unique_ptr<PoolMemory> memory_;
+  std::unique_ptr<GpuPool> pool_;
+  std::unique_ptr<GpuPeer> peer_;
+};
+
+TEST_F(GpuFailureTest, SourceKilledMidPush) {
+  const std::unique_ptr<DecodeEnd> decode = BecomeDecode();
+  ASSERT_THAT(peer_->BeginHandingOver(decode->port(), Incarnation(200)), IsOk());
+  ASSERT_TRUE(AwaitReceived(*decode, 20));
+  peer_->Kill(SIGKILL);
+  peer_->WaitForEnd();
+  ASSERT_TRUE(decode->Await([&] { return decode->lost_ == 1; }));
+  ExpectAllFree(*decode);
+  size_t before = 0;
+  {
+    absl::MutexLock lock(&decode->mu_);
+    before = decode->received_.size();
+  }
+  StartPeer();
+  ASSERT_THAT(peer_->BeginHandingOver(decode->port(), Incarnation(200)), IsOk());
+  EXPECT_TRUE(AwaitReceived(*decode, before + 20));
+  absl::MutexLock lock(&decode->mu_);
+  EXPECT_EQ(decode->damaged_, 0);
+}
+
+TEST_F(GpuFailureTest, SourceStoppedMidPushAndKilledLater) {
+  const std::unique_ptr<DecodeEnd> decode = BecomeDecode();
+  ASSERT_THAT(peer_->BeginHandingOver(decode->port(), Incarnation(200)), IsOk());
+  ASSERT_TRUE(AwaitReceived(*decode, 20));
+  peer_->Kill(SIGSTOP);
+  ASSERT_TRUE(decode->Await([&] { return decode->lost_ == 1; }));
+  {
+    // What was granted may still be written to; nothing else is held.
+    absl::MutexLock lock(&decode->mu_);
+    EXPECT_FALSE(decode->writes_over_);
+    EXPECT_EQ(decode->pages_.Count(State::kFree) + decode->pages_.Count(State::kQuarantined), kGpuLayout.num_pages);
+  }
+  std::unique_ptr<GpuPeer> stopped = std::move(peer_);
+  StartPeer();
+  ASSERT_THAT(peer_->BeginHandingOver(decode->port(), Incarnation(200)), IsOk());
+  size_t before = 0;
+  {
+    absl::MutexLock lock(&decode->mu_);
+    before = decode->received_.size();
+  }
+  EXPECT_TRUE(AwaitReceived(*decode, before + 20));  // Beside the quarantined pages.
+  stopped->Kill(SIGKILL);
+  stopped->WaitForEnd();
+  peer_->Kill(SIGKILL);
+  peer_->WaitForEnd();
+  ExpectAllFree(*decode);
+  absl::MutexLock lock(&decode->mu_);
+  EXPECT_EQ(decode->damaged_, 0);
+}
+
+TEST_F(GpuFailureTest, DestinationKilledMidPush) {
+  const std::unique_ptr<PrefillEnd> prefill = BecomePrefill();
+  size_t started = 0;
+  auto hand_over_until = [&](GpuPeer& peer, Incarnation decode, auto done) {
+    const size_t first = started;
+    while (!done()) {
+      prefill->HandOver(decode, HandoverId(++started), kGpuHandoverTokens);
+      // Two at a time.
+      ASSERT_TRUE(
+          prefill->Await([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return prefill->outcomes_.size() + 1 >= started; }));
+      if (started - first == 20) peer.Kill(SIGKILL);
+    }
+  };
+  ASSERT_OK_AND_ASSIGN(const GpuPeer::Listening first, peer_->BecomeDecode());
+  prefill->LinkTo(first.port, first.incarnation);
+  ASSERT_TRUE(prefill->AwaitUp());
+  hand_over_until(*peer_, first.incarnation, [&] {
+    absl::MutexLock lock(&prefill->mu_);
+    return !prefill->state_.up;
+  });
+  peer_->WaitForEnd();
+  // Each has its outcome: its pages are read no more.
+  ASSERT_TRUE(prefill->Await([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return prefill->outcomes_.size() == started; }));
+  EXPECT_EQ(prefill->outcomes_.back().kind, HandoverOutcome::Kind::kLost);
+  StartPeer();
+  ASSERT_OK_AND_ASSIGN(const GpuPeer::Listening second, peer_->BecomeDecode());
+  prefill->LinkTo(second.port, second.incarnation);
+  ASSERT_TRUE(prefill->AwaitUp());
+  prefill->HandOver(second.incarnation, HandoverId(++started), kGpuHandoverTokens);
+  ASSERT_TRUE(prefill->Await([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return prefill->outcomes_.size() == started; }));
+  EXPECT_EQ(prefill->outcomes_.back().kind, HandoverOutcome::Kind::kAcked);
+}
+
+}  // namespace
+}  // namespace tandem
