@@ -78,7 +78,9 @@ class GpuUcxTest : public testing::Test {
                   IsOk());
       ASSERT_THAT(AwaitFlushed(*transports[0], *remote), IsOk());
       EXPECT_THAT(peer_->VerifyByUcx(set, seed), IsOk());
-      if (has_two_gpus_) EXPECT_THAT(remote->path(), HasSubstr(path));
+      if (has_two_gpus_) {
+        EXPECT_THAT(remote->path(), HasSubstr(path));
+      }
       PageSums wanted(1);
       ASSERT_THAT(memory_->AddSums(source.base, PoolSide::kSource, runs, std::vector<uint32_t>(runs.size(), 0), wanted),
                   IsOk());

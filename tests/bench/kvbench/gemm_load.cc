@@ -1,4 +1,4 @@
-#include "tests/bench/gemm_load.h"
+#include "tests/bench/kvbench/gemm_load.h"
 
 #include <dlfcn.h>
 
