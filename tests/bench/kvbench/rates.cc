@@ -4,6 +4,7 @@
 #include "absl/strings/str_format.h"
 #include "kvtransfer/page_sums.h"
 #include "tests/bench/kvbench/rig.h"
+#include "tests/gpu/pool_check.h"
 
 namespace tandem {
 namespace {
@@ -44,13 +45,18 @@ void BothWays(Rig& rig, const NamedSet& named) {
   std::unique_ptr<GpuPeer> other = rig.StartPeer();
   OrExit(other->BeginPushing(rig.exported->description(), named.set));
   const double rate = rig.MeasureRate(bytes, [&] { rig.Push(runs, std::nullopt); });
-  printf("{\"both_ways\": \"%s\", \"GB/s\": %.1f, \"of_copy_engine\": %.3f}\n", named.name.c_str(), rate, rate / rig.reference);
+  printf("{\"both_ways\": \"%s\", \"GB/s\": %.1f, \"of_copy_engine\": %.3f}\n", named.name.c_str(), rate,
+         rate / rig.reference);
 }
 
 // Two processes of the peer's GPU push into this one's pool.
 void ManyToOne(Rig& rig, const NamedSet& named) {
   std::unique_ptr<GpuPeer> sources[] = {rig.StartPeer(), rig.StartPeer()};
-  for (const auto& source : sources) OrExit(source->BeginPushing(rig.exported->description(), named.set));
+  OrExit(PoisonPool(*rig.pool));
+  for (const auto& source : sources) {
+    OrExit(source->Fill(kContentSeed));
+    OrExit(source->BeginPushing(rig.exported->description(), named.set));
+  }
   auto pushes = [&] { return sources[0]->words().seen.load() + sources[1]->words().seen.load(); };
   const int64_t begin = MonotonicNanoseconds();
   const uint32_t before = pushes();
@@ -58,8 +64,13 @@ void ManyToOne(Rig& rig, const NamedSet& named) {
   }
   const double rate = static_cast<double>(pushes() - before) * static_cast<double>(named.bytes()) /
                       static_cast<double>(MonotonicNanoseconds() - begin);
-  printf("{\"pattern\": \"two to one\", \"pages\": \"%s\", \"GB/s\": %.1f, \"of_copy_engine\": %.3f}\n",
-         named.name.c_str(), rate, rate / rig.reference);
+  for (auto& source : sources) source.reset();
+  OrExit(CheckPool(*rig.pool, MakeRuns(named.set, kPoolBytes), kContentSeed));
+  OrExit(FillPool(*rig.pool, kContentSeed));
+  printf(
+      "{\"pattern\": \"two to one\", \"pages\": \"%s\", \"GB/s\": %.1f, \"of_copy_engine\": %.3f, "
+      "\"verified\": true}\n",
+      named.name.c_str(), rate, rate / rig.reference);
 }
 
 // This process pushes into the pools of two, in turn.
