@@ -162,8 +162,8 @@ absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
     std::sort(out.pages.begin(), out.pages.end());
   }
   for (const v1::LinkStatus& link : response.links()) {
-    summary.links.push_back({link.prefill_worker(), link.decode_worker(), link.transport(), link.gigabytes_per_second(),
-                             link.latency_us(), link.up(), link.error()});
+    summary.links.push_back({link.prefill_worker(), link.decode_worker(), link.transport(), link.path(),
+                             link.gigabytes_per_second(), link.latency_us(), link.up(), link.error()});
   }
   std::sort(summary.workers.begin(), summary.workers.end(),
             [](const WorkerSummary& a, const WorkerSummary& b) { return a.worker_id < b.worker_id; });

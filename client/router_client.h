@@ -50,7 +50,7 @@ struct WorkerSummary {
   std::vector<std::pair<std::string, int>> pages;
 };
 struct LinkSummary {
-  std::string prefill_worker, decode_worker, transport;
+  std::string prefill_worker, decode_worker, transport, path;
   double gigabytes_per_second = 0, latency_us = 0;
   bool up = false;
   std::string error;  // Why it is not up.

@@ -27,6 +27,7 @@ struct LinkReport {
   Incarnation peer;
   bool up = false;
   std::string transport;
+  std::string path;  // What the bytes take, as the transport says: "tcp/lo".
   double gigabytes_per_second = 0, latency_us = 0;
   std::string error;
 };

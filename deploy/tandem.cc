@@ -171,7 +171,10 @@ void PrintStatus(const ClusterSummary& status) {
   }
   for (const LinkSummary& link : status.links) {
     printf("  %s -> %s: %s", link.prefill_worker.c_str(), link.decode_worker.c_str(), link.up ? "up" : "down");
-    if (link.up) printf(", %s, %.1f GB/s, %.1f us", link.transport.c_str(), link.gigabytes_per_second, link.latency_us);
+    if (link.up) {
+      printf(", %s (%s), %.1f GB/s, %.1f us", link.transport.c_str(), link.path.c_str(), link.gigabytes_per_second,
+             link.latency_us);
+    }
     if (!link.up && !link.error.empty()) printf(": %s", link.error.c_str());
     printf("\n");
   }

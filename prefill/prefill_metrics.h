@@ -1,6 +1,8 @@
 #pragma once
 
+#include <map>
 #include <string>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "common/metrics.h"
@@ -22,6 +24,7 @@ class PrefillMetrics {
   void CountHandover(const HandoverOutcome& outcome);
   void SetEngine(const WorkerHeartbeat& heartbeat);
   void CountIgnoredMessages(int64_t count) { ignored_messages_.Increment(static_cast<double>(count)); }
+  // On the link thread.
   void SetLink(const LinkState& state);
 
  private:
@@ -32,6 +35,7 @@ class PrefillMetrics {
   prometheus::Counter& cached_tokens_;
   prometheus::Counter& link_bytes_;
   prometheus::Counter& ignored_messages_;
+  std::map<std::string, std::pair<std::string, std::string>> transports_;  // Of each peer, with path. Link thread only.
 };
 
 }  // namespace tandem

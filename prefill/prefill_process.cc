@@ -80,8 +80,8 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   }
   void OnLinkState(const LinkState& state) override {
     metrics_->SetLink(state);
-    reporter_->SetLink({state.worker_id, state.incarnation, state.up, state.transport, state.gigabytes_per_second,
-                        state.latency_us, state.error});
+    reporter_->SetLink({state.worker_id, state.incarnation, state.up, state.transport, state.path,
+                        state.gigabytes_per_second, state.latency_us, state.error});
   }
   void OnIgnoredMessages(int64_t count) override { metrics_->CountIgnoredMessages(count); }
   void OnMustRestart(const std::string& reason) override {

@@ -296,6 +296,7 @@ void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::Cluster
       out->set_prefill_worker(worker.registration.worker_id);
       out->set_decode_worker(link.peer_worker);
       out->set_transport(link.transport);
+      out->set_path(link.path);
       out->set_gigabytes_per_second(link.gigabytes_per_second);
       out->set_latency_us(link.latency_us);
       out->set_up(link.up);

@@ -60,6 +60,7 @@ void EncodeHeartbeat(const WorkerHeartbeat& heartbeat, v1::Heartbeat* proto) {
     out->set_gigabytes_per_second(link.gigabytes_per_second);
     out->set_latency_us(link.latency_us);
     out->set_error(link.error);
+    out->set_path(link.path);
   }
   proto->mutable_stored_hashes()->Add(heartbeat.stored_hashes.begin(), heartbeat.stored_hashes.end());
   proto->mutable_dropped_hashes()->Add(heartbeat.dropped_hashes.begin(), heartbeat.dropped_hashes.end());
@@ -78,7 +79,7 @@ WorkerHeartbeat DecodeHeartbeat(const v1::Heartbeat& proto) {
   heartbeat.preemptions = proto.preemptions();
   for (const v1::LinkReport& link : proto.links()) {
     heartbeat.links.push_back({link.peer_worker(), Incarnation(link.peer_incarnation()), link.up(), link.transport(),
-                               link.gigabytes_per_second(), link.latency_us(), link.error()});
+                               link.path(), link.gigabytes_per_second(), link.latency_us(), link.error()});
   }
   heartbeat.stored_hashes.assign(proto.stored_hashes().begin(), proto.stored_hashes().end());
   heartbeat.dropped_hashes.assign(proto.dropped_hashes().begin(), proto.dropped_hashes().end());

@@ -40,6 +40,7 @@ int Handover() {
   for (const char* transport : {"shm", "ucx"}) {
     ProcessCluster::Options options;
     options.transports = transport;
+    options.checksums = false;
     options.prefill_replicas = options.decode_replicas = 1;
     ProcessCluster cluster(options);
     if (!cluster.AwaitReady()) return 1;
@@ -112,6 +113,7 @@ int Split() {
       ProcessCluster::Options options;
       options.prefill_replicas = split ? 2 : 0;
       options.decode_replicas = split ? 2 : 4;
+      options.checksums = false;
       options.prefill_kv_memory = options.decode_kv_memory = "192 MiB";
       ProcessCluster cluster(options);
       if (!cluster.AwaitReady()) return 1;

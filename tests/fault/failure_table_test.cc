@@ -351,7 +351,6 @@ TEST_P(FailureTable, DecodeThatNeverTakesTheKvFailsTheRequestAtTheHoldLimit) {
 
 TEST_P(FailureTable, ByteFlippedInAPushedPageIsRetried) {
   ProcessCluster::Options options;
-  options.checksums = true;
   options.faults = [](const std::string& process) {
     return process == "prefill-0" ? "flip_byte_every=1,peer=decode-0" : "";
   };

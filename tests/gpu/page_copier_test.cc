@@ -260,7 +260,7 @@ TEST_F(PageCopierTest, SumsAreThoseOfTheHostAtBothEnds) {
       return sums;
     };
     EXPECT_EQ(arrived(), wanted);
-    uint8_t* byte = destination_->base() + cut.runs[0].destination + 3;
+    uint8_t* byte = imported_->base() + cut.runs[0].destination + 3;
     ASSERT_THAT(Cuda(cudaMemset(byte, bytes[cut.runs[0].source + 3] ^ 0x10, 1)), IsOk());
     ASSERT_THAT(Cuda(cudaDeviceSynchronize()), IsOk());
     const PageSums damaged = arrived();

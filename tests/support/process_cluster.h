@@ -28,7 +28,7 @@ class ProcessCluster {
     std::string transports = "shm";
     int prefill_replicas = 2, decode_replicas = 2;
     std::string prefill_kv_memory = "64 MiB", decode_kv_memory = "64 MiB";
-    bool checksums = false;
+    bool checksums = true;
     bool fixed_ports = false;   // Each life of a process has the addresses of the one before; one replica a pool.
     std::string router_extra;   // More lines of the router's mapping.
     std::string limits = "{}";  // Of all pools.

@@ -6,12 +6,13 @@
 namespace tandem {
 namespace {
 
-void Report(const Rig& rig, const PageSet& set, const std::string& method, const std::vector<double>& times) {
+void Report(const Rig& rig, const PageSet& set, const std::string& method, const Rig::Times& times) {
   printf(
       "{\"latency\": \"call to flag seen by the peer's host\", \"pages\": %lld, \"page_bytes\": %lld, \"method\": "
-      "\"%s\", \"beside\": \"%s\", \"p50_us\": %.1f, \"p90_us\": %.1f}\n",
+      "\"%s\", \"beside\": \"%s\", \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"post_us\": %.1f}\n",
       static_cast<long long>(set.pages), static_cast<long long>(set.page_bytes), method.c_str(), rig.beside,
-      Percentile(times, 0.5), Percentile(times, 0.9));
+      Percentile(times.seen, 0.5), Percentile(times.seen, 0.9), Percentile(times.seen, 0.99),
+      Percentile(times.posted, 0.5));
   fflush(stdout);
 }
 

@@ -102,18 +102,20 @@ double Rig::MeasureSequence(double bytes, const std::function<absl::StatusOr<Cop
   return Percentile(rates, 0.5);
 }
 
-std::vector<double> Rig::TimeEach(const std::function<void(uint32_t value)>& begin_transfer) {
+Rig::Times Rig::TimeEach(const std::function<void(uint32_t value)>& begin_transfer) {
   SharedWords& words = peer->words();
-  std::vector<double> times;
+  Times times;
   for (int round = 0; round < kLatencyRounds; ++round) {
     const uint32_t value = ++last_flag;
     const int64_t start = MonotonicNanoseconds();
     begin_transfer(value);
+    const int64_t returned = MonotonicNanoseconds();
     while (words.seen.load(std::memory_order_acquire) != value) {
       if (MonotonicNanoseconds() - start > kPatienceNs) OrExit(absl::DeadlineExceededError("no flag"));
     }
-    if (round >= kLatencyRounds / 10)
-      times.push_back(static_cast<double>(words.seen_at_ns[value % 4096] - start) / 1e3);
+    if (round < kLatencyRounds / 10) continue;
+    times.seen.push_back(static_cast<double>(words.seen_at_ns[value % 4096] - start) / 1e3);
+    times.posted.push_back(static_cast<double>(returned - start) / 1e3);
   }
   OrExit(peer->Await());
   return times;

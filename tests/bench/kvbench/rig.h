@@ -65,8 +65,12 @@ struct Rig {
   double MeasureRate(double bytes, const std::function<void()>& enqueue);
   // Of pushes that the host enqueues one after another.
   double MeasureSequence(double bytes, const std::function<absl::StatusOr<CopyChoice>()>& push);
-  // Microseconds from each call until the peer's host has seen the flag that is the call's `value`.
-  std::vector<double> TimeEach(const std::function<void(uint32_t value)>& begin_transfer);
+  // Microseconds from each call until the peer's host has seen the flag that is the call's `value`, and until the call
+  // returned.
+  struct Times {
+    std::vector<double> seen, posted;
+  };
+  Times TimeEach(const std::function<void(uint32_t value)>& begin_transfer);
   std::unique_ptr<GpuPeer> StartPeer(bool hides = false) const;
 
   int peer_device = 0;
