@@ -14,6 +14,7 @@
 #include "common/rpc/channel.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
+#include "common/status_macros.h"
 #include "tandem/v1/control.grpc.pb.h"
 #include "tandem/v1/router.grpc.pb.h"
 
@@ -171,6 +172,19 @@ absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
     return std::tie(a.prefill_worker, a.decode_worker) < std::tie(b.prefill_worker, b.decode_worker);
   });
   return summary;
+}
+
+absl::StatusOr<std::vector<ModelSummary>> RouterClient::Models() {
+  grpc::ClientContext context;
+  SetTimeout(context, kShortCall);
+  v1::ListModelsResponse response;
+  RETURN_IF_ERROR(
+      connection_->StatusOf(connection_->router_stub->ListModels(&context, v1::ListModelsRequest(), &response)));
+  std::vector<ModelSummary> models;
+  for (const v1::ModelCard& card : response.models()) {
+    models.push_back({card.name(), card.max_context_tokens(), card.vocabulary_size()});
+  }
+  return models;
 }
 
 absl::Status RouterClient::Drain(const std::string& worker_id) {

@@ -62,6 +62,12 @@ struct ClusterSummary {
   std::vector<LinkSummary> links;
 };
 
+struct ModelSummary {
+  std::string name;
+  int max_context_tokens = 0;  // Prompt plus output.
+  int vocabulary_size = 0;
+};
+
 // A connection to a router.
 //
 // Thread-safety: thread-safe.
@@ -77,6 +83,7 @@ class RouterClient {
                                            const std::function<bool(const GeneratedPiece&)>& on_piece);
   absl::Status Cancel(const std::string& request_id);
   absl::StatusOr<ClusterSummary> Status(absl::Duration timeout = absl::Seconds(2));
+  absl::StatusOr<std::vector<ModelSummary>> Models();
   absl::Status Drain(const std::string& worker_id);
 
  private:

@@ -19,10 +19,11 @@
 #include "client/router_client.h"
 #include "common/error_reason.h"
 #include "common/topology.h"
+#include "deploy/bench.h"
 #include "deploy/check.h"
 #include "deploy/launcher.h"
 
-ABSL_FLAG(std::string, router, "127.0.0.1:7070", "Router for generate, status and drain.");
+ABSL_FLAG(std::string, router, "127.0.0.1:7070", "Router for generate, status, drain and bench.");
 ABSL_FLAG(std::string, text, "", "generate: continue this text instead of answering a chat message.");
 ABSL_FLAG(int, max_tokens, 256, "generate: most tokens to generate; 0: up to the context length.");
 ABSL_FLAG(double, temperature, 0, "generate: 0 is greedy.");
@@ -41,6 +42,7 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
   tandem generate "question"   ask the model (--text="..." continues a text instead)
   tandem status [--wait]       show workers, links and load
   tandem drain WORKER          let a worker finish and leave
+  tandem bench                 put load on it and report latencies, throughput and goodput
 
 --help lists all flags.)";
 
@@ -237,6 +239,7 @@ constexpr Command kCommands[] = {
     {"generate", "\"question\"", false, Generate},
     {"status", nullptr, false, [](const std::string&) { return Status(); }},
     {"drain", "WORKER", true, Drain},
+    {"bench", "B.json", false, [](const std::string& other) { return Bench(absl::GetFlag(FLAGS_router), other); }},
 };
 
 int Run(const std::vector<char*>& arguments) {

@@ -3,31 +3,23 @@
 //   decode step cluster_bench split       the same four processes as 2 prefill + 2 decode and as 4
 //   aggregated workers, open loop
 
-#include <unistd.h>
-
-#include <algorithm>
 #include <cstdio>
-#include <mutex>
+#include <functional>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "client/load_generator.h"
+#include "client/load_report.h"
 #include "common/clock.h"
 #include "tests/support/process_cluster.h"
 
 namespace tandem {
 namespace {
 
-double Percentile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[std::min(values.size() - 1, static_cast<size_t>(share * static_cast<double>(values.size())))];
-}
-
-void PrintRow(const std::string& name, const std::vector<double>& ms) {
-  printf("%-28s p50 %8.2f  p90 %8.2f  p99 %8.2f ms  (%zu values)\n", name.c_str(), Percentile(ms, .5),
-         Percentile(ms, .9), Percentile(ms, .99), ms.size());
+void PrintRow(const std::string& name, const Distribution& ms) {
+  printf("%-28s p50 %8.2f  p90 %8.2f  p99 %8.2f ms  (%zu values)\n", name.c_str(), ms.p50, ms.p90, ms.p99, ms.count);
 }
 
 std::vector<TokenId> RandomPrompt(std::mt19937& random, int tokens) {
@@ -57,54 +49,53 @@ int Handover() {
       gap.push_back(absl::ToDoubleMilliseconds(answer.summary->handover));
       transfer.push_back(absl::ToDoubleMilliseconds(answer.summary->transfer));
     }
-    PrintRow(std::string(transport) + " hand-over gap", gap);
-    PrintRow(std::string(transport) + " first push to Ack", transfer);
+    PrintRow(std::string(transport) + " hand-over gap", Describe(gap));
+    PrintRow(std::string(transport) + " first push to Ack", Describe(transfer));
   }
   return 0;
 }
 
-struct Load {
-  std::vector<double> ttft, itl;
-  int failures = 0;
+// The cluster's router from this process.
+class ClusterTarget final : public LoadTarget {
+ public:
+  explicit ClusterTarget(ProcessCluster& cluster) : cluster_(cluster) {}
+  absl::Status Generate(const std::vector<TokenId>& prompt, int output_tokens,
+                        const std::function<void(int tokens)>& on_tokens) override {
+    GenerateOptions ask;
+    ask.tokens = prompt;
+    ask.sampling.max_tokens = output_tokens;
+    ask.sampling.ignore_eos = true;
+    return cluster_
+        .Ask(ask,
+             [&](int) {
+               on_tokens(1);
+               return true;
+             })
+        .summary.status();
+  }
+
+ private:
+  ProcessCluster& cluster_;
 };
 
 // Requests at given times whatever the answers do; prompts of 32 to 512 tokens, 32 tokens of
 // output.
-Load OpenLoop(ProcessCluster& cluster, double requests_per_second, int count) {
-  Load load;
-  std::mutex mu;
+LoadReport OpenLoop(ProcessCluster& cluster, double requests_per_second, int count) {
   std::mt19937 random(7);
   std::exponential_distribution<double> gap(requests_per_second);
-  std::vector<std::thread> clients;
-  absl::Time due = Clock::Real().Now();
+  LoadPlan plan;
+  absl::Duration due;
   for (int i = 0; i < count; ++i) {
     due += absl::Seconds(gap(random));
-    GenerateOptions ask;
-    ask.tokens = RandomPrompt(random, 32 << (random() % 5));
-    ask.sampling.max_tokens = 32;
-    ask.sampling.ignore_eos = true;
-    absl::Duration wait = due - Clock::Real().Now();
-    if (wait > absl::ZeroDuration()) usleep(static_cast<useconds_t>(absl::ToInt64Microseconds(wait)));
-    clients.emplace_back([&, ask, due] {
-      absl::Time last = due;  // From when it should have been sent: no coordinated omission.
-      std::vector<double> gaps;
-      ProcessCluster::Answer answer = cluster.Ask(ask, [&](int) {
-        absl::Time now = Clock::Real().Now();
-        gaps.push_back(absl::ToDoubleMilliseconds(now - last));
-        last = now;
-        return true;
-      });
-      std::lock_guard<std::mutex> lock(mu);
-      if (!answer.summary.ok() || answer.tokens.size() != 32) {
-        ++load.failures;
-        return;
-      }
-      load.ttft.push_back(gaps[0]);
-      load.itl.insert(load.itl.end(), gaps.begin() + 1, gaps.end());
-    });
+    plan.requests.push_back({.due = due, .prompt_tokens = 32 << (random() % 5), .output_tokens = 32, .seed = random()});
   }
-  for (std::thread& client : clients) client.join();
-  return load;
+  ClusterTarget target(cluster);
+  LoadOptions options;
+  options.vocabulary = 40'000;
+  return SummariseLoad(RunLoad(
+                           plan, options, target, Clock::Real(),
+                           [](absl::Time until) { absl::SleepFor(until - Clock::Real().Now()); }, nullptr),
+                       0, {});
 }
 
 int Split() {
@@ -118,12 +109,12 @@ int Split() {
       ProcessCluster cluster(options);
       if (!cluster.AwaitReady()) return 1;
       OpenLoop(cluster, rate, 8);  // Warm-up.
-      Load load = OpenLoop(cluster, rate, 80);
+      const LoadReport load = OpenLoop(cluster, rate, 80);
       const std::string name =
           std::string(split ? "2+2" : "4 aggregated") + ", " + std::to_string(static_cast<int>(rate)) + "/s";
       PrintRow(name + " TTFT", load.ttft);
       PrintRow(name + " ITL", load.itl);
-      if (load.failures > 0) return 1;
+      if (load.failed > 0) return 1;
     }
   }
   return 0;
