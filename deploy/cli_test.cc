@@ -36,12 +36,17 @@ TEST(CliTest, WrongUsageNamesTheCommandAndWhatItTakes) {
   EXPECT_THAT(Tandem({"status", "extra"}), Ends(2, "usage: tandem status"));
   EXPECT_THAT(Tandem({"generate"}), Ends(2, "generate needs a \"question\""));
   EXPECT_THAT(Tandem({"generate", "--text=a", "b"}), Ends(2, "not both"));
+  EXPECT_THAT(Tandem({"bench", "b.json"}), Ends(2, "--compare=A.json B.json"));
+  EXPECT_THAT(Tandem({"bench", "--arrivals=hourly"}), Ends(2, "--arrivals: expected poisson"));
+  EXPECT_THAT(Tandem({"bench", "--arrivals=trace"}), Ends(2, "--trace=FILE and --arrivals=trace go together"));
+  EXPECT_THAT(Tandem({"bench", "--prompt_tokens=1:2:3"}), Ends(2, "--prompt_tokens: expected a length or LOW:HIGH"));
+  EXPECT_THAT(Tandem({"bench", "--slo=1s"}), Ends(2, "--slo: expected TTFT,TPOT"));
 }
 
 TEST(CliTest, ARouterThatIsNotThereIsNamedWithTheCause) {
   const std::string router = "--router=unix:/nonexistent/router";
   for (std::vector<std::string> command :
-       {std::vector<std::string>{"status"}, {"generate", "hi"}, {"drain", "decode-0"}}) {
+       {std::vector<std::string>{"status"}, {"generate", "hi"}, {"drain", "decode-0"}, {"bench"}}) {
     command.push_back(router);
     EXPECT_THAT(Tandem(command), Ends(1, "no router can be reached at unix:/nonexistent/router: "));
   }

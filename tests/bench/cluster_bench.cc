@@ -67,8 +67,9 @@ class ClusterTarget final : public LoadTarget {
     ask.sampling.ignore_eos = true;
     return cluster_
         .Ask(ask,
-             [&](int) {
-               on_tokens(1);
+             [&, seen = 0](int tokens) mutable {
+               on_tokens(tokens - seen);
+               seen = tokens;
                return true;
              })
         .summary.status();

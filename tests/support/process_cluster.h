@@ -40,6 +40,7 @@ class ProcessCluster {
   ~ProcessCluster();
 
   RouterClient& client() { return *client_; }
+  const std::string& router() const { return router_; }
   // Every process is registered, every pair linked.
   bool AwaitReady();
   // No request is active, every worker's pages sum to its pool and none is granted, committed, in
@@ -74,6 +75,7 @@ class ProcessCluster {
   std::string output_ ABSL_GUARDED_BY(output_mu_);
   absl::Mutex output_mu_;
   std::atomic<bool> stopping_ = false;
+  std::string router_;  // Its address.
   std::unique_ptr<RouterClient> client_;
   std::thread thread_;
 };
