@@ -37,9 +37,8 @@ TEST(BenchTest, MeasuresAClusterAndComparesTwoReports) {
   };
   for (const char* load : {"--arrivals=poisson", "--arrivals=closed"}) {
     const std::string json = folder + (load + 11) + ".json";
-    const ProgramResult result =
-        bench({load, "--rate=10", "--concurrency=2", "--requests=6", "--warm_up=2", "--prompt_tokens=8:40",
-               "--output_tokens=5", "--slo=1h,1h", "--json=" + json});
+    const ProgramResult result = bench({load, "--rate=10", "--concurrency=2", "--requests=6", "--warm_up=2",
+                                        "--prompt_tokens=8:40", "--output_tokens=5", "--slo=1h,1h", "--json=" + json});
     EXPECT_EQ(result.exit_code, 0) << result.errors;
     EXPECT_THAT(result.output, AllOf(HasSubstr("6 requests in "), HasSubstr("0 failed"), HasSubstr("ttft"),
                                      HasSubstr("(TTFT 1h, TPOT 1h)")));

@@ -1,7 +1,10 @@
 // Sender and receiver hubs together, over real sockets and memory of this process.
 
+#include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -12,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "kvtransfer/event_loop.h"
 #include "kvtransfer/frame_socket.h"
+#include "kvtransfer/hello.h"
 #include "kvtransfer/loopback/loopback_transport.h"
 #include "kvtransfer/self_test.h"
 #include "kvtransfer/shm/shm_transport.h"
@@ -112,6 +116,15 @@ TEST(LinkTest, ATransferLargerThanAnyBufferIsServedInChunks) {
   EXPECT_EQ(destination, wanted);
 }
 
+TEST(LinkTest, AWriteOfAnyNumbersThatLeavesThePoolIsRefused) {
+  constexpr int64_t kFar = std::numeric_limits<int64_t>::max();
+  for (const CopyRun& run : {CopyRun{0, 96, 64}, CopyRun{0, kFar - 8, 64}, CopyRun{0, kFar, kFar}, CopyRun{0, -16, 16},
+                             CopyRun{0, 0, -1}, CopyRun{0, 129, 0}}) {
+    EXPECT_THAT(CheckRuns({run}, 128), StatusIs(absl::StatusCode::kOutOfRange)) << run.destination << " " << run.bytes;
+  }
+  EXPECT_THAT(CheckRuns({{0, 0, 128}, {0, 128, 0}}, 128), IsOk());
+}
+
 TEST(LinkTest, AChunkThatLeavesThePoolIsRefusedByItsOwner) {
   std::unique_ptr<Transport> owner = StagedTransport(4096, 2), writer = StagedTransport(4096, 2);
   std::vector<uint8_t> memory(256), source(64, 1);
@@ -128,6 +141,64 @@ TEST(LinkTest, AChunkThatLeavesThePoolIsRefusedByItsOwner) {
   }
   EXPECT_THAT(flushed, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("did not take a chunk")));
   EXPECT_EQ(memory, std::vector<uint8_t>(256));
+}
+
+// Waits as link threads do, but for a tick.
+bool SleepUntilWoken(absl::Span<Transport* const> transports, absl::Duration tick) {
+  std::vector<pollfd> descriptors;
+  for (Transport* transport : transports) {
+    if (!transport->PrepareToSleep()) return true;
+    descriptors.push_back({transport->event_fd(), POLLIN, 0});
+  }
+  return poll(descriptors.data(), descriptors.size(), static_cast<int>(absl::ToInt64Milliseconds(tick))) > 0;
+}
+
+TEST(LinkTest, ChunksGoOnWithoutATickToWakeThem) {
+  for (int buffers : {1, 3}) {
+    std::unique_ptr<Transport> owner = StagedTransport(64 << 10, buffers), writer = StagedTransport(64 << 10, buffers);
+    std::vector<uint8_t> memory(32 << 20), source(32 << 20, 1);
+    ASSERT_OK_AND_ASSIGN(auto exported, owner->Export(memory.data(), memory.size()));
+    ASSERT_OK_AND_ASSIGN(auto remote, writer->Open(exported->description()));
+    ASSERT_THAT(remote->Write({.source_base = source.data(), .runs = {{0, 0, 32 << 20}}}), IsOk());
+    while (true) {
+      owner->Progress();
+      writer->Progress();
+      if (memory.back() != 0) break;
+      ASSERT_TRUE(SleepUntilWoken({owner.get(), writer.get()}, kLinkPatience)) << buffers;
+    }
+  }
+}
+
+TEST(LinkTest, AWriterThatEndsInTheMidstOfAChunkLeavesItsOwnerAlive) {
+  for (int round = 0; round < 20; ++round) {
+    std::unique_ptr<Transport> owner = StagedTransport(1 << 20, 3), writer = StagedTransport(1 << 20, 3);
+    std::vector<uint8_t> memory(16 << 20), source(16 << 20, 1);
+    ASSERT_OK_AND_ASSIGN(auto exported, owner->Export(memory.data(), memory.size()));
+    ASSERT_OK_AND_ASSIGN(auto remote, writer->Open(exported->description()));
+    ASSERT_THAT(remote->Write({.source_base = source.data(), .runs = {{0, 0, 16 << 20}}}), IsOk());
+    // In a different state of its chunks each time.
+    for (int turn = 0; turn < 5 * round; ++turn) {
+      owner->Progress();
+      writer->Progress();
+    }
+    remote.reset();
+    for (int turn = 0; turn < 100; ++turn) {
+      owner->Progress();
+      writer->Progress();
+    }
+    // The same owner serves another one.
+    ASSERT_OK_AND_ASSIGN(auto next, owner->Export(memory.data(), memory.size()));
+    ASSERT_OK_AND_ASSIGN(remote, writer->Open(next->description()));
+    std::fill(memory.begin(), memory.end(), 0);
+    ASSERT_THAT(remote->Write({.source_base = source.data(), .runs = {{0, 0, 16 << 20}}}), IsOk());
+    const absl::Time deadline = Clock::Real().Now() + kLinkPatience;
+    for (bool flushed = false; !flushed;) {
+      ASSERT_LT(Clock::Real().Now(), deadline);
+      owner->Progress();
+      ASSERT_OK_AND_ASSIGN(flushed, remote->PollFlushed());
+    }
+    EXPECT_EQ(memory, source);
+  }
 }
 
 TEST(LinkTest, AChunkUnderWayEndsWithItsOwnersSide) {
@@ -202,6 +273,17 @@ TEST(LinkTest, AnOutcomeOfALostLinkComesAfterItsLastWrite) {
         std::vector<uint8_t>(prefill.memory_.data() + run.source, prefill.memory_.data() + run.source + run.bytes),
         std::vector<uint8_t>(decode.base_ + run.destination, decode.base_ + run.destination + run.bytes));
   }
+}
+
+TEST(LinkTest, ChecksumsNeedRowsOfWholeWords) {
+  KvLayout layout = LinkTestLayout(16);
+  layout.head_dim = 6;  // 12 bytes.
+  HelloMessage prefill = LinkTestHello("prefill-0", Incarnation(1), layout);
+  const HelloMessage decode = LinkTestHello("decode-0", Incarnation(2), layout);
+  EXPECT_THAT(CheckHellos(prefill, decode),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("multiple of 8 bytes, not of 12")));
+  prefill.checksums = false;
+  EXPECT_THAT(CheckHellos(prefill, decode), IsOk());
 }
 
 TEST(LinkTest, ADecodeWorkerOfAnotherModelIsNoPeer) {

@@ -43,7 +43,7 @@ void AddHostSums(const uint8_t* pool, PoolSide side, absl::Span<const CopyRun> r
 }
 
 uint32_t FoldSum(uint64_t sum) {
-  // XXH3's last step: every bit of the sum reaches every bit of the result.
+  // As XXH3 ends: what differs in any bit of the sum differs in many of the result.
   sum ^= sum >> 37;
   sum *= 0x165667919E3779F9ull;
   return static_cast<uint32_t>(sum ^ (sum >> 32));

@@ -21,12 +21,14 @@ class HostBuffer final : public PoolBuffer {
 class EndedCopy final : public PendingCopy {
  public:
   absl::StatusOr<bool> PollEnded() override { return true; }
+  void Wait() override {}
 };
 
 class HostPoolMemory final : public PoolMemory {
  public:
   bool is_device() const override { return false; }
   void UseOnThisThread() const override {}
+  void WaitForDevice() const override {}
   absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes, Place) override {
     return std::make_unique<HostBuffer>(std::vector<uint8_t>(bytes));
   }

@@ -13,7 +13,7 @@ namespace tandem {
 
 // Memory of the kind of a pool, apart from it.
 //
-// Ownership: owns the memory.
+// Thread-safety: immutable but for what it holds. Ownership: owns the memory.
 class PoolBuffer {
  public:
   virtual ~PoolBuffer() = default;
@@ -21,11 +21,15 @@ class PoolBuffer {
 };
 
 // A copy that is under way. It ends, whatever happens to this object; what it reads and writes must live until then.
+//
+// Thread-safety: not thread-safe. Ownership: owns the mark of its end.
 class PendingCopy {
  public:
   virtual ~PendingCopy() = default;
   // INTERNAL: the device failed.
   virtual absl::StatusOr<bool> PollEnded() = 0;
+  // Returns when it has ended, as every copy does in the time that its bytes take, or the device has failed.
+  virtual void Wait() = 0;
 };
 
 // The memory that a pool lies in, a host's or a device's, and what is done with it on this side of a link.
@@ -38,6 +42,8 @@ class PoolMemory {
   virtual bool is_device() const = 0;
   // Makes the device the calling thread's, for libraries that ask.
   virtual void UseOnThisThread() const = 0;
+  // Returns when nothing that the device was told before is under way, or it has failed.
+  virtual void WaitForDevice() const = 0;
   enum class Place { kPool, kHost };
   // Memory of the pool's kind, or the host's, where copies from and to the pool are as fast as they get.
   // RESOURCE_EXHAUSTED: there is none.

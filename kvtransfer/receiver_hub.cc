@@ -123,6 +123,8 @@ class ReceiverHub::Connection {
     }
     up_ = true;
     transport_ = done.transport;
+    // The candidates that do not serve hold buffers, and would let the peer write.
+    std::erase_if(exports_, [&](const auto& pool) { return pool->description().transport != transport_; });
     hub_.testing_ = 0;
     if (hello_.host_boot_id == HostId()) hub_.WatchProcess(hello_.incarnation, hello_.pid);
     LogInfo("link up", {{"peer", hello_.worker_id},
@@ -155,6 +157,7 @@ class ReceiverHub::Connection {
 absl::StatusOr<std::unique_ptr<ReceiverHub>> ReceiverHub::Create(Options options,
                                                                  std::vector<std::unique_ptr<Transport>> transports,
                                                                  ReceiverEvents& events) {
+  options.memory->UseOnThisThread();
   // Tried once here, so that a transport that cannot work is an error of the start.
   const uint64_t size = options.hello.layout.pool_bytes() + kTestAreaBytes;
   for (const auto& transport : transports) {

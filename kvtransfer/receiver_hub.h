@@ -46,6 +46,7 @@ class ReceiverHub {
     absl::Duration heartbeat = absl::Milliseconds(250);
     int missed_heartbeats = 4;
   };
+  // Makes the memory's device the calling thread's.
   static absl::StatusOr<std::unique_ptr<ReceiverHub>> Create(Options options,
                                                              std::vector<std::unique_ptr<Transport>> transports,
                                                              ReceiverEvents& events);

@@ -6,7 +6,8 @@ namespace tandem {
 
 absl::Status CheckRuns(absl::Span<const CopyRun> runs, uint64_t size_bytes) {
   for (const CopyRun& run : runs) {
-    if (run.destination < 0 || run.bytes < 0 || static_cast<uint64_t>(run.destination + run.bytes) > size_bytes) {
+    const auto to = static_cast<uint64_t>(run.destination), bytes = static_cast<uint64_t>(run.bytes);
+    if (run.destination < 0 || run.bytes < 0 || bytes > size_bytes || to > size_bytes - bytes) {
       return absl::OutOfRangeError(absl::StrCat("write of ", run.bytes, " bytes at ", run.destination,
                                                 " leaves the peer's pool of ", size_bytes));
     }

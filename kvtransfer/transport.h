@@ -17,7 +17,7 @@ namespace tandem {
 
 // How a peer reaches a pool; what it means is the transport's own.
 struct PoolExport {
-  std::string transport;  // "shm", "nvlink", "ucx", "ucx_staged" or "loopback".
+  std::string transport;  // "shm", "nvlink", "ucx", "ucx_staged", "ucx_host_staged" or "loopback".
   std::string address;
   std::string remote_key;
   uint64_t base_address = 0;
@@ -38,7 +38,7 @@ class ExportedPool {
 
 // When the bytes of a write are there: for devices, which carry out their work behind the host's back.
 //
-// Thread-safety: thread-safe.
+// Thread-safety: thread-safe. Ownership: owns the device's event.
 class SourceEvent {
  public:
   virtual ~SourceEvent() = default;
@@ -67,7 +67,8 @@ struct WriteOrder {
 class RemotePool {
  public:
   virtual ~RemotePool() = default;
-  // Starts copying, and does not wait. The source must stay unchanged until PollFlushed is true.
+  // Starts copying, and does not wait, but for the sums where it cannot take them as it copies. The source must stay
+  // unchanged until PollFlushed is true.
   // OUT_OF_RANGE: a run leaves the pool; nothing was written.
   virtual absl::Status Write(WriteOrder order) = 0;
   // True when everything written so far can be read at the destination. An error is final: the link

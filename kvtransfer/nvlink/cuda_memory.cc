@@ -1,5 +1,6 @@
 #include "kvtransfer/nvlink/cuda_memory.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
@@ -13,7 +14,7 @@ namespace tandem {
 namespace {
 
 constexpr size_t kMaxRuns = 1 << 18;
-constexpr int kMaxLists = 4;
+constexpr int kMaxLists = 4;  // So many sums may be awaited at a time, and copies be under way.
 
 // Of the device, or pinned memory of the host.
 class CudaBuffer final : public PoolBuffer {
@@ -44,23 +45,59 @@ class CudaCopy final : public PendingCopy {
  public:
   explicit CudaCopy(std::shared_ptr<const CudaSourceEvent> end) : end_(std::move(end)) {}
   absl::StatusOr<bool> PollEnded() override { return end_->PollReady(); }
+  void Wait() override { cudaEventSynchronize(end_->event()); }
 
  private:
   const std::shared_ptr<const CudaSourceEvent> end_;
 };
 
+// A copier with a stream of its own.
+//
+// Thread-safety: `mu` guards the copier and its lists, but not the wait for an event.
+// Ownership: owns both.
+struct CudaLane {
+  CudaLane(int device_number, cudaStream_t own_stream, std::unique_ptr<PageCopier> own_copier)
+      : device(device_number), stream(own_stream), copier(std::move(own_copier)) {}
+  CudaLane(const CudaLane&) = delete;
+  CudaLane& operator=(const CudaLane&) = delete;
+  ~CudaLane() {
+    const CurrentDevice current(device);
+    cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+  }
+  static absl::StatusOr<std::unique_ptr<CudaLane>> Create(int device) {
+    const CurrentDevice current(device);
+    RETURN_IF_ERROR(current.status());
+    ASSIGN_OR_RETURN(std::unique_ptr<PageCopier> copier,
+                     PageCopier::Create({.device = device, .max_runs = kMaxRuns, .max_lists = kMaxLists}));
+    int least = 0, greatest = 0;
+    RETURN_IF_ERROR(
+        CudaStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange"));
+    cudaStream_t stream = nullptr;
+    RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
+                               "cudaStreamCreateWithPriority"));
+    return std::make_unique<CudaLane>(device, stream, std::move(copier));
+  }
+
+  const int device;
+  const cudaStream_t stream;
+  absl::Mutex mu;
+  const std::unique_ptr<PageCopier> copier ABSL_PT_GUARDED_BY(mu);
+};
+
+// Thread-safety: thread-safe. Copies and sums have a lane each: who waits for sums holds up no copy.
+// Ownership: owns the lanes.
 class CudaMemory final : public PoolMemory {
  public:
-  CudaMemory(int device, cudaStream_t stream, std::unique_ptr<PageCopier> copier)
-      : device_(device), stream_(stream), copier_(std::move(copier)) {}
-  ~CudaMemory() override {
-    const CurrentDevice current(device_);
-    cudaStreamSynchronize(stream_);
-    cudaStreamDestroy(stream_);
-  }
+  CudaMemory(int device, std::unique_ptr<CudaLane> copies, std::unique_ptr<CudaLane> sums)
+      : device_(device), copies_(std::move(copies)), sums_(std::move(sums)) {}
 
   bool is_device() const override { return true; }
   void UseOnThisThread() const override { cudaSetDevice(device_); }
+  void WaitForDevice() const override {
+    const CurrentDevice current(device_);
+    cudaDeviceSynchronize();
+  }
   absl::StatusOr<std::unique_ptr<PoolBuffer>> Allocate(uint64_t bytes, Place place) override {
     auto buffer = std::make_unique<CudaBuffer>(device_, place);
     RETURN_IF_ERROR(buffer->Allocate(bytes));
@@ -79,17 +116,18 @@ class CudaMemory final : public PoolMemory {
 
   absl::StatusOr<std::unique_ptr<PendingCopy>> StartCopy(const uint8_t* from, uint8_t* to,
                                                          absl::Span<const CopyRun> runs) override {
-    absl::MutexLock lock(&mu_);
     // Bounds are the callers', who cut the runs.
     constexpr uint64_t kNoBound = ~uint64_t{0};
     const PageCopier::Push push = {.source = {from, kNoBound}, .destination = {to, kNoBound}};
+    CudaLane& lane = *copies_;
+    absl::MutexLock lock(&lane.mu);
     if (MakeCopyLoad(runs, false, true).is_aligned) {
-      ASSIGN_OR_RETURN(const PageCopier::List list, copier_->Upload(runs, stream_));
-      RETURN_IF_ERROR(copier_->Enqueue(list, push));
+      ASSIGN_OR_RETURN(const PageCopier::List list, lane.copier->Upload(runs, lane.stream));
+      RETURN_IF_ERROR(lane.copier->Enqueue(list, push));
     } else {
-      RETURN_IF_ERROR(copier_->EnqueueCopyEngine(runs, push, stream_));
+      RETURN_IF_ERROR(lane.copier->EnqueueCopyEngine(runs, push, lane.stream));
     }
-    ASSIGN_OR_RETURN(std::shared_ptr<const CudaSourceEvent> end, CudaSourceEvent::Record(device_, stream_));
+    ASSIGN_OR_RETURN(std::shared_ptr<const CudaSourceEvent> end, CudaSourceEvent::Record(device_, lane.stream));
     return std::make_unique<CudaCopy>(std::move(end));
   }
 
@@ -105,23 +143,22 @@ class CudaMemory final : public PoolMemory {
  private:
   absl::Status AddSumsOfList(const uint8_t* pool, PoolSide side, absl::Span<const CopyRun> runs,
                              absl::Span<const uint32_t> page_of_run, PageSums& sums) {
-    absl::MutexLock lock(&mu_);
-    absl::StatusOr<PageCopier::List> list = copier_->Upload(runs, stream_, page_of_run);
-    if (absl::IsUnavailable(list.status())) {
-      RETURN_IF_ERROR(Wait());  // Copies hold all lists.
-      list = copier_->Upload(runs, stream_, page_of_run);
+    CudaLane& lane = *sums_;
+    std::optional<PageCopier::List> list;
+    std::shared_ptr<const CudaSourceEvent> end;
+    {
+      absl::MutexLock lock(&lane.mu);
+      absl::StatusOr<PageCopier::List> uploaded = lane.copier->Upload(runs, lane.stream, page_of_run);
+      if (!uploaded.ok()) return uploaded.status();
+      list.emplace(*std::move(uploaded));
+      RETURN_IF_ERROR(lane.copier->EnqueueSums(*list, side, {pool, ~uint64_t{0}}));
+      ASSIGN_OR_RETURN(end, CudaSourceEvent::Record(device_, lane.stream));
     }
-    RETURN_IF_ERROR(list.status());
-    RETURN_IF_ERROR(copier_->EnqueueSums(*list, side, {pool, ~uint64_t{0}}));
-    RETURN_IF_ERROR(Wait());
-    for (size_t page = 0; page < list->sums().size(); ++page) sums[page] += list->sums()[page];
-    return absl::OkStatus();
-  }
-
-  absl::Status Wait() {
-    const CurrentDevice current(device_);
-    RETURN_IF_ERROR(current.status());
-    return CudaStatus(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+    const absl::Status status = CudaStatus(cudaEventSynchronize(end->event()), "cudaEventSynchronize");
+    for (size_t page = 0; status.ok() && page < list->sums().size(); ++page) sums[page] += list->sums()[page];
+    absl::MutexLock lock(&lane.mu);
+    list.reset();
+    return status;
   }
 
   absl::Status Copy(uint8_t* to, const uint8_t* from, size_t bytes) const {
@@ -133,21 +170,15 @@ class CudaMemory final : public PoolMemory {
   }
 
   const int device_;
-  const cudaStream_t stream_;
-  absl::Mutex mu_;
-  const std::unique_ptr<PageCopier> copier_ ABSL_PT_GUARDED_BY(mu_);
+  const std::unique_ptr<CudaLane> copies_, sums_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PoolMemory>> NewCudaMemory(int device) {
-  const CurrentDevice current(device);
-  RETURN_IF_ERROR(current.status());
-  ASSIGN_OR_RETURN(std::unique_ptr<PageCopier> copier,
-                   PageCopier::Create({.device = device, .max_runs = kMaxRuns, .max_lists = kMaxLists}));
-  cudaStream_t stream = nullptr;
-  RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"));
-  return std::make_unique<CudaMemory>(device, stream, std::move(copier));
+  ASSIGN_OR_RETURN(std::unique_ptr<CudaLane> copies, CudaLane::Create(device));
+  ASSIGN_OR_RETURN(std::unique_ptr<CudaLane> sums, CudaLane::Create(device));
+  return std::make_unique<CudaMemory>(device, std::move(copies), std::move(sums));
 }
 
 absl::StatusOr<std::shared_ptr<const CudaSourceEvent>> CudaSourceEvent::Record(int device, cudaStream_t stream) {

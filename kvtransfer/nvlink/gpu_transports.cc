@@ -35,6 +35,7 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeOne(const std::string& name, cons
 
 absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeGpuTransports(const std::vector<std::string>& names,
                                                                           const GpuTransportParts& parts) {
+  parts.memory->UseOnThisThread();
   std::vector<std::unique_ptr<Transport>> transports;
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeOne(name, parts));

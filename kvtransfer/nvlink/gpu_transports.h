@@ -25,8 +25,8 @@ struct GpuTransportParts {
 // the pools; by UCX through bounce buffers on the GPUs, or on the hosts.
 inline const std::vector<std::string> kGpuTransports = {"nvlink", "ucx", "ucx_staged", "ucx_host_staged"};
 
-// Transports of these names, in order. UNIMPLEMENTED: not in this build. UNAVAILABLE: UCX cannot start.
-// RESOURCE_EXHAUSTED: the device has no memory for copy lists.
+// Transports of these names, in order. Makes the memory's device the calling thread's. UNIMPLEMENTED: not in this
+// build. UNAVAILABLE: UCX cannot start. RESOURCE_EXHAUSTED: the device has no memory for copy lists.
 absl::StatusOr<std::vector<std::unique_ptr<Transport>>> MakeGpuTransports(const std::vector<std::string>& names,
                                                                           const GpuTransportParts& parts);
 

@@ -44,7 +44,7 @@ absl::StatusOr<bool> SeesDevice(absl::string_view uuid) {
 
 // More go in several pushes.
 constexpr size_t kMaxRunsOfPush = 1 << 18;
-constexpr int kMaxLists = 4;  // 8 MiB each, on the device and on the host.
+constexpr int kMaxLists = 4;  // 7 MiB each, on the device and on the host.
 
 class MappedNvlinkPool final : public NvlinkPool {
  public:
@@ -103,6 +103,7 @@ class MappedNvlinkPool final : public NvlinkPool {
 
   // Pushes what waits, in order, until the lists are all in use; what fails is told by the next Write or PollFlushed.
   void PushWaiting() {
+    if (failure_.ok()) failure_ = pusher_->CollectSums();
     while (failure_.ok() && !waiting_.empty()) {
       WriteOrder& order = waiting_.front();
       absl::Status status = PushOne(order);

@@ -124,7 +124,8 @@ absl::Status PageCopier::Enqueue(const List& list, const Push& push, int blocks)
   return Launch(slot, arguments, blocks);
 }
 
-absl::Status PageCopier::EnqueueSums(const List& list, PoolSide side, const Place<const uint8_t>& pool, int blocks) {
+absl::Status PageCopier::EnqueueSums(const List& list, PoolSide side, const Place<const uint8_t>& pool,
+                                     uint64_t destination_offset, int blocks) {
   Slot& slot = *list.slot_;
   const bool at_source = side == PoolSide::kSource;
   if (slot.num_pages == 0 || pool.offset % sizeof(uint4) != 0) {
@@ -138,10 +139,8 @@ absl::Status PageCopier::EnqueueSums(const List& list, PoolSide side, const Plac
   RETURN_IF_ERROR(current.status());
   PageCopyArguments arguments = Arguments(slot);
   arguments.source = pool.base + pool.offset;
-  if (!at_source) {
-    arguments.destination = const_cast<uint8_t*>(pool.base + pool.offset);  // It is not written to.
-    arguments.destination_offset = pool.offset;
-  }
+  if (!at_source) arguments.destination = const_cast<uint8_t*>(pool.base + pool.offset);  // It is not written to.
+  arguments.destination_offset = destination_offset;
   arguments.work = at_source ? PageCopyWork::kSumSource : PageCopyWork::kSumDestination;
   return Launch(slot, arguments, blocks);
 }

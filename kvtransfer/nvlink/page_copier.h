@@ -103,8 +103,10 @@ class PageCopier {
   // the copier with it.
   absl::Status Enqueue(const List& list, const Push& push, int blocks = 32);
   // Enqueues only the sums of a list with pages, of what lies at one side of its runs, in this device's memory, on at
-  // most `blocks` thread blocks. Errors as of Enqueue.
-  absl::Status EnqueueSums(const List& list, PoolSide side, const Place<const uint8_t>& pool, int blocks = 32);
+  // most `blocks` thread blocks. `destination_offset`: where in the destination's pool the runs' destinations count
+  // from. Errors as of Enqueue.
+  absl::Status EnqueueSums(const List& list, PoolSide side, const Place<const uint8_t>& pool,
+                           uint64_t destination_offset = 0, int blocks = 32);
   // Whether the list's last push has ended. INTERNAL: the device failed, and the copier with it.
   absl::StatusOr<bool> PollEnded(const List& list);
   // As Enqueue, by the copy engine, without sums, on `stream`; offsets and runs of any alignment. The flag must be a

@@ -40,7 +40,7 @@ absl::StatusOr<CopyChoice> PagePusher::Push(absl::Span<const CopyRun> runs, cons
     if (choice.method == CopyMethod::kKernel) {
       RETURN_IF_ERROR(copier_->Enqueue(list, push, choice.blocks));
     } else {
-      RETURN_IF_ERROR(copier_->EnqueueSums(list, PoolSide::kSource, push.source));
+      RETURN_IF_ERROR(copier_->EnqueueSums(list, PoolSide::kSource, push.source, push.destination.offset));
     }
     if (sums.sums != nullptr) sums_.push_back({std::move(list), std::move(sums.sums)});
   }

@@ -46,6 +46,8 @@ class PagePusher {
   // Whether all bytes of all pushes so far can be read at the destination, and their sums are told. INTERNAL: the
   // device failed.
   absl::StatusOr<bool> PollEnded();
+  // Hands over the sums of the pushes that have ended, whose lists others may then use. INTERNAL: the device failed.
+  absl::Status CollectSums();
   // The pushes' own: wait on it for what they read, and record there what waits for them.
   cudaStream_t stream() const { return stream_; }
   // For lists that serve several pushes.
@@ -58,9 +60,6 @@ class PagePusher {
     PageCopier::List list;
     std::shared_ptr<PageSums> sums;
   };
-  // Hands over the sums of the pushes that have ended.
-  absl::Status CollectSums();
-
   const Options options_;
   const std::shared_ptr<PageCopier> copier_;
   std::deque<PendingSums> sums_;

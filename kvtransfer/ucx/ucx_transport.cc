@@ -24,7 +24,7 @@ class UcxExportedPool final : public ExportedPool, private UcxWorker {
     void* key = nullptr;
     size_t key_size = 0;
     RETURN_IF_ERROR(
-        UcxStatus(ucp_rkey_pack(self->context_->context_, self->context_->memory_, &key, &key_size), "ucp_rkey_pack"));
+        UcxStatus(ucp_rkey_pack(self->context_->handle, self->context_->memory, &key, &key_size), "ucp_rkey_pack"));
     self->description_.remote_key.assign(static_cast<char*>(key), key_size);
     ucp_rkey_buffer_release(key);
     ASSIGN_OR_RETURN(self->description_.address, self->Address());
@@ -59,6 +59,8 @@ class UcxRemotePool final : public RemotePool, private UcxWorker {
   ~UcxRemotePool() override {
     if (flush_ != nullptr) requests_.push_back(flush_);
     Close(endpoint_, std::move(requests_));
+    // Puts of the device's own engines do not end with their requests.
+    memory_.WaitForDevice();
     if (remote_key_ != nullptr) ucp_rkey_destroy(remote_key_);
   }
 
@@ -159,7 +161,7 @@ class UcxTransport final : public UcxTransportBase {
   absl::string_view name() const override { return "ucx"; }
 
   absl::StatusOr<std::unique_ptr<ExportedPool>> Export(uint8_t* base, uint64_t size_bytes) override {
-    if (context_->memory_ == nullptr) {
+    if (context_->memory == nullptr) {
       ucp_mem_map_params_t params = {};
       params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
       if (memory_.is_device()) {
@@ -168,7 +170,7 @@ class UcxTransport final : public UcxTransportBase {
       }
       params.address = base;
       params.length = size_bytes;
-      RETURN_IF_ERROR(UcxStatus(ucp_mem_map(context_->context_, &params, &context_->memory_), "ucp_mem_map"));
+      RETURN_IF_ERROR(UcxStatus(ucp_mem_map(context_->handle, &params, &context_->memory), "ucp_mem_map"));
     }
     return UcxExportedPool::Create(context_, memory_.is_device(), base, size_bytes);
   }

@@ -41,25 +41,25 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(bool on_device) {
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
   params.features = UCP_FEATURE_RMA | UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
   params.name = "tandem";
-  ucs_status_t status = ucp_init(&params, config, &self->context_);
+  ucs_status_t status = ucp_init(&params, config, &self->handle);
   ucp_config_release(config);
   RETURN_IF_ERROR(UcxStatus(status, "ucp_init"));
-  self->event_fd_ = epoll_create1(EPOLL_CLOEXEC);
-  if (self->event_fd_ < 0) return absl::ErrnoToStatus(errno, "epoll_create1");
+  self->event_fd = epoll_create1(EPOLL_CLOEXEC);
+  if (self->event_fd < 0) return absl::ErrnoToStatus(errno, "epoll_create1");
   return self;
 }
 
 UcxContext::~UcxContext() {
-  if (memory_ != nullptr) ucp_mem_unmap(context_, memory_);
-  if (context_ != nullptr) ucp_cleanup(context_);
-  if (event_fd_ >= 0) close(event_fd_);
+  if (memory != nullptr) ucp_mem_unmap(handle, memory);
+  if (handle != nullptr) ucp_cleanup(handle);
+  if (event_fd >= 0) close(event_fd);
 }
 
 UcxWorker::~UcxWorker() { DestroyWorker(); }
 
 void UcxWorker::DestroyWorker() {
-  std::erase(context_->workers_, this);
-  if (event_fd_ >= 0) epoll_ctl(context_->event_fd_, EPOLL_CTL_DEL, std::exchange(event_fd_, -1), nullptr);
+  std::erase(context_->workers, this);
+  if (event_fd_ >= 0) epoll_ctl(context_->event_fd, EPOLL_CTL_DEL, std::exchange(event_fd_, -1), nullptr);
   if (worker_ != nullptr) ucp_worker_destroy(std::exchange(worker_, nullptr));
 }
 
@@ -68,11 +68,11 @@ absl::Status UcxWorker::CreateWorker() {
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   // Serialised, not single: links may be made before the link thread starts.
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
-  RETURN_IF_ERROR(UcxStatus(ucp_worker_create(context_->context_, &params, &worker_), "ucp_worker_create"));
+  RETURN_IF_ERROR(UcxStatus(ucp_worker_create(context_->handle, &params, &worker_), "ucp_worker_create"));
   RETURN_IF_ERROR(UcxStatus(ucp_worker_get_efd(worker_, &event_fd_), "ucp_worker_get_efd"));
   epoll_event event{.events = EPOLLIN, .data = {.fd = event_fd_}};
-  epoll_ctl(context_->event_fd_, EPOLL_CTL_ADD, event_fd_, &event);
-  context_->workers_.push_back(this);
+  epoll_ctl(context_->event_fd, EPOLL_CTL_ADD, event_fd_, &event);
+  context_->workers.push_back(this);
   return absl::OkStatus();
 }
 

@@ -22,8 +22,7 @@ class UcxWorker;
 //
 // Thread-safety: the link thread only, after creation.
 // Ownership: co-owned by the transport and its workers.
-class UcxContext {
- public:
+struct UcxContext {
   // `on_device`: what it moves lies on GPUs.
   static absl::StatusOr<std::shared_ptr<UcxContext>> Create(bool on_device);
   UcxContext() = default;
@@ -31,16 +30,17 @@ class UcxContext {
   UcxContext& operator=(const UcxContext&) = delete;
   ~UcxContext();
 
-  ucp_context_h context_ = nullptr;
-  ucp_mem_h memory_ = nullptr;  // The exported pool.
-  int event_fd_ = -1;           // An epoll of all workers' descriptors.
-  std::vector<UcxWorker*> workers_;
+  ucp_context_h handle = nullptr;
+  ucp_mem_h memory = nullptr;  // The exported pool.
+  int event_fd = -1;           // An epoll of all workers' descriptors.
+  std::vector<UcxWorker*> workers;
 };
 
 // One UCX worker for each link: its end closes every connection of the link, so that nothing that
 // still waits in a socket is carried out later.
 //
 // Thread-safety: the link thread only.
+// Ownership: owns UCX's worker, co-owns the context.
 class UcxWorker {
  public:
   explicit UcxWorker(std::shared_ptr<UcxContext> context) : context_(std::move(context)) {}
@@ -53,10 +53,12 @@ class UcxWorker {
   virtual bool PrepareToSleep() { return ucp_worker_arm(worker_) == UCS_OK; }
 
  protected:
+  ucp_worker_h worker() const { return worker_; }
+  bool is_started() const { return worker_ != nullptr; }
   absl::StatusOr<std::string> Address() const;
   // An endpoint at that address, whose loss sets `*error`, which outlives it.
   absl::StatusOr<ucp_ep_h> Connect(const std::string& address, absl::Status* error);
-  // Closes it by force, which cancels what is under way, and frees the requests; waits for them a tenth of a second at
+  // Closes it by force, which cancels what is being sent, and frees the requests; waits for them a tenth of a second at
   // most: should UCX not end them all the same, the worker's end does.
   void Close(ucp_ep_h endpoint, std::vector<ucs_status_ptr_t> requests);
   // Ends it before what it may still write to.
@@ -64,9 +66,9 @@ class UcxWorker {
 
   // Co-owners: the transport and its other workers.
   const std::shared_ptr<UcxContext> context_;
-  ucp_worker_h worker_ = nullptr;
 
  private:
+  ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;
 };
 
@@ -77,12 +79,12 @@ std::string UcxLanes(ucp_ep_h endpoint);
 class UcxTransportBase : public Transport {
  public:
   void Progress() override {
-    for (UcxWorker* worker : context_->workers_) worker->Progress();
+    for (UcxWorker* worker : context_->workers) worker->Progress();
   }
-  int event_fd() const override { return context_->event_fd_; }
+  int event_fd() const override { return context_->event_fd; }
   bool PrepareToSleep() override {
     bool ready = true;
-    for (UcxWorker* worker : context_->workers_) ready &= worker->PrepareToSleep();
+    for (UcxWorker* worker : context_->workers) ready &= worker->PrepareToSleep();
     return ready;
   }
 

@@ -35,7 +35,6 @@ class GpuUcxTest : public testing::Test {
     has_two_gpus_ = gpus.peer_device != 0;
     ASSERT_OK_AND_ASSIGN(driver_, NewCudaDriver());
     ASSERT_OK_AND_ASSIGN(memory_, NewCudaMemory(0));
-    memory_->UseOnThisThread();
     ASSERT_OK_AND_ASSIGN(pool_, GpuPool::Create(*driver_, 0, kPoolBytes, PoolReach::kHost));
     ASSERT_OK_AND_ASSIGN(peer_, GpuPeer::Start({.device = gpus.peer_device, .pool_bytes = kPoolBytes}));
   }

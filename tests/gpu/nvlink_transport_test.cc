@@ -186,6 +186,32 @@ TEST_F(NvlinkTransportTest, SumsAreTheSameByEveryMethod) {
   }
 }
 
+TEST_F(NvlinkTransportTest, SumsOfOnePoolHoldUpNoOther) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  ASSERT_THAT(FillPool(*pool_, seed), IsOk());
+  ASSERT_THAT(peer_->Poison(), IsOk());
+  ASSERT_OK_AND_ASSIGN(auto first, transport_->Open(peer_->pool()));
+  ASSERT_OK_AND_ASSIGN(auto second, transport_->Open(peer_->pool()));
+  const std::vector<CopyRun> runs = MakeRuns(kLatentPages, kPoolBytes);
+  // As many as there are lists, whose sums nobody asks for yet.
+  auto sums = std::make_shared<PageSums>(runs.size());
+  std::vector<uint32_t> page_of_run(runs.size());
+  for (size_t i = 0; i < runs.size(); ++i) page_of_run[i] = static_cast<uint32_t>(i);
+  for (int push = 0; push < 8; ++push) {
+    ASSERT_THAT(first->Write({.source_base = pool_->base(), .runs = runs, .sums = sums, .page_of_run = page_of_run}),
+                IsOk());
+  }
+  ASSERT_THAT(second->Write({.source_base = pool_->base(), .runs = runs}), IsOk());
+  const absl::Time deadline = Clock::Real().Now() + kPatience;
+  for (bool flushed = false; !flushed;) {
+    ASSERT_LT(Clock::Real().Now(), deadline);
+    transport_->Progress();
+    ASSERT_OK_AND_ASSIGN(flushed, second->PollFlushed());
+  }
+  EXPECT_THAT(peer_->Verify(kLatentPages, seed), IsOk());
+}
+
 TEST_F(NvlinkTransportTest, ADeadPeersPoolCannotBeOpened) {
   peer_->Kill(SIGKILL);
   peer_->WaitForEnd();

@@ -89,6 +89,7 @@ DecodeEnd::DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, const O
 void DecodeEnd::OnHello(int64_t connection, const HelloMessage& hello) {
   absl::MutexLock lock(&mu_);
   hello_ = hello;
+  ++hellos_;
   if (refuse_) {
     hub_->Refuse(connection, {.reason = "not you"});
   } else {

@@ -40,6 +40,7 @@ class TestPages final : public HandoverPages {
   void Free(absl::Span<const PageIndex> pages) override;
   enum class State { kFree, kGranted, kCommitted, kQuarantined };
   int Count(State state) const;
+  State state(PageIndex page) const { return states_[page]; }
 
  private:
   // Fails the test when a page is in another state than `from`.
@@ -89,6 +90,7 @@ class DecodeEnd final : public ReceiverEvents {
   std::unique_ptr<KvReceiver> receiver_;
   std::vector<ReceivedKv> received_;
   HelloMessage hello_;  // The peer's newest.
+  int hellos_ = 0;
   std::vector<PageIndex> granted_;
   int lost_ = 0, damaged_ = 0, grants_ = 0;
   bool refuse_ = false, writes_over_ = false;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
@@ -44,7 +45,9 @@ void BothWays(Rig& rig, const NamedSet& named) {
   const double bytes = static_cast<double>(named.set.page_bytes) * static_cast<double>(runs.size());
   std::unique_ptr<GpuPeer> other = rig.StartPeer();
   OrExit(other->BeginPushing(rig.exported->description(), named.set));
+  OrExit(rig.peer->Poison());
   const double rate = rig.MeasureRate(bytes, [&] { rig.Push(runs, std::nullopt); });
+  OrExit(rig.peer->Verify(named.set, kContentSeed));
   printf("{\"both_ways\": \"%s\", \"GB/s\": %.1f, \"of_copy_engine\": %.3f}\n", named.name.c_str(), rate,
          rate / rig.reference);
 }
@@ -141,13 +144,16 @@ void RunChecksums(Rig& rig) {
     });
     std::vector<uint8_t> host(kPoolBytes, 1);
     PageSums sums(runs.size());
-    AddHostSums(host.data(), PoolSide::kSource, runs, page_of_run, sums);
+    OrExit(rig.memory->Read(rig.pool->base(), absl::MakeSpan(host)));
+    AddHostSums(host.data(), PoolSide::kDestination, runs, page_of_run, sums);
+    Check(cudaStreamSynchronize(rig.stream()));
+    if (!std::equal(sums.begin(), sums.end(), with_sums.sums().begin())) OrExit(absl::DataLossError("other sums"));
     const int64_t begin = MonotonicNanoseconds();
     AddHostSums(host.data(), PoolSide::kSource, runs, page_of_run, sums);
     const double host_rate = bytes / static_cast<double>(MonotonicNanoseconds() - begin);
     printf(
         "{\"checksums\": \"%s\", \"without_GB/s\": %.1f, \"with_GB/s\": %.1f, \"share\": %.3f, "
-        "\"verify_GB/s\": %.1f, \"verify_by_one_host_thread_GB/s\": %.1f}\n",
+        "\"verify_GB/s\": %.1f, \"verify_by_one_host_thread_GB/s\": %.1f, \"verified\": true}\n",
         named.name.c_str(), rates[0], rates[1], rates[1] / rates[0], rates[2], host_rate);
     fflush(stdout);
   }
