@@ -53,7 +53,7 @@ struct LinkSummary {
   std::string prefill_worker, decode_worker, transport, path;
   double gigabytes_per_second = 0, latency_us = 0;
   bool up = false;
-  std::string error;  // Why it is not up.
+  std::string error;  // Why it is not up; or, while it is, which transports were passed over, and why.
 };
 struct ClusterSummary {
   bool ready = false;

@@ -27,9 +27,9 @@ struct LinkReport {
   Incarnation peer;
   bool up = false;
   std::string transport;
-  std::string path;  // What the bytes take, as the transport says: "tcp/lo".
+  std::string path;  // What connects the two, as the transport says: "tcp/lo".
   double gigabytes_per_second = 0, latency_us = 0;
-  std::string error;
+  std::string error;  // Why it is down; or, while it is up, which transports were passed over, and why.
 };
 
 struct WorkerHeartbeat {

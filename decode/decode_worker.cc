@@ -155,7 +155,7 @@ void DecodeWorker::FailWaiting(HandoverId handover, const absl::Status& error) {
 }
 
 void DecodeWorker::OnPeerUp(const HelloMessage& hello) {
-  receiver_.OnPeerUp(hello.incarnation, hello.layout, hello.checksums);
+  receiver_.OnPeerUp(hello.incarnation, hello.worker_id, hello.layout, hello.checksums);
 }
 
 void DecodeWorker::OnPeerLost(Incarnation peer, bool writes_over) {

@@ -176,6 +176,7 @@ void PrintStatus(const ClusterSummary& status) {
     if (link.up) {
       printf(", %s (%s), %.1f GB/s, %.1f us", link.transport.c_str(), link.path.c_str(), link.gigabytes_per_second,
              link.latency_us);
+      if (!link.error.empty()) printf("; passed over: %s", link.error.c_str());
     }
     if (!link.up && !link.error.empty()) printf(": %s", link.error.c_str());
     printf("\n");

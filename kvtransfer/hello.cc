@@ -35,8 +35,8 @@ absl::Status CheckHellos(const HelloMessage& prefill, const HelloMessage& decode
   if (prefill.ucx_version != decode.ucx_version) {
     return differ("UCX version", prefill.ucx_version, decode.ucx_version);
   }
-  if (prefill.checksums && prefill.layout.token_bytes() % 8 != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("checksums need KV rows of a multiple of 8 bytes, not of ",
+  if (prefill.checksums && prefill.layout.token_bytes() % 16 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("checksums need KV rows of a multiple of 16 bytes, not of ",
                                                    prefill.layout.token_bytes(), " (links.checksums: false)"));
   }
   return CheckCompatible(prefill.layout, decode.layout);

@@ -5,12 +5,13 @@
 #include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
 #include "common/log.h"
+#include "common/status_macros.h"
 #include "kvtransfer/page_sums.h"
 
 namespace tandem {
 
-void KvReceiver::OnPeerUp(Incarnation peer, const KvLayout& layout, bool checksums) {
-  peers_[peer] = {layout, checksums};
+void KvReceiver::OnPeerUp(Incarnation peer, const std::string& worker_id, const KvLayout& layout, bool checksums) {
+  peers_[peer] = {worker_id, layout, checksums};
 }
 
 std::vector<HandoverId> KvReceiver::OnPeerLost(Incarnation peer, bool writes_over) {
@@ -198,7 +199,7 @@ void KvReceiver::OnAbortDone(Incarnation peer, const AbortDoneMessage& done) {
   ReleaseGranted(done.handover);
 }
 
-bool KvReceiver::ChecksumsMatch(const Granted& granted, const CommitMessage& commit) const {
+absl::StatusOr<bool> KvReceiver::ChecksumsMatch(const Granted& granted, const CommitMessage& commit) const {
   const Peer& peer = peers_.at(granted.peer);
   if (!peer.checksums) return true;
   std::vector<PageIndex> placeholders((granted.num_tokens + peer.layout.page_tokens - 1) / peer.layout.page_tokens, 0);
@@ -208,16 +209,13 @@ bool KvReceiver::ChecksumsMatch(const Granted& granted, const CommitMessage& com
                               {first_missing * layout_.page_tokens, granted.num_tokens}, {0, layout_.num_layers}),
                  layout_.page_bytes(), granted.pages);
   PageSums sums(granted.pages.size());
-  if (absl::Status status = memory_.AddSums(pool_, PoolSide::kDestination, written.runs, written.page_of_run, sums);
-      !status.ok()) {
-    LogError("KV pages cannot be verified", {{"handover", commit.handover.value()}, {"cause", status.message()}});
-    return false;
-  }
+  RETURN_IF_ERROR(memory_.AddSums(pool_, PoolSide::kDestination, written.runs, written.page_of_run, sums));
   const std::vector<uint32_t> ours = FoldSums(sums);
   if (ours == commit.page_checksums) return true;
   for (size_t i = 0; i < ours.size() && i < commit.page_checksums.size(); ++i) {
     if (ours[i] == commit.page_checksums[i]) continue;
-    LogError("KV page arrived damaged", {{"handover", commit.handover.value()},
+    LogError("KV page arrived damaged", {{"peer", peer.worker_id},
+                                         {"handover", commit.handover.value()},
                                          {"page", granted.pages[i]},
                                          {"sent_checksum", commit.page_checksums[i]},
                                          {"found_checksum", ours[i]}});
@@ -232,7 +230,15 @@ absl::StatusOr<std::optional<ReceivedKv>> KvReceiver::OnCommit(Incarnation peer,
     ++counters_.ignored_messages;
     return std::nullopt;
   }
-  if (commit.pages_written != granted->pages.size() || !ChecksumsMatch(*granted, commit)) {
+  const absl::StatusOr<bool> matches = ChecksumsMatch(*granted, commit);
+  if (!matches.ok()) {
+    LogError("KV pages cannot be verified",
+             {{"handover", commit.handover.value()}, {"cause", matches.status().message()}});
+    AbortGranted(commit.handover, "decode cannot verify the KV", ErrorReason::kUnknown);
+    expected_.erase(commit.handover);
+    return matches.status();
+  }
+  if (commit.pages_written != granted->pages.size() || !*matches) {
     ++counters_.checksum_failures;
     AbortGranted(commit.handover, "other bytes arrived than were sent", ErrorReason::kChecksumMismatch);
     expected_.erase(commit.handover);

@@ -64,7 +64,7 @@ class KvReceiver {
       : options_(options), layout_(layout), pool_(pool), memory_(memory), pages_(pages) {}
 
   // A link came up; `checksums`: its commits carry them.
-  void OnPeerUp(Incarnation peer, const KvLayout& layout, bool checksums);
+  void OnPeerUp(Incarnation peer, const std::string& worker_id, const KvLayout& layout, bool checksums);
   // Its link went down: granted pages become quarantined. With `writes_over` (nothing it wrote can
   // land any more) they are free at once. Returns the hand-overs that were hit.
   std::vector<HandoverId> OnPeerLost(Incarnation peer, bool writes_over);
@@ -83,7 +83,8 @@ class KvReceiver {
   void OnAbort(Incarnation peer, const AbortMessage& abort);
   void OnAbortDone(Incarnation peer, const AbortDoneMessage& done);
   // Verifies and hands over. nullopt for stale messages. DATA_LOSS (CHECKSUM_MISMATCH): the
-  // hand-over is aborted, and its pages are free after the peer's AbortDone.
+  // hand-over is aborted, and its pages are free after the peer's AbortDone; so it is with INTERNAL, of a device that
+  // cannot verify them.
   absl::StatusOr<std::optional<ReceivedKv>> OnCommit(Incarnation peer, const CommitMessage& commit);
   // Pages may have become free, or time has passed: grants or refuses what waits.
   void RetryWaiting(absl::Time now);
@@ -94,6 +95,7 @@ class KvReceiver {
 
  private:
   struct Peer {
+    std::string worker_id;
     KvLayout layout;
     bool checksums = false;
   };
@@ -119,7 +121,8 @@ class KvReceiver {
   void AbortGranted(HandoverId handover, const std::string& reason, ErrorReason error_reason);
   Granted* FindCurrent(Incarnation peer, HandoverId handover, TransferEpoch epoch);
   void ReleaseGranted(HandoverId handover);
-  bool ChecksumsMatch(const Granted& granted, const CommitMessage& commit) const;
+  // INTERNAL: the device that holds the pages failed.
+  absl::StatusOr<bool> ChecksumsMatch(const Granted& granted, const CommitMessage& commit) const;
 
   const Options options_;
   const KvLayout layout_;

@@ -52,8 +52,8 @@ class FakePages final : public HandoverPages {
 class KvReceiverTest : public testing::Test {
  protected:
   KvReceiverTest() : pool_(layout_.pool_bytes()), receiver_({}, layout_, pool_.data(), pages_) {
-    receiver_.OnPeerUp(kPeer, layout_, /*checksums=*/false);
-    receiver_.OnPeerUp(kOtherPeer, layout_, /*checksums=*/true);
+    receiver_.OnPeerUp(kPeer, "prefill-0", layout_, /*checksums=*/false);
+    receiver_.OnPeerUp(kOtherPeer, "prefill-1", layout_, /*checksums=*/true);
   }
   OfferMessage Offer(int tokens, HandoverId handover = kHandover) {
     return {handover, std::vector<TokenId>(tokens, 1)};

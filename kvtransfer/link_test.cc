@@ -275,13 +275,13 @@ TEST(LinkTest, AnOutcomeOfALostLinkComesAfterItsLastWrite) {
   }
 }
 
-TEST(LinkTest, ChecksumsNeedRowsOfWholeWords) {
+TEST(LinkTest, ChecksumsNeedRowsThatAGpuSums) {
   KvLayout layout = LinkTestLayout(16);
   layout.head_dim = 6;  // 12 bytes.
   HelloMessage prefill = LinkTestHello("prefill-0", Incarnation(1), layout);
   const HelloMessage decode = LinkTestHello("decode-0", Incarnation(2), layout);
   EXPECT_THAT(CheckHellos(prefill, decode),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("multiple of 8 bytes, not of 12")));
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("multiple of 16 bytes, not of 12")));
   prefill.checksums = false;
   EXPECT_THAT(CheckHellos(prefill, decode), IsOk());
 }

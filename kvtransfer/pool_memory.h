@@ -55,7 +55,8 @@ class PoolMemory {
   // under way, try again. INTERNAL: the device failed.
   virtual absl::StatusOr<std::unique_ptr<PendingCopy>> StartCopy(const uint8_t* from, uint8_t* to,
                                                                  absl::Span<const CopyRun> runs) = 0;
-  // Adds what lies at one side of the runs, in memory at `pool`, to `sums`; waits for the device. INTERNAL: it failed.
+  // Adds what lies at one side of the runs, in memory at `pool`, to `sums`; waits for the device. UNAVAILABLE: too
+  // many calls at a time. INTERNAL: the device failed.
   virtual absl::Status AddSums(const uint8_t* pool, PoolSide side, absl::Span<const CopyRun> runs,
                                absl::Span<const uint32_t> page_of_run, PageSums& sums) = 0;
 };

@@ -44,7 +44,12 @@ class ReceiverHub::Connection {
       Close(absl::StrCat("nothing heard for ", absl::FormatDuration(now - last_heard_)));
       return;
     }
-    if (up_) Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
+    if (!up_) return;
+    if (const absl::Status status = FindExport(transport_)->status(); !status.ok()) {
+      Close(absl::StrCat("its writes cannot be taken: ", status.message()));
+      return;
+    }
+    Send(LinkHeartbeatMessage{hub_.options_.hello.incarnation, ++heartbeats_});
   }
 
   // Opens the pool to the peer, and says how it may be reached.

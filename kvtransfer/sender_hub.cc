@@ -87,6 +87,7 @@ class SenderHub::Link {
  private:
   void Connect(absl::Time now) {
     next_attempt_ = now + hub_.options_.reconnect_delay;
+    failures_.clear();
     absl::StatusOr<int> fd = FrameSocket::Connect(peer_.address);
     if (!fd.ok()) {
       Report(std::string(fd.status().message()));
@@ -206,12 +207,16 @@ class SenderHub::Link {
                                          hub_.options_.pool);
     is_too_slow_ = false;  // Another transport serves: a loss of this link is mended at once.
     state_.up = true;
-    state_.error.clear();
+    state_.error = absl::StrJoin(failures_, "; ");
+    if (!failures_.empty()) {
+      LogWarning("transports passed over", {{"peer", peer_.worker_id}, {"reason", state_.error}});
+    }
     LogInfo("link up", {{"peer", peer_.worker_id},
                         {"transport", state_.transport},
                         {"path", state_.path},
                         {"gigabytes_per_second", state_.gigabytes_per_second},
-                        {"latency_us", state_.latency_us}});
+                        {"latency_us", state_.latency_us},
+                        {"checksums", hub_.options_.hello.checksums}});
     hub_.events_.OnLinkState(state_);
   }
 
@@ -246,9 +251,12 @@ class SenderHub::Link {
 
   void Report(const std::string& error) {
     if (!state_.up && state_.error == error) return;  // Said already; attempts go on.
-    if (!state_.up) LogInfo("link not up yet", {{"peer", peer_.worker_id}, {"reason", error}});
-    state_.up = false;
-    state_.error = error;
+    if (!state_.up) {
+      // What was tried and failed will hardly mend itself; a peer that is not there yet will.
+      const LogLevel level = failures_.empty() ? LogLevel::kInfo : LogLevel::kWarning;
+      Log(level, "link not up yet", {{"peer", peer_.worker_id}, {"reason", error}});
+    }
+    state_ = {.worker_id = peer_.worker_id, .incarnation = peer_.incarnation, .error = error};
     hub_.events_.OnLinkState(state_);
   }
 

@@ -36,7 +36,7 @@ struct LinkState {
   std::string transport;
   std::string path;  // As of RemotePool.
   double gigabytes_per_second = 0, latency_us = 0;
-  std::string error;
+  std::string error;  // Why it is down; or, while it is up, which transports were passed over, and why.
 };
 
 // What the hub tells its owner. Called on the link thread; must not block.

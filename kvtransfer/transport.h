@@ -34,6 +34,8 @@ class ExportedPool {
   virtual const PoolExport& description() const = 0;
   // Whether no byte of the peer lands after the end of this object, whatever the peer does.
   virtual bool revocable() const = 0;
+  // An error: the peer's writes are taken no more, and the link must end.
+  virtual absl::Status status() const { return absl::OkStatus(); }
 };
 
 // When the bytes of a write are there: for devices, which carry out their work behind the host's back.
@@ -76,7 +78,7 @@ class RemotePool {
   virtual absl::StatusOr<bool> PollFlushed() = 0;
   // Whether writes may be ordered before their source is there.
   virtual bool waits_for_source() const { return false; }
-  // What the bytes take, read back from the library that chose it ("tcp/lo").
+  // What connects the two ends, read back from the library that chose it: the lanes of an endpoint ("tcp/lo").
   virtual std::string path() const { return "mapped memory"; }
 };
 

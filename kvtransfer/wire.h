@@ -17,7 +17,7 @@ namespace tandem {
 
 // The messages of a link in native form; proto/tandem/v1/link.proto says what each field means.
 
-inline constexpr int kLinkProtocolVersion = 1;
+inline constexpr int kLinkProtocolVersion = 2;
 
 struct HelloMessage {
   int protocol_version = kLinkProtocolVersion;

@@ -66,17 +66,16 @@ void PrefillMetrics::SetLink(const LinkState& state) {
   server_.Gauge("tandem_link_gigabytes_per_second", "Measured by the link's self-test.", labels)
       .Set(state.gigabytes_per_second);
   server_.Gauge("tandem_link_latency_us", "Of 4 KiB in the link's self-test.", labels).Set(state.latency_us);
-  if (!state.up) return;
   auto set_transport = [&](const std::pair<std::string, std::string>& transport, int value) {
     server_
         .Gauge("tandem_link_transport", "1 for what the link to this decode worker uses, 0 for what it used before.",
                {{"peer", state.worker_id}, {"transport", transport.first}, {"path", transport.second}})
         .Set(value);
   };
-  auto [used, is_new] = transports_.try_emplace(state.worker_id, state.transport, state.path);
-  if (!is_new) set_transport(used->second, 0);
-  used->second = {state.transport, state.path};
-  set_transport(used->second, 1);
+  if (auto former = transports_.extract(state.worker_id); !former.empty()) set_transport(former.mapped(), 0);
+  if (!state.up) return;
+  transports_[state.worker_id] = {state.transport, state.path};
+  set_transport({state.transport, state.path}, 1);
 }
 
 }  // namespace tandem

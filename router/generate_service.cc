@@ -300,7 +300,7 @@ void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::Cluster
       out->set_gigabytes_per_second(link.gigabytes_per_second);
       out->set_latency_us(link.latency_us);
       out->set_up(link.up);
-      if (!link.up) out->set_error(link.error);
+      out->set_error(link.error);
     }
   }
 }

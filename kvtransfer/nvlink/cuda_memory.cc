@@ -45,7 +45,7 @@ class CudaCopy final : public PendingCopy {
  public:
   explicit CudaCopy(std::shared_ptr<const CudaSourceEvent> end) : end_(std::move(end)) {}
   absl::StatusOr<bool> PollEnded() override { return end_->PollReady(); }
-  void Wait() override { cudaEventSynchronize(end_->event()); }
+  void Wait() override { (void)end_->Wait(); }
 
  private:
   const std::shared_ptr<const CudaSourceEvent> end_;
@@ -144,20 +144,24 @@ class CudaMemory final : public PoolMemory {
   absl::Status AddSumsOfList(const uint8_t* pool, PoolSide side, absl::Span<const CopyRun> runs,
                              absl::Span<const uint32_t> page_of_run, PageSums& sums) {
     CudaLane& lane = *sums_;
-    std::optional<PageCopier::List> list;
     std::shared_ptr<const CudaSourceEvent> end;
-    {
-      absl::MutexLock lock(&lane.mu);
-      absl::StatusOr<PageCopier::List> uploaded = lane.copier->Upload(runs, lane.stream, page_of_run);
-      if (!uploaded.ok()) return uploaded.status();
-      list.emplace(*std::move(uploaded));
-      RETURN_IF_ERROR(lane.copier->EnqueueSums(*list, side, {pool, ~uint64_t{0}}));
+    auto enqueue = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane.mu) -> absl::StatusOr<PageCopier::List> {
+      ASSIGN_OR_RETURN(PageCopier::List list, lane.copier->Upload(runs, lane.stream, page_of_run));
+      RETURN_IF_ERROR(lane.copier->EnqueueSums(list, side, {pool, ~uint64_t{0}}));
       ASSIGN_OR_RETURN(end, CudaSourceEvent::Record(device_, lane.stream));
+      return list;
+    };
+    lane.mu.Lock();
+    std::optional<absl::StatusOr<PageCopier::List>> list(enqueue());
+    lane.mu.Unlock();
+    absl::Status status = list->status();
+    if (status.ok()) status = end->Wait();
+    if (status.ok()) {
+      const absl::Span<const uint64_t> found = (*list)->sums();
+      for (size_t page = 0; page < found.size(); ++page) sums[page] += found[page];
     }
-    const absl::Status status = CudaStatus(cudaEventSynchronize(end->event()), "cudaEventSynchronize");
-    for (size_t page = 0; status.ok() && page < list->sums().size(); ++page) sums[page] += list->sums()[page];
     absl::MutexLock lock(&lane.mu);
-    list.reset();
+    list.reset();  // Under the lock: it gives its place back.
     return status;
   }
 
@@ -194,6 +198,12 @@ absl::StatusOr<std::shared_ptr<const CudaSourceEvent>> CudaSourceEvent::Record(i
 CudaSourceEvent::~CudaSourceEvent() {
   const CurrentDevice current(device_);
   if (event_ != nullptr) cudaEventDestroy(event_);
+}
+
+absl::Status CudaSourceEvent::Wait() const {
+  const CurrentDevice current(device_);
+  RETURN_IF_ERROR(current.status());
+  return CudaStatus(cudaEventSynchronize(event_), "cudaEventSynchronize");
 }
 
 absl::StatusOr<bool> CudaSourceEvent::PollReady() const {

@@ -24,6 +24,7 @@ class CudaSourceEvent final : public SourceEvent {
   static absl::StatusOr<std::shared_ptr<const CudaSourceEvent>> Record(int device, cudaStream_t stream);
   ~CudaSourceEvent() override;
   absl::StatusOr<bool> PollReady() const override;
+  absl::Status Wait() const;
   cudaEvent_t event() const { return event_; }
 
  private:

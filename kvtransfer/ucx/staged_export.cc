@@ -22,7 +22,7 @@ StagedExport::StagedExport(std::shared_ptr<UcxContext> context, const UcxStagedO
 
 StagedExport::~StagedExport() {
   if (!is_started()) return;
-  (void)TakeStagedMessages(worker(), nullptr, nullptr);  // No message is taken from here on.
+  DropStagedMessages(worker());
   for (Chunk& chunk : chunks_) {
     for (Part* part : {&chunk.runs_part, &chunk.data_part}) {
       if (part->descriptor != nullptr) ucp_am_data_release(worker(), part->descriptor);
@@ -63,7 +63,7 @@ void StagedExport::Progress() {
     if (!ended.ok()) {
       Fail(chunk.number, ended.status());
     } else if (*ended) {
-      Answer(StagedHeader::kScattered, chunk.number);
+      Answer(StagedHeader::Kind::kScattered, chunk.number);
       chunk = Chunk{.buffer = std::move(chunk.buffer), .runs = std::move(chunk.runs)};
     }
   }
@@ -92,7 +92,7 @@ ucs_status_t StagedExport::OnMessage(void* self, const void* header, size_t head
 
 ucs_status_t StagedExport::Take(const StagedHeader& header, void* data, size_t bytes, bool is_there) {
   if (!error_.ok()) return UCS_OK;
-  if (header.kind == StagedHeader::kAddress && endpoint_ == nullptr && is_there && bytes > 0) {
+  if (header.kind == StagedHeader::Kind::kAddress && endpoint_ == nullptr && is_there && bytes > 0) {
     absl::StatusOr<ucp_ep_h> endpoint = Connect(std::string(static_cast<const char*>(data), bytes), &error_);
     if (endpoint.ok()) {
       endpoint_ = *endpoint;
@@ -101,9 +101,9 @@ ucs_status_t StagedExport::Take(const StagedHeader& header, void* data, size_t b
     }
     return UCS_OK;
   }
-  const bool is_runs = header.kind == StagedHeader::kRuns && bytes % sizeof(ChunkRun) == 0 &&
+  const bool is_runs = header.kind == StagedHeader::Kind::kRuns && bytes % sizeof(ChunkRun) == 0 &&
                        bytes <= kMaxRunsOfChunk * sizeof(ChunkRun);
-  const bool is_data = header.kind == StagedHeader::kData && bytes <= chunk_bytes_;
+  const bool is_data = header.kind == StagedHeader::Kind::kData && bytes <= chunk_bytes_;
   Chunk* chunk = endpoint_ != nullptr && (is_runs || is_data) ? FindChunk(header.chunk) : nullptr;
   Part* part = chunk == nullptr ? nullptr : is_runs ? &chunk->runs_part : &chunk->data_part;
   if (part == nullptr || part->has_come) {
@@ -191,7 +191,7 @@ void StagedExport::Answer(StagedHeader::Kind kind, uint64_t chunk) {
 void StagedExport::Fail(uint64_t chunk, const absl::Status& cause) {
   if (!error_.ok()) return;  // The writer went first.
   LogWarning("chunk not taken", {{"chunk", chunk}, {"cause", cause.message()}});
-  Answer(StagedHeader::kRefused, chunk);
+  Answer(StagedHeader::Kind::kRefused, chunk);
   error_ = cause;
 }
 

@@ -29,6 +29,7 @@ class StagedExport final : public ExportedPool, private UcxWorker {
 
   const PoolExport& description() const override { return description_; }
   bool revocable() const override { return true; }
+  absl::Status status() const override { return error_; }
   void Progress() override;
   bool PrepareToSleep() override;
 

@@ -19,14 +19,14 @@ inline constexpr size_t kMaxRunsOfChunk = 16'384;
 
 // In front of every message.
 struct StagedHeader {
-  enum Kind : uint32_t {
+  enum class Kind : uint32_t {
     kAddress,    // Writer: its UCX address follows, for the answers. First.
     kRuns,       // Writer: [n] ChunkRun follow.
     kData,       // Writer: the chunk's bytes follow.
     kScattered,  // Owner: they are in the pool.
     kRefused,    // Owner: they are not, and no chunk will be taken any more.
   };
-  Kind kind = kAddress;
+  Kind kind = Kind::kAddress;
   uint32_t reserved = 0;
   uint64_t chunk = 0;  // Counts up on each link.
 };
@@ -75,30 +75,14 @@ class StagedRequest {
   ucs_status_ptr_t request_ = nullptr;
 };
 
-// Lets `callback` take the messages of a worker; null: nobody does.
-inline absl::Status TakeStagedMessages(ucp_worker_h worker, ucp_am_recv_callback_t callback, void* argument) {
-  ucp_am_handler_param_t param = {};
-  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS | UCP_AM_HANDLER_PARAM_FIELD_CB |
-                     UCP_AM_HANDLER_PARAM_FIELD_ARG;
-  param.id = kStagedMessageId;
-  param.flags = UCP_AM_FLAG_WHOLE_MSG | UCP_AM_FLAG_PERSISTENT_DATA;
-  param.cb = callback;
-  param.arg = argument;
-  return UcxStatus(ucp_worker_set_am_recv_handler(worker, &param), "ucp_worker_set_am_recv_handler");
-}
+// Lets `callback` take the messages of a worker.
+absl::Status TakeStagedMessages(ucp_worker_h worker, ucp_am_recv_callback_t callback, void* argument);
+// Lets nobody take them: they are dropped as they come.
+void DropStagedMessages(ucp_worker_h worker);
 
-// Sends a header with what follows it, which must live until `request` has ended.
-inline absl::Status SendStaged(ucp_ep_h endpoint, const StagedHeader& header, const void* data, size_t bytes,
-                               bool on_device, StagedRequest& request) {
-  ucp_request_param_t param = {};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-  param.flags = UCP_AM_SEND_FLAG_COPY_HEADER;
-  // All but the chunk's own messages are short, and are there when they come.
-  const bool is_chunk = header.kind == StagedHeader::kRuns || header.kind == StagedHeader::kData;
-  if (!is_chunk) param.flags |= UCP_AM_SEND_FLAG_EAGER;
-  param.memory_type = on_device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
-  return request.Begin(ucp_am_send_nbx(endpoint, kStagedMessageId, &header, sizeof(header), data, bytes, &param),
-                       "ucp_am_send_nbx");
-}
+// Sends a header with what follows it, which must live until `request` has ended. What follows a header that is not of
+// a chunk must fit UCX's shortest kind of message, as addresses do.
+absl::Status SendStaged(ucp_ep_h endpoint, const StagedHeader& header, const void* data, size_t bytes, bool on_device,
+                        StagedRequest& request);
 
 }  // namespace tandem

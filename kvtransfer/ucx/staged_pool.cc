@@ -20,7 +20,7 @@ StagedPool::StagedPool(std::shared_ptr<UcxContext> context, const UcxStagedOptio
 
 StagedPool::~StagedPool() {
   if (!is_started()) return;
-  (void)TakeStagedMessages(worker(), nullptr, nullptr);
+  DropStagedMessages(worker());
   std::vector<ucs_status_ptr_t> requests;
   auto take = [&](StagedRequest& request) {
     if (ucs_status_ptr_t taken = request.Take(); taken != nullptr) requests.push_back(taken);
@@ -42,7 +42,7 @@ absl::Status StagedPool::Start(const std::string& address) {
   RETURN_IF_ERROR(TakeStagedMessages(worker(), &StagedPool::OnMessage, this));
   ASSIGN_OR_RETURN(endpoint_, Connect(address, &error_));
   ASSIGN_OR_RETURN(own_address_, Address());
-  return SendStaged(endpoint_, {.kind = StagedHeader::kAddress}, own_address_.data(), own_address_.size(), false,
+  return SendStaged(endpoint_, {.kind = StagedHeader::Kind::kAddress}, own_address_.data(), own_address_.size(), false,
                     address_request_);
 }
 
@@ -84,12 +84,12 @@ ucs_status_t StagedPool::OnMessage(void* self, const void* header, size_t header
   StagedHeader message;
   if (header_bytes != sizeof(message)) return UCS_OK;
   std::memcpy(&message, header, sizeof(message));
-  if (message.kind == StagedHeader::kRefused && pool.error_.ok()) {
+  if (message.kind == StagedHeader::Kind::kRefused && pool.error_.ok()) {
     pool.error_ = absl::UnavailableError("the peer did not take a chunk");
   }
   for (Chunk& chunk : pool.chunks_) {
     const bool is_answer = chunk.state == State::kSent && chunk.number == message.chunk;
-    if (is_answer && message.kind == StagedHeader::kScattered) chunk.is_scattered = true;
+    if (is_answer && message.kind == StagedHeader::Kind::kScattered) chunk.is_scattered = true;
   }
   return UCS_OK;
 }
@@ -152,9 +152,9 @@ absl::Status StagedPool::SendChunk(Chunk& chunk) {
   chunk.number = next_chunk_++;
   chunk.is_scattered = false;
   chunk.state = State::kSent;
-  RETURN_IF_ERROR(SendStaged(endpoint_, {.kind = StagedHeader::kRuns, .chunk = chunk.number}, chunk.runs.data(),
+  RETURN_IF_ERROR(SendStaged(endpoint_, {.kind = StagedHeader::Kind::kRuns, .chunk = chunk.number}, chunk.runs.data(),
                              chunk.runs.size() * sizeof(ChunkRun), false, chunk.runs_request));
-  return SendStaged(endpoint_, {.kind = StagedHeader::kData, .chunk = chunk.number}, chunk.buffer->base(),
+  return SendStaged(endpoint_, {.kind = StagedHeader::Kind::kData, .chunk = chunk.number}, chunk.buffer->base(),
                     static_cast<size_t>(chunk.bytes), on_device_, chunk.data_request);
 }
 

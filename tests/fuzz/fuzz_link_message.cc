@@ -33,7 +33,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   NoPages pages;
   KvReceiver receiver({}, layout, pool.data(), pages);
-  receiver.OnPeerUp(Incarnation(1), layout, true);
+  receiver.OnPeerUp(Incarnation(1), "prefill-0", layout, true);
   if (const auto* hello = std::get_if<HelloMessage>(&*message)) CheckCompatible(hello->layout, layout).IgnoreError();
   if (const auto* grant = std::get_if<GrantMessage>(&*message)) sender.OnGrant(*grant, absl::UnixEpoch());
   if (const auto* refuse = std::get_if<RefuseMessage>(&*message)) sender.OnRefuse(*refuse);

@@ -45,6 +45,8 @@ bool AwaitValue(const std::atomic<uint32_t>& word, uint32_t value) {
   return true;
 }
 
+constexpr uint64_t kEndlessHandover = 1'000'000'000;
+
 class Peer {
  public:
   absl::Status Start(int device, uint64_t pool_bytes, int words_fd) {
@@ -197,7 +199,7 @@ class Peer {
   }
 
   absl::Status BecomeDecode() {
-    ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeTransport("nvlink"));
+    ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeTransport(Word()));
     const Incarnation incarnation(static_cast<uint64_t>(getpid()));
     DecodeEnd::Options options{.layout = kGpuLayout, .incarnation = incarnation, .pool = pool_->base()};
     options.memory = memory_.get();
@@ -210,7 +212,7 @@ class Peer {
   absl::Status HandOverForever() {
     const auto port = static_cast<int>(Number());
     const Incarnation decode(Number());
-    ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeTransport("nvlink"));
+    ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeTransport(Word()));
     PrefillEnd::Options options;
     options.layout = kGpuLayout;
     options.incarnation = Incarnation(static_cast<uint64_t>(getpid()));
@@ -220,6 +222,8 @@ class Peer {
     prefill.LinkTo(port, decode);
     if (!prefill.AwaitUp()) return absl::InternalError("no link");
     Answer("ok");
+    // One that never ends: pages are granted at any time.
+    prefill.HandOver(decode, HandoverId(kEndlessHandover), kGpuHandoverTokens, /*finishes=*/false);
     // Two at a time, until it is killed.
     for (size_t started = 0;; ++started) {
       prefill.HandOver(decode, HandoverId(started + 1), kGpuHandoverTokens);

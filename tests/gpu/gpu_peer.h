@@ -83,14 +83,15 @@ class GpuPeer {
   absl::StatusOr<PoolExport> ExportByUcx(const std::string& kind);
   absl::Status VerifyByUcx(const PageSet& set, uint64_t content_seed);
   // The peer's pool as that of a decode worker (tests/support/link_ends.h), whose links come to the port; pages are
-  // free again as soon as KV has arrived, and "received" in words().seen.
+  // free again as soon as KV has arrived.
   struct Listening {
     int port = 0;
     Incarnation incarnation;
   };
-  absl::StatusOr<Listening> BecomeDecode();
-  // Lets the peer, as a prefill worker, hand over to a decode worker of that port, again and again until it is killed.
-  absl::Status BeginHandingOver(int port, Incarnation decode);
+  absl::StatusOr<Listening> BecomeDecode(const std::string& transport);
+  // Lets the peer, as a prefill worker, hand over to a decode worker of that port, again and again until it is killed,
+  // beside one hand-over that has written all and never commits.
+  absl::Status BeginHandingOver(int port, Incarnation decode, const std::string& transport);
   // Fills and verifies the self-test's area as a decode worker does.
   absl::Status VerifySelfTestArea(uint64_t area, uint64_t large_seed, uint64_t small_seed);
 

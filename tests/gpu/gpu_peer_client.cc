@@ -220,9 +220,8 @@ absl::StatusOr<PoolExport> GpuPeer::ExportByUcx(const std::string& kind) {
 absl::Status GpuPeer::VerifyByUcx(const PageSet& set, uint64_t content_seed) {
   return Say(absl::StrCat("ucx_verify ", Words(set), " ", content_seed));
 }
-absl::StatusOr<GpuPeer::Listening> GpuPeer::BecomeDecode() {
-  words_->seen = 0;
-  RETURN_IF_ERROR(Send("decode"));
+absl::StatusOr<GpuPeer::Listening> GpuPeer::BecomeDecode(const std::string& transport) {
+  RETURN_IF_ERROR(Send(absl::StrCat("decode ", transport)));
   ASSIGN_OR_RETURN(const std::string line, ReadLine());
   const std::vector<std::string> parts = absl::StrSplit(line, ' ');
   Listening listening;
@@ -234,8 +233,8 @@ absl::StatusOr<GpuPeer::Listening> GpuPeer::BecomeDecode() {
   listening.incarnation = Incarnation(incarnation);
   return listening;
 }
-absl::Status GpuPeer::BeginHandingOver(int port, Incarnation decode) {
-  return Say(absl::StrCat("prefill ", port, " ", decode.value()));
+absl::Status GpuPeer::BeginHandingOver(int port, Incarnation decode, const std::string& transport) {
+  return Say(absl::StrCat("prefill ", port, " ", decode.value(), " ", transport));
 }
 absl::Status GpuPeer::VerifySelfTestArea(uint64_t area, uint64_t large_seed, uint64_t small_seed) {
   return Say(absl::StrCat("verify_self_test ", area, " ", large_seed, " ", small_seed));

@@ -99,7 +99,7 @@ void DecodeEnd::OnHello(int64_t connection, const HelloMessage& hello) {
 
 void DecodeEnd::OnPeerUp(const HelloMessage& hello) {
   absl::MutexLock lock(&mu_);
-  receiver_->OnPeerUp(hello.incarnation, hello.layout, hello.checksums);
+  receiver_->OnPeerUp(hello.incarnation, hello.worker_id, hello.layout, hello.checksums);
 }
 
 void DecodeEnd::OnPeerLost(Incarnation peer, bool writes_over) {
@@ -172,14 +172,14 @@ void PrefillEnd::LinkTo(int port, Incarnation decode) {
   hub_->SetPeers({{"decode-0", decode, absl::StrCat("127.0.0.1:", port)}});
 }
 
-void PrefillEnd::HandOver(Incarnation decode, HandoverId handover, int tokens) {
+void PrefillEnd::HandOver(Incarnation decode, HandoverId handover, int tokens, bool finishes) {
   std::vector<PageIndex> pages((tokens + options_.layout.page_tokens - 1) / options_.layout.page_tokens);
   std::iota(pages.begin(), pages.end(), 0);
   hub_->Start(decode, handover, std::vector<TokenId>(tokens, 1), std::move(pages));
   for (int layer = 0; layer < options_.layout.num_layers; ++layer) {
     hub_->LayersReady(decode, handover, {0, tokens}, {layer, layer + 1});
   }
-  hub_->Finish(decode, handover, 77);
+  if (finishes) hub_->Finish(decode, handover, 77);
 }
 
 std::vector<CopyRun> TransferFortyTokens(PrefillEnd& prefill, DecodeEnd& decode, int source_page_tokens) {

@@ -130,8 +130,8 @@ class PrefillEnd final : public SenderEvents {
     return mu_.AwaitWithTimeout(absl::Condition(&predicate), kLinkPatience);
   }
   void LinkTo(int port, Incarnation decode = Incarnation(200));
-  // Hands over `tokens` in the pages 0, 1, ..., in layer groups of one.
-  void HandOver(Incarnation decode, HandoverId handover, int tokens);
+  // Hands over `tokens` in the pages 0, 1, ..., in layer groups of one; without its end if not `finishes`.
+  void HandOver(Incarnation decode, HandoverId handover, int tokens, bool finishes = true);
   bool AwaitUp() {
     return Await([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return state_.up; });
   }
