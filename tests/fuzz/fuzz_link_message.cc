@@ -48,8 +48,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (const auto* commit = std::get_if<CommitMessage>(&*message))
     receiver.OnCommit(Incarnation(1), *commit).status().IgnoreError();
-  for (const PushOrder& push : sender.TakePushes(1 << 30)) {
-    for (const CopyRun& run : push.runs) {
+  for (const PushOrder& push : *sender.TakePushes(1 << 30, /*pool_waits=*/false)) {
+    for (const CopyRun& run : push.write.runs) {
       if (run.source < 0 || run.source + run.bytes > layout.pool_bytes() ||
           run.destination + run.bytes > layout.pool_bytes())
         __builtin_trap();
