@@ -3,7 +3,9 @@
 
 #include <cuda_runtime_api.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -289,6 +291,7 @@ int main(int argc, char** argv) {
     fprintf(stderr, "usage: gpu_peer DEVICE POOL_BYTES WORDS_FD\n");
     return 2;
   }
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // It may be in the midst of something that never ends.
   tandem::Peer peer;
   absl::Status status = peer.Start(atoi(argv[1]), strtoull(argv[2], nullptr, 10), atoi(argv[3]));
   if (!status.ok()) {
