@@ -98,7 +98,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadTopology{"NoDecode", "role: decode", "role: prefill", "needs at least one pool with role decode"},
         BadTopology{"PoolTwice", "- name: decode", "- name: prefill", "two pools are named prefill"},
         BadTopology{"TensorParallelCpu", "replicas: 2", "parallelism: {tp: 2}", "device cpu runs one rank per process"},
-        BadTopology{"UnknownTransport", "[shm]", "[shm, rdma]", "expected some of shm, ucx; got \"rdma\""},
+        BadTopology{"UnknownTransport", "[shm]", "[shm, rdma]", "expected some of shm, ucx, ucx_staged; got \"rdma\""},
         BadTopology{"NoTransport", "[shm]", "[]", "must allow at least one"},
         BadTopology{"UnknownDevice", "replicas: 2", "device: tpu", "expected one of cpu"},
         BadTopology{"BadAddress", "127.0.0.1:9000", "localhost", "t.yaml:5: router.listen: expected host:port"},
