@@ -183,6 +183,16 @@ void PrintStatus(const ClusterSummary& status) {
   }
 }
 
+// Every prefill worker that is there is linked to every decode worker.
+bool AllPairsAreUp(const ClusterSummary& status) {
+  auto workers = [&](const char* role) {
+    return std::count_if(status.workers.begin(), status.workers.end(),
+                         [&](const WorkerSummary& worker) { return worker.role == role; });
+  };
+  return std::count_if(status.links.begin(), status.links.end(), [](const LinkSummary& link) { return link.up; }) ==
+         workers("prefill") * workers("decode");
+}
+
 int WaitUntilReady(RouterClient& client) {
   std::vector<std::string> seen;
   auto say_once = [&](const std::string& what) {
@@ -193,6 +203,7 @@ int WaitUntilReady(RouterClient& client) {
   };
   say_once(absl::StrCat("waiting for the router at ", absl::GetFlag(FLAGS_router)));
   const absl::Time deadline = absl::Now() + absl::Minutes(1);
+  absl::Time ready_since = absl::InfiniteFuture();
   while (absl::Now() < deadline) {
     absl::StatusOr<ClusterSummary> status = client.Status();
     if (status.ok()) {
@@ -200,11 +211,17 @@ int WaitUntilReady(RouterClient& client) {
       for (const WorkerSummary& worker : status->workers)
         say_once(absl::StrCat(worker.worker_id, " is ", worker.state));
       for (const LinkSummary& link : status->links) {
+        const std::string pair = absl::StrCat(link.prefill_worker, " -> ", link.decode_worker);
         if (link.up) {
-          say_once(absl::StrFormat("%s -> %s linked by %s", link.prefill_worker, link.decode_worker, link.transport));
+          say_once(absl::StrCat(pair, " linked by ", link.transport));
+        } else if (!link.error.empty()) {
+          say_once(absl::StrCat(pair, " not linked: ", link.error));
         }
       }
-      if (status->ready) return 0;
+      if (!status->ready) ready_since = absl::InfiniteFuture();
+      if (status->ready) ready_since = std::min(ready_since, absl::Now());
+      // The other pairs come in the same moment, or will not come soon.
+      if (status->ready && (AllPairsAreUp(*status) || absl::Now() - ready_since > absl::Seconds(5))) return 0;
     }
     usleep(100'000);
   }

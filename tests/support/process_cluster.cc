@@ -82,7 +82,8 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
     return faults.empty() ? std::vector<std::string>() : std::vector<std::string>{"TANDEM_TRANSFER_FAULTS=" + faults};
   };
   launch.first_backoff = absl::Milliseconds(50);
-  client_ = std::make_unique<RouterClient>(absl::StrCat("unix:", folder_, "/router.sock"));
+  router_ = absl::StrCat("unix:", folder_, "/router.sock");
+  client_ = std::make_unique<RouterClient>(router_);
   absl::MutexLock lock(&mu_);
   launcher_ = std::make_unique<Launcher>(*topology, std::move(launch));
   if (absl::Status status = launcher_->StartAll(); !status.ok()) {
