@@ -11,6 +11,10 @@ if(TANDEM_MOLD)
 endif()
 
 set(TANDEM_SANITIZE "" CACHE STRING "address, thread, fuzzer or empty")
+if(TANDEM_MOLD AND TANDEM_SANITIZE)
+  # With ThreadSanitizer mold 1.10 may begin the segment in the midst of a page, which the loader refuses (ENOMEM).
+  target_link_options(tandem_flags INTERFACE -Wl,-z,norelro)
+endif()
 if(TANDEM_SANITIZE STREQUAL "address")
   target_compile_options(tandem_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(tandem_flags INTERFACE -fsanitize=address,undefined)
