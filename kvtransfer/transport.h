@@ -52,7 +52,7 @@ class SourceEvent {
 struct WriteOrder {
   const uint8_t* source_base = nullptr;
   std::vector<CopyRun> runs;
-  // Null: the source is there already. Only for pools that wait_for_source().
+  // Null: the source is there already. Only for pools that say waits_for_source().
   std::shared_ptr<const SourceEvent> ready;
   // Where checksums are on: gets the sums of what was read, before PollFlushed is true. The runs are those of
   // CutAtPages then, with these pages. The writer and nobody else touches it until then.
