@@ -80,6 +80,7 @@ absl::Status Engine::Add(SequenceRequest request) {
                      absl::StrCat("queue is full: ", options_.max_waiting, " requests wait"));
   }
   auto sequence = std::make_unique<Sequence>();
+  sequence->serial = next_serial_++;
   sequence->request = std::move(request);
   sequence->arrival = clock_.Now();
   scheduler_.Add(std::move(sequence));
@@ -89,6 +90,7 @@ absl::Status Engine::Add(SequenceRequest request) {
 absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> pages) {
   RETURN_IF_ERROR(CheckRequest(request));
   auto sequence = std::make_unique<Sequence>();
+  sequence->serial = next_serial_++;
   sequence->request = std::move(request);
   sequence->arrival = sequence->first_scheduled = clock_.Now();
   sequence->computed_tokens = sequence->num_tokens() - 1;
@@ -100,9 +102,10 @@ absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> p
 }
 
 void Engine::Publish(Sequence& sequence) {
-  const int full_pages = sequence.computed_tokens / layout_.page_tokens;
+  const int tokens = std::min(sequence.computed_tokens, sequence.known_tokens());
+  const int full_pages = tokens / layout_.page_tokens;
   if (full_pages <= sequence.published_pages) return;
-  sequence.page_chain = cache_.Publish(absl::MakeConstSpan(sequence.tokens()).subspan(0, sequence.computed_tokens),
+  sequence.page_chain = cache_.Publish(absl::MakeConstSpan(sequence.tokens()).subspan(0, tokens),
                                        sequence.pages, sequence.published_pages, sequence.page_chain);
   sequence.published_pages = full_pages;
 }
@@ -115,8 +118,16 @@ bool Engine::Cancel(RequestId id) {
     sequence = std::move(held->second);
     held_.erase(held);
   }
-  cache_.Release(sequence->pages);
+  Free(std::move(sequence->pages));
   return true;
+}
+
+void Engine::Free(std::vector<PageIndex> pages) {
+  if (in_flight_.empty()) {
+    cache_.Release(pages);
+  } else {
+    in_flight_.back().freed_pages.push_back(std::move(pages));
+  }
 }
 
 void Engine::StopAndHold(RequestId id) {
@@ -144,7 +155,8 @@ void Engine::ReportCachedPrefixes(absl::Span<const StepItem> items,
   for (const StepItem& item : items) {
     Sequence& sequence = *item.sequence;
     if (!sequence.request.hold_after_first_token || std::exchange(sequence.prefix_reported, true)) continue;
-    if (progress) progress({sequence.request.id, 0, sequence.computed_tokens, 0, layout_.num_layers});
+    if (progress)
+      progress({sequence.request.id, 0, sequence.computed_tokens, 0, layout_.num_layers, ops_->MarkProgress()});
   }
 }
 
@@ -185,21 +197,38 @@ StepBatch Engine::BuildBatch(absl::Span<const StepItem> items) const {
 std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgress&)>& progress) {
   std::vector<SequenceEvent> events;
   FailExpired(events);
-  std::vector<StepItem> items = scheduler_.Plan(clock_.Now());
-  if (items.empty()) return events;
-  ReportCachedPrefixes(items, progress);
-  StepBatch batch = BuildBatch(items);
-  const int group_layers = (layout_.num_layers + options_.layer_groups - 1) / options_.layer_groups;
-  const Activation& logits =
-      model_->Forward(batch, {layout_, kv_base_}, group_layers, [&](int begin_layer, int end_layer) {
-        for (const StepItem& item : items) {
-          if (!item.sequence->request.hold_after_first_token || !progress) continue;
-          progress({item.sequence->request.id, item.sequence->computed_tokens,
-                    item.sequence->computed_tokens + item.num_tokens, begin_layer, end_layer});
-        }
-      });
-  ++num_steps_;
+  // Whoever is preempted must not be in flight: its pages would change hands under a step that writes to them.
+  if (cache_.pool().available() < scheduler_.num_running()) {
+    while (!in_flight_.empty()) Collect(events);
+  }
+  const std::vector<StepItem> items = scheduler_.Plan(clock_.Now());
+  const bool runs_ahead = !items.empty() && Launch(items, progress) && options_.run_ahead;
+  const size_t left = runs_ahead ? 1 : 0;
+  while (in_flight_.size() > left) Collect(events);
+  return events;
+}
 
+bool Engine::Launch(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress) {
+  ReportCachedPrefixes(items, progress);
+  const StepBatch batch = BuildBatch(items);
+  const int group_layers = (layout_.num_layers + options_.layer_groups - 1) / options_.layer_groups;
+  const auto layers_done = [&](int begin_layer, int end_layer) {
+    std::shared_ptr<const SourceEvent> ready;
+    for (const StepItem& item : items) {
+      if (!item.sequence->request.hold_after_first_token || !progress) continue;
+      if (ready == nullptr) ready = ops_->MarkProgress();
+      progress({item.sequence->request.id, item.sequence->computed_tokens,
+                item.sequence->computed_tokens + item.num_tokens, begin_layer, end_layer, ready});
+    }
+  };
+  const Activation& logits = model_->Forward(batch, {layout_, kv_base_}, group_layers, layers_done);
+  ++num_steps_;
+  return LaunchSamples(items, logits);
+}
+
+bool Engine::LaunchSamples(absl::Span<const StepItem> items, const Activation& logits) {
+  PendingStep step;
+  bool samples_ahead = true;
   std::vector<Sequence*> sampled;
   std::vector<SampleInput> inputs;
   std::vector<std::vector<TokenId>> forbidden;
@@ -212,10 +241,32 @@ std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgres
     forbidden.push_back(ForbiddenTokens(sequence));
     sampled.push_back(&sequence);
     inputs.push_back({&sequence.request.sampling, sequence.prompt(), sequence.output(), forbidden.back()});
+    samples_ahead &= ops_->SamplesAhead(sequence.request.sampling);
   }
-  std::vector<SampledToken> tokens = ops_->Sample(logits, inputs);
-  for (size_t i = 0; i < sampled.size(); ++i) events.push_back(Advance(*sampled[i], std::move(tokens[i])));
-  return events;
+  ops_->StartSample(logits, inputs);
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    Sequence& sequence = *sampled[i];
+    const int token_index = sequence.num_tokens();
+    step.samples.push_back({sequence.request.id, sequence.serial, token_index});
+    sequence.tokens().push_back(UnknownToken(static_cast<int>(i)));
+    ++sequence.unknown_tokens;
+    sequence.is_closing = sequence.request.hold_after_first_token || IsAtLimit(sequence, token_index);
+  }
+  in_flight_.push_back(std::move(step));
+  return samples_ahead;
+}
+
+void Engine::Collect(std::vector<SequenceEvent>& events) {
+  std::vector<SampledToken> tokens = ops_->CollectSamples();
+  PendingStep step = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  for (const std::vector<PageIndex>& pages : step.freed_pages) cache_.Release(pages);
+  for (size_t i = 0; i < step.samples.size(); ++i) {
+    const PendingSample& sample = step.samples[i];
+    Sequence* sequence = scheduler_.Find(sample.id);
+    if (sequence == nullptr || sequence->serial != sample.serial) continue;  // It ended meanwhile.
+    events.push_back(Advance(*sequence, sample.token_index, std::move(tokens[i])));
+  }
 }
 
 std::vector<TokenId> Engine::ForbiddenTokens(const Sequence& sequence) const {
@@ -227,18 +278,22 @@ std::vector<TokenId> Engine::ForbiddenTokens(const Sequence& sequence) const {
   return tokens;
 }
 
-FinishReason Engine::CheckFinish(const Sequence& sequence, TokenId token) const {
+bool Engine::IsAtLimit(const Sequence& sequence, int token_index) const {
+  const int output = token_index + 1 - sequence.request.prompt_tokens;
+  const int max_tokens = sequence.request.sampling.max_tokens;
+  return (max_tokens > 0 && output >= max_tokens) || token_index + 1 >= max_context_tokens_;
+}
+
+FinishReason Engine::CheckFinish(const Sequence& sequence, int token_index, TokenId token) const {
   const SamplingParams& sampling = sequence.request.sampling;
   const auto& eos = model_config().eos_tokens;
   if (!sampling.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) return FinishReason::kStop;
   const auto& stops = sampling.stop_token_ids;
   if (std::find(stops.begin(), stops.end(), token) != stops.end()) return FinishReason::kStop;
-  int output = static_cast<int>(sequence.output().size()) + 1;
-  bool at_limit = sampling.max_tokens > 0 && output >= sampling.max_tokens;
-  return at_limit || sequence.num_tokens() + 1 >= max_context_tokens_ ? FinishReason::kLength : FinishReason::kNone;
+  return IsAtLimit(sequence, token_index) ? FinishReason::kLength : FinishReason::kNone;
 }
 
-SequenceEvent Engine::Advance(Sequence& sequence, SampledToken token) {
+SequenceEvent Engine::Advance(Sequence& sequence, int token_index, SampledToken token) {
   const RequestId id = sequence.request.id;
   if (!token.valid) {
     EndEarly(id);
@@ -246,7 +301,7 @@ SequenceEvent Engine::Advance(Sequence& sequence, SampledToken token) {
             .error = MakeError(absl::StatusCode::kInternal, ErrorReason::kEngineFailed,
                                "the model's logits are no numbers")};
   }
-  SequenceEvent event{.id = id, .finish = CheckFinish(sequence, token.token)};
+  SequenceEvent event{.id = id, .finish = CheckFinish(sequence, token_index, token.token)};
   if (sequence.cached_tokens >= 0) {  // Told once.
     event.first_token = true;
     event.cached_tokens = sequence.cached_tokens;
@@ -254,7 +309,9 @@ SequenceEvent Engine::Advance(Sequence& sequence, SampledToken token) {
     event.prefill_time = clock_.Now() - sequence.first_scheduled;
     sequence.cached_tokens = -1;
   }
-  sequence.tokens().push_back(token.token);
+  sequence.tokens()[token_index] = token.token;
+  --sequence.unknown_tokens;
+  Publish(sequence);
   if (event.finish != FinishReason::kStop) event.token = std::move(token);
   if (event.finish != FinishReason::kNone && !sequence.request.hold_after_first_token) {
     Cancel(id);
@@ -278,7 +335,8 @@ absl::StatusOr<std::vector<std::vector<float>>> Engine::ScoreAll(absl::Span<cons
     const Activation& logits = model_->Forward(batch, {layout_, kv_base_}, layout_.num_layers, [](int, int) {});
     SamplingParams all;
     all.logprobs = model_config().vocab_size;
-    std::vector<SampledToken> sampled = ops_->Sample(logits, {{.params = &all}});
+    ops_->StartSample(logits, {{.params = &all}});
+    std::vector<SampledToken> sampled = ops_->CollectSamples();
     std::vector<float> row(model_config().vocab_size);
     for (const TokenLogprob& entry : sampled[0].top) row[entry.token] = entry.logprob;
     scores.push_back(std::move(row));

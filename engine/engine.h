@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -38,9 +39,14 @@ struct KvProgress {
   RequestId id;
   int begin_token = 0, end_token = 0;
   int begin_layer = 0, end_layer = 0;
+  std::shared_ptr<const SourceEvent> ready;  // When it is there; null: now.
 };
 
 // Runs a model: sequences in, tokens out, one step at a time.
+//
+// With run_ahead a step is ordered before the tokens of the one before are known: its rows name them as unknown, and
+// the device puts them in. A sequence that turns out to have ended was then computed once more in vain. Pages that
+// such a step may still write to are freed only when it is over.
 //
 // A sequence with hold_after_first_token stays "held" after its first token: its pages are kept,
 // unchanged, until Cancel. Every other end of a sequence frees its pages (its full pages stay as
@@ -60,6 +66,7 @@ class Engine {
     int max_running = 32;
     int max_waiting = 256;
     int layer_groups = 4;
+    bool run_ahead = false;  // What a device computes goes on while the host looks at the step before.
   };
   // What an engine with these options will take, without loading the weights. INVALID_ARGUMENT when the KV memory
   // holds no page, or TANDEM_CPU_KERNELS names what this processor does not run.
@@ -94,12 +101,14 @@ class Engine {
   int ComputedTokens(RequestId id) const;
   // Pages of a sequence, held or not; empty when unknown.
   absl::Span<const PageIndex> PagesOf(RequestId id) const;
+  // When the KV of all ComputedTokens() is there; null: now.
+  std::shared_ptr<const SourceEvent> KvReady() { return ops_->MarkProgress(); }
 
-  // Runs one step. The events of ended and failed sequences are their last. `progress` is told
-  // about held sequences' KV while the step runs.
+  // Orders one step, if there is one, and collects what it or, with run_ahead, the one before has sampled. The events
+  // of ended and failed sequences are their last. `progress` is told about held sequences' KV as it is ordered.
   std::vector<SequenceEvent> Step(const std::function<void(const KvProgress&)>& progress);
   // Step() would do something.
-  bool HasWork() const { return !scheduler_.empty(); }
+  bool HasWork() const { return !scheduler_.empty() || !in_flight_.empty(); }
 
   KvCache& cache() { return cache_; }
   const StepScheduler& scheduler() const { return scheduler_; }
@@ -117,6 +126,17 @@ class Engine {
  private:
   Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, const Needs& needs,
          std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
+  // A token that a step samples, and where it goes.
+  struct PendingSample {
+    RequestId id;
+    uint64_t serial = 0;
+    int token_index = 0;
+  };
+  // A step that was ordered and is not collected.
+  struct PendingStep {
+    std::vector<PendingSample> samples;
+    std::vector<std::vector<PageIndex>> freed_pages;  // Of sequences that ended since: it may write to them.
+  };
   absl::Status CheckRequest(const SequenceRequest& request) const;
   const Sequence* FindSequence(RequestId id) const;
   // Makes the pages that became full findable.
@@ -127,9 +147,19 @@ class Engine {
   // Tells `progress` about cached prefixes of sequences that are scheduled for the first time.
   void ReportCachedPrefixes(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress);
   StepBatch BuildBatch(absl::Span<const StepItem> items) const;
+  // Orders the step and appends it to in_flight_; false when its samples must be collected before the next one.
+  bool Launch(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress);
+  // Appends the sampled tokens as unknown ones, and orders the sampling.
+  bool LaunchSamples(absl::Span<const StepItem> items, const Activation& logits);
+  // Waits for the oldest step in flight.
+  void Collect(std::vector<SequenceEvent>& events);
   // Records one sampled token; ends or holds the sequence where it should.
-  SequenceEvent Advance(Sequence& sequence, SampledToken token);
-  FinishReason CheckFinish(const Sequence& sequence, TokenId token) const;
+  SequenceEvent Advance(Sequence& sequence, int token_index, SampledToken token);
+  // Whether the sequence ends with the token at this index, which is known.
+  FinishReason CheckFinish(const Sequence& sequence, int token_index, TokenId token) const;
+  bool IsAtLimit(const Sequence& sequence, int token_index) const;
+  // Frees pages as soon as no step in flight may write to them.
+  void Free(std::vector<PageIndex> pages);
   std::vector<TokenId> ForbiddenTokens(const Sequence& sequence) const;
 
   const std::unique_ptr<Checkpoint> checkpoint_;
@@ -144,6 +174,8 @@ class Engine {
   KvCache cache_;
   StepScheduler scheduler_;
   absl::flat_hash_map<RequestId, std::unique_ptr<Sequence>> held_;
+  std::deque<PendingStep> in_flight_;
+  uint64_t next_serial_ = 1;
   int64_t num_steps_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "common/error_reason.h"
@@ -35,11 +36,16 @@ SequenceRequest Request(uint64_t id, std::vector<TokenId> prompt, SamplingParams
   return request;
 }
 
-class EngineTest : public testing::Test {
+// Whether steps are ordered before the tokens of the one before are known.
+class EngineTest : public testing::TestWithParam<bool> {
  protected:
-  void Make(Engine::Options options = {}) { fixture_ = std::make_unique<EngineFixture>(TinyModel(), options, clock_); }
+  void Make(Engine::Options options = {}) {
+    options.run_ahead = GetParam();
+    fixture_ = std::make_unique<EngineFixture>(TinyModel(), options, clock_);
+  }
   Engine& engine() { return fixture_->engine(); }
   bool AllPagesFree() {
+    fixture_->RunToEnd();  // What is in flight keeps its pages.
     const PagePool& pool = engine().cache().pool();
     return pool.available() == pool.num_pages();
   }
@@ -47,7 +53,7 @@ class EngineTest : public testing::Test {
   std::unique_ptr<EngineFixture> fixture_;
 };
 
-TEST_F(EngineTest, ChunksBatchesAndPagesChangeNoToken) {
+TEST_P(EngineTest, ChunksBatchesAndPagesChangeNoToken) {
   Make({.max_step_tokens = 512});
   std::vector<std::vector<TokenId>> wanted;
   for (int i = 0; i < 5; ++i)
@@ -67,7 +73,7 @@ TEST_F(EngineTest, ChunksBatchesAndPagesChangeNoToken) {
   }
 }
 
-TEST_F(EngineTest, SeededSamplingDoesNotDependOnTheBatch) {
+TEST_P(EngineTest, SeededSamplingDoesNotDependOnTheBatch) {
   Make();
   SamplingParams sampling{.temperature = 1.5, .top_k = 50, .seed = 7, .max_tokens = 10, .ignore_eos = true};
   std::vector<TokenId> alone = fixture_->Generate(Prompt(9), sampling);
@@ -80,7 +86,7 @@ TEST_F(EngineTest, SeededSamplingDoesNotDependOnTheBatch) {
   EXPECT_EQ(in_batch, alone);
 }
 
-TEST_F(EngineTest, PrefixHitsChangeNoToken) {
+TEST_P(EngineTest, PrefixHitsChangeNoToken) {
   Make();
   std::vector<TokenId> first = fixture_->Generate(Prompt(50), {.max_tokens = 8, .ignore_eos = true});
   ASSERT_THAT(engine().Add(Request(9, Prompt(50), {.max_tokens = 8, .ignore_eos = true})), IsOk());
@@ -94,7 +100,7 @@ TEST_F(EngineTest, PrefixHitsChangeNoToken) {
   EXPECT_EQ(second, first);
 }
 
-TEST_F(EngineTest, PreemptionChangesNoToken) {
+TEST_P(EngineTest, PreemptionChangesNoToken) {
   Make();
   std::vector<std::vector<TokenId>> wanted;
   for (int i = 0; i < 3; ++i)
@@ -109,7 +115,7 @@ TEST_F(EngineTest, PreemptionChangesNoToken) {
   EXPECT_EQ(got, wanted);
 }
 
-TEST_F(EngineTest, StopsAtStopTokensAndLimits) {
+TEST_P(EngineTest, StopsAtStopTokensAndLimits) {
   Make();
   std::vector<TokenId> free = fixture_->Generate(Prompt(9), {.max_tokens = 10, .ignore_eos = true});
   SamplingParams stop{.max_tokens = 10, .ignore_eos = true};
@@ -122,7 +128,7 @@ TEST_F(EngineTest, StopsAtStopTokensAndLimits) {
               SizeIs(12));  // The context is 512.
 }
 
-TEST_F(EngineTest, RefusesWhatItCannotRun) {
+TEST_P(EngineTest, RefusesWhatItCannotRun) {
   Make({.max_waiting = 1});
   EXPECT_THAT(engine().Add(Request(1, {}, {})), StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(engine().Add(Request(1, {9999}, {})), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("9999")));
@@ -133,12 +139,12 @@ TEST_F(EngineTest, RefusesWhatItCannotRun) {
   EXPECT_EQ(GetErrorReason(engine().Add(Request(2, Prompt(5), {}))), ErrorReason::kQueueFull);
 }
 
-TEST_F(EngineTest, NeedsRoomForAPage) {
+TEST_P(EngineTest, NeedsRoomForAPage) {
   absl::Status status = Engine::Create(*Checkpoint::Open(TinyModel()), {.kv_memory_bytes = 16}, clock_).status();
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("holds no page")));
 }
 
-TEST_F(EngineTest, FailsASequenceWhoseDeadlinePassed) {
+TEST_P(EngineTest, FailsASequenceWhoseDeadlinePassed) {
   Make();
   SequenceRequest request = Request(1, Prompt(5), {.max_tokens = 100});
   request.deadline = clock_.Now() + absl::Seconds(1);
@@ -151,7 +157,7 @@ TEST_F(EngineTest, FailsASequenceWhoseDeadlinePassed) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(EngineTest, CancelFreesPagesAtAnyStage) {
+TEST_P(EngineTest, CancelFreesPagesAtAnyStage) {
   Make({.max_step_tokens = 8});
   for (int steps : {0, 1, 3, 6}) {
     ASSERT_THAT(engine().Add(Request(1, Prompt(20), {.max_tokens = 50})), IsOk());
@@ -162,7 +168,7 @@ TEST_F(EngineTest, CancelFreesPagesAtAnyStage) {
   }
 }
 
-TEST_F(EngineTest, HeldSequenceReportsEachTokenAndLayerOnceAndKeepsItsPages) {
+TEST_P(EngineTest, HeldSequenceReportsEachTokenAndLayerOnceAndKeepsItsPages) {
   Make({.max_step_tokens = 8, .layer_groups = 2});
   SequenceRequest request = Request(1, Prompt(20), {.max_tokens = 50});
   request.hold_after_first_token = true;
@@ -186,7 +192,37 @@ TEST_F(EngineTest, HeldSequenceReportsEachTokenAndLayerOnceAndKeepsItsPages) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(EngineTest, ContinuesFromReceivedKvAsIfItHadComputedIt) {
+TEST_P(EngineTest, ChoosesByEarlierOutputThatIsKnown) {
+  Make();
+  SamplingParams plain{.max_tokens = 12, .ignore_eos = true}, penalised = plain;
+  penalised.repetition_penalty = 1000;
+  const std::vector<TokenId> alone = fixture_->Generate(Prompt(9), penalised);
+  EXPECT_EQ(std::set<TokenId>(alone.begin(), alone.end()).size(), alone.size());
+  // Beside one whose tokens need not be known, which is ahead when this one comes.
+  ASSERT_THAT(engine().Add(Request(1, Prompt(30), plain)), IsOk());
+  std::vector<TokenId> beside;
+  for (int i = 0; i < 4; ++i) engine().Step(nullptr);
+  ASSERT_THAT(engine().Add(Request(2, Prompt(9), penalised)), IsOk());
+  for (const SequenceEvent& event : fixture_->RunToEnd()) {
+    if (event.id == RequestId(2)) beside.push_back(event.token->token);
+  }
+  EXPECT_EQ(beside, alone);
+}
+
+TEST_P(EngineTest, AnIdThatIsUsedAnewGetsNoTokenOfItsFormerSequence) {
+  Make();
+  const std::vector<TokenId> wanted = fixture_->Generate(Prompt(12, 5), {.max_tokens = 6, .ignore_eos = true});
+  ASSERT_THAT(engine().Add(Request(1, Prompt(40), {.max_tokens = 50, .ignore_eos = true})), IsOk());
+  for (int i = 0; i < 3; ++i) engine().Step(nullptr);
+  EXPECT_TRUE(engine().Cancel(RequestId(1)));
+  ASSERT_THAT(engine().Add(Request(1, Prompt(12, 5), {.max_tokens = 6, .ignore_eos = true})), IsOk());
+  std::vector<TokenId> got;
+  for (const SequenceEvent& event : fixture_->RunToEnd()) got.push_back(event.token->token);
+  EXPECT_EQ(got, wanted);
+  EXPECT_TRUE(AllPagesFree());
+}
+
+TEST_P(EngineTest, ContinuesFromReceivedKvAsIfItHadComputedIt) {
   Make();
   std::vector<TokenId> wanted = fixture_->Generate(Prompt(21), {.max_tokens = 9, .ignore_eos = true});
   EngineFixture prefill(TinyModel(), {}, clock_), decode(TinyModel(), {}, clock_);
@@ -207,6 +243,9 @@ TEST_F(EngineTest, ContinuesFromReceivedKvAsIfItHadComputedIt) {
   for (const SequenceEvent& event : decode.RunToEnd()) got.push_back(event.token->token);
   EXPECT_EQ(got, wanted);
 }
+
+INSTANTIATE_TEST_SUITE_P(Order, EngineTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "RunAhead" : "OneByOne"; });
 
 }  // namespace
 }  // namespace tandem

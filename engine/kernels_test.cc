@@ -185,12 +185,18 @@ TEST(PackedLinearTest, PartsOfUnlikeEncodingsKeepTheirOwn) {
   auto norm_of_ones = std::vector<float>(256, 1.0f);
   TensorView ones{
       "ones", DType::kF32, {256}, {reinterpret_cast<const uint8_t*>(norm_of_ones.data()), norm_of_ones.size() * 4}};
-  auto in = ops->NewActivation(1, 256), out = ops->NewActivation(1, 56);
-  ops->Embed(TensorView{"ones", DType::kF32, {1, 256}, ones.data}, {0}, *in);
-  ops->Linear(*in, *weight, 1, /*add=*/false, *out);
+  ASSERT_OK_AND_ASSIGN(auto in, ops->NewActivation(1, 256, ActivationType::kWorking));
+  ASSERT_OK_AND_ASSIGN(auto out, ops->NewActivation(1, 56, ActivationType::kFloat));
+  ASSERT_OK_AND_ASSIGN(auto table, ops->PrepareEmbedding(TensorView{"ones", DType::kF32, {1, 256}, ones.data}));
+  StepBatch batch{.tokens = {0}, .positions = {0}, .sequences = {{.num_rows = 1, .context_tokens = 1}}};
+  ops->RunStep(batch, {}, {.num_heads = 1, .num_kv_heads = 1, .head_dim = 32}, [&] {
+    ops->Embed(*table, *in);
+    ops->Linear(*in, *weight, 1, /*add=*/false, *out);
+  });
   SamplingParams all;
   all.logprobs = 56;
-  std::vector<SampledToken> sampled = ops->Sample(*out, {{.params = &all}});
+  ops->StartSample(*out, {{.params = &all}});
+  std::vector<SampledToken> sampled = ops->CollectSamples();
   std::vector<double> wanted;
   for (const TensorView& part : parts) {
     std::vector<float> row(256);

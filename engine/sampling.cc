@@ -74,10 +74,6 @@ std::vector<TokenLogprob> TopLogprobs(absl::Span<const float> logits, double log
   return top;
 }
 
-bool HasPenalties(const SamplingParams& params) {
-  return params.repetition_penalty != 1 || params.presence_penalty != 0 || params.frequency_penalty != 0;
-}
-
 void ApplyPenalties(absl::Span<float> logits, const SampleInput& input) {
   const SamplingParams& params = *input.params;
   absl::flat_hash_map<TokenId, int> counts;  // Occurrences in the output; 0: in the prompt only.
@@ -121,6 +117,10 @@ std::vector<Candidate> Filter(absl::Span<const float> logits, const SamplingPara
 }
 
 }  // namespace
+
+bool HasPenalties(const SamplingParams& params) {
+  return params.repetition_penalty != 1 || params.presence_penalty != 0 || params.frequency_penalty != 0;
+}
 
 double UniformDraw(uint64_t seed, uint64_t index) {
   uint64_t z = seed + (index + 1) * 0x9E3779B97F4A7C15ull;

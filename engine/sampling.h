@@ -22,6 +22,9 @@ struct SampleInput {
 // equal inputs the result is equal, bit for bit. Not valid unless all logits are finite.
 SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input);
 
+// Whether earlier output changes the choice.
+bool HasPenalties(const SamplingParams& params);
+
 // A uniform number in [0, 1) that depends on the seed and the index only (SplitMix64).
 double UniformDraw(uint64_t seed, uint64_t index);
 

@@ -35,9 +35,13 @@ struct Sequence {
   bool prefix_reported = false;  // Of held sequences: progress was told about the cached prefix.
   int published_pages = 0;       // Leading pages that are in the prefix index.
   uint64_t page_chain = 0;       // Hash of the last of them; 0: not known.
+  uint64_t serial = 0;           // Of no other sequence of the engine, also not of one with the same id later.
+  int unknown_tokens = 0;        // Last tokens that were sampled by steps which are not collected yet.
+  bool is_closing = false;       // The last of these ends it, whatever it is: no step is planned for it.
 
   std::vector<TokenId>& tokens() { return request.tokens; }
   const std::vector<TokenId>& tokens() const { return request.tokens; }
+  int known_tokens() const { return num_tokens() - unknown_tokens; }
   int num_tokens() const { return static_cast<int>(request.tokens.size()); }
   absl::Span<const TokenId> prompt() const {
     return absl::MakeConstSpan(request.tokens).subspan(0, request.prompt_tokens);

@@ -114,7 +114,7 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
   // runs.
   for (size_t i = 0; i < running_.size() && !is_full();) {
     Sequence* sequence = running_[i];
-    if (sequence->num_tokens() - sequence->computed_tokens != 1) {
+    if (sequence->is_closing || sequence->num_tokens() - sequence->computed_tokens != 1) {
       ++i;
       continue;
     }

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "common/source_event.h"
 #include "kvtransfer/page_sums.h"
 #include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transfer_plan.h"
@@ -36,16 +37,6 @@ class ExportedPool {
   virtual bool revocable() const = 0;
   // An error: the peer's writes are taken no more, and the link must end.
   virtual absl::Status status() const { return absl::OkStatus(); }
-};
-
-// When the bytes of a write are there: for devices, which carry out their work behind the host's back.
-//
-// Thread-safety: thread-safe. Ownership: owns the device's event.
-class SourceEvent {
- public:
-  virtual ~SourceEvent() = default;
-  // INTERNAL: the device failed.
-  virtual absl::StatusOr<bool> PollReady() const = 0;
 };
 
 // One write into a peer's pool.

@@ -94,8 +94,9 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
              std::vector<PageIndex> pages) override {
     hub_->Start(peer, handover, std::move(tokens), std::move(pages));
   }
-  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) override {
-    hub_->LayersReady(peer, handover, tokens, layers);
+  void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers,
+                   std::shared_ptr<const SourceEvent> ready) override {
+    hub_->LayersReady(peer, handover, tokens, layers, std::move(ready));
   }
   void Finish(Incarnation peer, HandoverId handover, TokenId first_token) override {
     hub_->Finish(peer, handover, first_token);

@@ -39,7 +39,7 @@ void PrefillWorker::OnProgress(const Engine& engine, const KvProgress& progress)
   if (!std::exchange(leg.scheduled, true) && leg.start.handover.is_set()) Offer(engine, leg);
   if (!leg.offered) return;
   destination_.LayersReady(leg.start.peer, leg.start.handover, {progress.begin_token, progress.end_token},
-                           {progress.begin_layer, progress.end_layer});
+                           {progress.begin_layer, progress.end_layer}, progress.ready);
 }
 
 void PrefillWorker::OnEngineEvents(Engine& engine, std::vector<SequenceEvent> events) {
@@ -117,7 +117,7 @@ void PrefillWorker::Retarget(Engine& engine, const CancelLeg& command) {
   if (!leg.scheduled) return;  // It is offered when it begins.
   Offer(engine, leg);
   destination_.LayersReady(leg.start.peer, leg.start.handover, {0, engine.ComputedTokens(command.id)},
-                           {0, engine.layout().num_layers});
+                           {0, engine.layout().num_layers}, engine.KvReady());
   if (leg.first_token.has_value()) destination_.Finish(leg.start.peer, leg.start.handover, *leg.first_token);
 }
 

@@ -21,7 +21,9 @@ class KvDestination {
   virtual ~KvDestination() = default;
   virtual void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
                      std::vector<PageIndex> pages) = 0;
-  virtual void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers) = 0;
+  // `ready`: when the KV is there; null: now.
+  virtual void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers,
+                           std::shared_ptr<const SourceEvent> ready) = 0;
   virtual void Finish(Incarnation peer, HandoverId handover, TokenId first_token) = 0;
   virtual void Cancel(Incarnation peer, HandoverId handover, const std::string& reason) = 0;
 };

@@ -30,7 +30,8 @@ class FakeDestination final : public KvDestination {
     starts.emplace_back(peer, handover);
     num_pages = static_cast<int>(pages.size());
   }
-  void LayersReady(Incarnation, HandoverId handover, IndexRange tokens, IndexRange layers) override {
+  void LayersReady(Incarnation, HandoverId handover, IndexRange tokens, IndexRange layers,
+                   std::shared_ptr<const SourceEvent>) override {
     if (handover == starts.back().second) moved += (tokens.end - tokens.begin) * (layers.end - layers.begin);
   }
   void Finish(Incarnation, HandoverId handover, TokenId) override { finished.push_back(handover); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,16 @@ class CpuVector final : public VectorWeight {
   const std::vector<float> values_;
 };
 
+// Stays as it lies in the checkpoint.
+class CpuEmbedding final : public EmbeddingTable {
+ public:
+  explicit CpuEmbedding(TensorView table) : table_(std::move(table)) {}
+  const TensorView& table() const { return table_; }
+
+ private:
+  const TensorView table_;
+};
+
 CpuActivation& Cpu(Activation& activation) { return static_cast<CpuActivation&>(activation); }
 const CpuActivation& Cpu(const Activation& activation) { return static_cast<const CpuActivation&>(activation); }
 const float* Data(const VectorWeight& weight) { return static_cast<const CpuVector&>(weight).data(); }
@@ -66,12 +77,27 @@ class CpuOps final : public Ops {
     return std::unique_ptr<VectorWeight>(std::make_unique<CpuVector>(std::move(values)));
   }
 
-  std::unique_ptr<Activation> NewActivation(int64_t max_rows, int64_t columns) override {
-    return std::make_unique<CpuActivation>(max_rows, columns);
+  absl::StatusOr<std::unique_ptr<EmbeddingTable>> PrepareEmbedding(const TensorView& tensor) override {
+    return std::unique_ptr<EmbeddingTable>(std::make_unique<CpuEmbedding>(tensor));
   }
 
-  void BeginStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape) override {
+  absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
+                                                            ActivationType) override {
+    return std::unique_ptr<Activation>(std::make_unique<CpuActivation>(max_rows, columns));
+  }
+
+  void RunStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape,
+               absl::FunctionRef<void()> body) override {
+    BeginStep(batch, rope, shape);
+    body();
+  }
+
+  void BeginStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape) {
     batch_ = &batch;
+    tokens_ = batch.tokens;
+    for (TokenId& token : tokens_) {
+      if (IsUnknown(token)) token = last_sampled_[SampleOf(token)];
+    }
     shape_ = shape;
     pairing_ = rope.pairing;
     if (frequencies_.size() != shape.head_dim / 2) frequencies_ = rope.InverseFrequencies(shape.head_dim);
@@ -95,8 +121,9 @@ class CpuOps final : public Ops {
     std::reverse(tasks_.begin(), tasks_.end());
   }
 
-  void Embed(const TensorView& table, absl::Span<const TokenId> tokens, Activation& out) override {
-    for (size_t i = 0; i < tokens.size(); ++i) DequantizeRow(table, tokens[i], table.columns(), Cpu(out).row(i));
+  void Embed(const EmbeddingTable& embedding, Activation& out) override {
+    const TensorView& table = static_cast<const CpuEmbedding&>(embedding).table();
+    for (size_t i = 0; i < tokens_.size(); ++i) DequantizeRow(table, tokens_[i], table.columns(), Cpu(out).row(i));
   }
 
   void RmsNorm(const Activation& in, const VectorWeight& weight, float epsilon, int rows, Activation& out) override {
@@ -164,19 +191,30 @@ class CpuOps final : public Ops {
 
   void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) override;
 
-  void GatherRows(const Activation& in, absl::Span<const int32_t> rows, Activation& out) override {
+  void GatherLogitRows(const Activation& in, Activation& out) override {
+    const std::vector<int32_t>& rows = batch_->logit_rows;
     for (size_t i = 0; i < rows.size(); ++i) {
       std::memcpy(Cpu(out).row(i), Cpu(in).row(rows[i]), in.columns() * sizeof(float));
     }
   }
 
-  std::vector<SampledToken> Sample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
+  bool SamplesAhead(const SamplingParams& params) const override { return !HasPenalties(params); }
+
+  void StartSample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
     std::vector<SampledToken> tokens(inputs.size());
     pool_.ParallelFor(inputs.size(), [&](int64_t row) {
       // Sampling may overwrite the row; nobody reads it again.
       float* values = const_cast<float*>(Cpu(logits).row(row));
       tokens[row] = SampleToken(absl::MakeSpan(values, logits.columns()), inputs[row]);
     });
+    last_sampled_.clear();
+    for (const SampledToken& token : tokens) last_sampled_.push_back(token.token);
+    sampled_.push_back(std::move(tokens));
+  }
+
+  std::vector<SampledToken> CollectSamples() override {
+    std::vector<SampledToken> tokens = std::move(sampled_.front());
+    sampled_.pop_front();
     return tokens;
   }
 
@@ -261,11 +299,14 @@ class CpuOps final : public Ops {
 
   // Of the step that BeginStep started.
   const StepBatch* batch_ = nullptr;
+  std::vector<TokenId> tokens_;  // All known.
   AttentionShape shape_;
   RopeConfig::Pairing pairing_ = RopeConfig::Pairing::kHalves;
   std::vector<double> frequencies_;
   std::vector<float> cos_, sin_;  // [rows][head_dim / 2]
   std::vector<Task> tasks_;
+  std::vector<TokenId> last_sampled_;
+  std::deque<std::vector<SampledToken>> sampled_;  // Not collected.
 
   // Quantised activations of the linear layer that runs now; they grow to the largest and stay.
   std::vector<int8_t> values_;

@@ -25,43 +25,46 @@ class GqaDecoder final : public DecoderModel {
 
   const Activation& Forward(const StepBatch& batch, const KvPoolView& kv, int group_layers,
                             LayersDone layers_done) override {
-    ops_.BeginStep(batch, config_.rope, {config_.num_heads, config_.num_kv_heads, config_.head_dim});
-    ops_.Embed(embedding_, batch.tokens, *hidden_);
     int reported = 0;
-    for (int i = 0; i < config_.num_layers; ++i) {
-      RunAttention(layers_[i], i, batch.rows(), kv);
-      if (i + 1 - reported >= group_layers || i + 1 == config_.num_layers) {
-        layers_done(reported, i + 1);
-        reported = i + 1;
+    const auto report = [&](int end) {
+      if (end > reported) layers_done(reported, end);
+      reported = end;
+    };
+    ops_.RunStep(batch, config_.rope, {config_.num_heads, config_.num_kv_heads, config_.head_dim}, [&] {
+      ops_.Embed(*embedding_, *hidden_);
+      for (int i = 0; i < config_.num_layers; ++i) {
+        RunAttention(layers_[i], i, batch.rows(), kv);
+        if (i + 1 - reported >= group_layers) report(i + 1);
+        RunMlp(layers_[i], i, batch.rows());
       }
-      RunMlp(layers_[i], i, batch.rows());
-    }
-    const int logit_rows = static_cast<int>(batch.logit_rows.size());
-    ops_.GatherRows(*hidden_, batch.logit_rows, *last_hidden_);
-    ops_.RmsNorm(*last_hidden_, *final_norm_, config_.rms_epsilon, logit_rows, *last_hidden_);
-    ops_.Linear(*last_hidden_, *lm_head_, logit_rows, /*add=*/false, *logits_);
+      RunHead(static_cast<int>(batch.logit_rows.size()));
+    });
+    report(config_.num_layers);
     return *logits_;
   }
 
  private:
   void RunAttention(const Layer& layer, int index, int rows, const KvPoolView& kv) {
-    ops_.RmsNorm(*hidden_, *layer.attention_norm, config_.rms_epsilon, rows, *normed_);
-    ops_.Linear(*normed_, *layer.qkv, rows, /*add=*/false, *qkv_);
-    ops_.RopeAndAppendKv(*qkv_, {layer.q_norm.get(), layer.k_norm.get(), config_.rms_epsilon}, index, kv);
-    ops_.PagedAttention(*qkv_, index, kv, *attended_);
+    ops_.NormLinear(*hidden_, *layer.attention_norm, config_.rms_epsilon, *layer.qkv, rows, *normed_, *qkv_);
+    ops_.AppendAndAttend(*qkv_, {layer.q_norm.get(), layer.k_norm.get(), config_.rms_epsilon}, index, kv, *attended_);
     ops_.Linear(*attended_, *layer.o, rows, /*add=*/true, *hidden_);
   }
 
   void RunMlp(const Layer& layer, int index, int rows) {
-    ops_.RmsNorm(*hidden_, *layer.mlp_norm, config_.rms_epsilon, rows, *normed_);
     if (config_.moe.IsSparse(index)) {
+      ops_.RmsNorm(*hidden_, *layer.mlp_norm, config_.rms_epsilon, rows, *normed_);
       ops_.Linear(*normed_, *layer.router, rows, /*add=*/false, *router_logits_);
       ops_.Moe(*normed_, *router_logits_, layer.moe, *hidden_);
       return;
     }
-    ops_.Linear(*normed_, *layer.gate_up, rows, /*add=*/false, *gate_up_);
-    ops_.SiluMul(*gate_up_, rows, *activated_);
+    ops_.NormGatedLinear(*hidden_, *layer.mlp_norm, config_.rms_epsilon, *layer.gate_up, rows, *normed_, *gate_up_,
+                         *activated_);
     ops_.Linear(*activated_, *layer.down, rows, /*add=*/true, *hidden_);
+  }
+
+  void RunHead(int logit_rows) {
+    ops_.GatherLogitRows(*hidden_, *last_hidden_);
+    ops_.NormLinear(*last_hidden_, *final_norm_, config_.rms_epsilon, *lm_head_, logit_rows, *last_normed_, *logits_);
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> Linear(const Checkpoint& checkpoint, const std::string& prefix,
@@ -73,14 +76,14 @@ class GqaDecoder final : public DecoderModel {
 
   const ModelConfig config_;
   Ops& ops_;
-  TensorView embedding_;
+  std::unique_ptr<EmbeddingTable> embedding_;
   std::vector<Layer> layers_;
   std::unique_ptr<VectorWeight> final_norm_;
   std::unique_ptr<LinearWeight> lm_head_;
   // [max_rows, ...]: residual stream, its norm, [q | k | v], attention output, [gate | up], their
   // product.
   std::unique_ptr<Activation> hidden_, normed_, qkv_, attended_, gate_up_, activated_, router_logits_;
-  std::unique_ptr<Activation> last_hidden_, logits_;  // [max_logit_rows, ...]
+  std::unique_ptr<Activation> last_hidden_, last_normed_, logits_;  // [max_logit_rows, ...]
 };
 
 absl::StatusOr<std::unique_ptr<LinearWeight>> GqaDecoder::Linear(const Checkpoint& checkpoint,
@@ -135,7 +138,8 @@ absl::StatusOr<Layer> GqaDecoder::LoadLayer(const Checkpoint& checkpoint, int in
 }
 
 absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int max_logit_rows) {
-  ASSIGN_OR_RETURN(embedding_, checkpoint.FindTensor("embedding"));
+  ASSIGN_OR_RETURN(TensorView embedding, checkpoint.FindTensor("embedding"));
+  ASSIGN_OR_RETURN(embedding_, ops_.PrepareEmbedding(embedding));
   ASSIGN_OR_RETURN(final_norm_, Vector(checkpoint, "final_norm"));
   ASSIGN_OR_RETURN(lm_head_, Linear(checkpoint, "", {config_.tied_embeddings ? "embedding" : "lm_head"},
                                     InputPrecision::kSensitive));
@@ -144,15 +148,18 @@ absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int ma
     layers_.push_back(std::move(layer));
   }
   const int q_width = config_.num_heads * config_.head_dim;
-  hidden_ = ops_.NewActivation(max_rows, config_.hidden_size);
-  normed_ = ops_.NewActivation(max_rows, config_.hidden_size);
-  qkv_ = ops_.NewActivation(max_rows, q_width + 2 * config_.num_kv_heads * config_.head_dim);
-  attended_ = ops_.NewActivation(max_rows, q_width);
-  gate_up_ = ops_.NewActivation(max_rows, 2 * config_.intermediate_size);
-  activated_ = ops_.NewActivation(max_rows, config_.intermediate_size);
-  router_logits_ = ops_.NewActivation(max_rows, std::max(1, config_.moe.num_experts));
-  last_hidden_ = ops_.NewActivation(max_logit_rows, config_.hidden_size);
-  logits_ = ops_.NewActivation(max_logit_rows, config_.vocab_size);
+  constexpr ActivationType kWorking = ActivationType::kWorking, kFloat = ActivationType::kFloat;
+  const int kv_width = config_.num_kv_heads * config_.head_dim;
+  ASSIGN_OR_RETURN(hidden_, ops_.NewActivation(max_rows, config_.hidden_size, kWorking));
+  ASSIGN_OR_RETURN(normed_, ops_.NewActivation(max_rows, config_.hidden_size, kWorking));
+  ASSIGN_OR_RETURN(qkv_, ops_.NewActivation(max_rows, q_width + 2 * kv_width, kWorking));
+  ASSIGN_OR_RETURN(attended_, ops_.NewActivation(max_rows, q_width, kWorking));
+  ASSIGN_OR_RETURN(gate_up_, ops_.NewActivation(max_rows, 2 * config_.intermediate_size, kWorking));
+  ASSIGN_OR_RETURN(activated_, ops_.NewActivation(max_rows, config_.intermediate_size, kWorking));
+  ASSIGN_OR_RETURN(router_logits_, ops_.NewActivation(max_rows, std::max(1, config_.moe.num_experts), kFloat));
+  ASSIGN_OR_RETURN(last_hidden_, ops_.NewActivation(max_logit_rows, config_.hidden_size, kWorking));
+  ASSIGN_OR_RETURN(last_normed_, ops_.NewActivation(max_logit_rows, config_.hidden_size, kWorking));
+  ASSIGN_OR_RETURN(logits_, ops_.NewActivation(max_logit_rows, config_.vocab_size, kFloat));
   return absl::OkStatus();
 }
 
