@@ -17,6 +17,7 @@ namespace tandem {
 namespace {
 
 constexpr int64_t kMaxCount = 1'000'000;
+constexpr int64_t kGpuStepTokens = 2048, kGpuRunningRequests = 128;  // Defaults.
 constexpr absl::Duration kLeastWorkerTimeout = absl::Milliseconds(500);
 
 ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
@@ -25,8 +26,11 @@ ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
   model.path = node.RequireString("path");
   if (!model.path.empty()) model.path = std::filesystem::weakly_canonical(folder / model.path);
   model.served_name = node.RequireString("served_name");
-  model.precision = node.GetEnum("precision", "quantised", {"quantised", "full"}) == "full" ? Precision::kFull
-                                                                                            : Precision::kQuantised;
+  const std::string precision = node.GetEnum("precision", "auto", {"auto", "quantised", "full", "bf16"});
+  model.precision = precision == "full"   ? Precision::kFull
+                    : precision == "bf16" ? Precision::kBf16
+                                          : Precision::kQuantised;
+  model.has_precision = precision != "auto";
   return model;
 }
 
@@ -77,10 +81,9 @@ Parallelism ReadParallelism(ConfigNode node, const std::string& device) {
   parallelism.pp = static_cast<int>(node.GetInt("pp", 1, 1, 1024));
   for (const auto& [key, value] :
        {std::pair{"tp", parallelism.tp}, {"dp", parallelism.dp}, {"ep", parallelism.ep}, {"pp", parallelism.pp}}) {
-    if (device == "cpu" && value != 1) {
-      node.AddError(key, absl::StrCat("device cpu runs one rank per process; set it to 1 and use "
-                                      "replicas instead, got ",
-                                      value));
+    if (value != 1) {
+      node.AddError(key, absl::StrCat("device ", device,
+                                      " runs one rank per process; set it to 1 and use replicas instead, got ", value));
     }
   }
   return parallelism;
@@ -92,11 +95,19 @@ PoolSettings ReadPool(ConfigNode node) {
   pool.name = node.RequireString("name");
   pool.role = node.GetEnum("role", "", {"prefill", "decode"}) == "decode" ? Role::kDecode : Role::kPrefill;
   pool.replicas = static_cast<int>(node.GetInt("replicas", 1, 1, 1000));
-  pool.device = node.GetEnum("device", "cpu", {"cpu"});
+  pool.device = node.GetEnum("device", "cpu", {"cpu", "cuda"});
+  const bool on_gpu = pool.device == "cuda";
+  if (node.Has("first_gpu") && !on_gpu) node.AddError("first_gpu", "is for device cuda; remove it");
+  pool.first_gpu = static_cast<int>(node.GetInt("first_gpu", -1, -1, 1023));
+  if (on_gpu) {
+    pool.kv_memory_bytes = 0;
+    pool.max_step_tokens = kGpuStepTokens;
+    pool.max_running_requests = kGpuRunningRequests;
+  }
   pool.threads = static_cast<int>(node.GetInt("threads", 1, 1, 1024));
   pool.parallelism = ReadParallelism(node.GetMap("parallelism"), pool.device);
   pool.kv_memory_bytes = node.GetBytes("kv_memory", pool.kv_memory_bytes);
-  if (pool.kv_memory_bytes <= 0) node.AddError("kv_memory", "must be over 0 B");
+  if (pool.kv_memory_bytes <= 0 && (!on_gpu || node.Has("kv_memory"))) node.AddError("kv_memory", "must be over 0 B");
   pool.page_tokens = static_cast<int>(node.GetInt("page_tokens", pool.page_tokens, 1, 1024));
   ConfigNode limits = node.GetMap("limits");
   pool.max_step_tokens = limits.GetInt("max_step_tokens", pool.max_step_tokens, 1, kMaxCount);
@@ -118,14 +129,16 @@ PoolSettings ReadPool(ConfigNode node) {
   return pool;
 }
 
-LinkSettings ReadLinks(ConfigNode node) {
+LinkSettings ReadLinks(ConfigNode node, bool on_gpus) {
   LinkSettings links;
+  if (on_gpus) links.transports = {"nvlink", "ucx", "ucx_staged", "ucx_host_staged"};
+  const std::vector<std::string> known =
+      on_gpus ? links.transports : std::vector<std::string>{"shm", "ucx", "ucx_staged"};
   links.transports = node.GetStrings("transports", links.transports);
-  const std::vector<std::string> known = {"shm", "ucx", "ucx_staged"};
   for (const std::string& transport : links.transports) {
     if (std::find(known.begin(), known.end(), transport) == known.end()) {
-      node.AddError("transports",
-                    absl::StrCat("expected some of ", absl::StrJoin(known, ", "), "; got \"", transport, "\""));
+      node.AddError("transports", absl::StrCat("expected some of ", absl::StrJoin(known, ", "),
+                                               on_gpus ? " for device cuda" : "", "; got \"", transport, "\""));
     }
   }
   if (links.transports.empty()) node.AddError("transports", "must allow at least one");
@@ -169,6 +182,21 @@ void CheckPorts(const Topology& topology, ConfigNode& root, std::vector<ConfigNo
   }
 }
 
+// All workers of a model compute alike, or their KV would not go together.
+void CheckDevices(Topology& topology, ConfigNode& root, std::vector<ConfigNode>& pools, bool on_gpus) {
+  for (size_t i = 0; i < pools.size(); ++i) {
+    if ((topology.pools[i].device == "cuda") != on_gpus) {
+      pools[i].AddError("device", "pools on CPUs and on GPUs cannot be mixed: their KV differs in its last bits");
+    }
+  }
+  ModelSettings& model = topology.model;
+  if (!model.has_precision && on_gpus) model.precision = Precision::kBf16;
+  if ((model.precision == Precision::kBf16) != on_gpus) {
+    root.AddError("model", on_gpus ? "precision: device cuda computes in bf16; remove the setting"
+                                   : "precision: bf16 is for device cuda; remove the setting");
+  }
+}
+
 void CheckPools(const Topology& topology, ConfigNode& root) {
   std::map<std::string, std::string> names;
   bool has_decode = false;
@@ -197,7 +225,9 @@ absl::StatusOr<Topology> Read(ConfigNode root, const std::string& file) {
   topology.router = ReadRouter(root.GetMap("router"));
   std::vector<ConfigNode> pools = root.GetList("pools");
   for (const ConfigNode& pool : pools) topology.pools.push_back(ReadPool(pool));
-  topology.links = ReadLinks(root.GetMap("links"));
+  const bool on_gpus = !topology.pools.empty() && topology.pools[0].device == "cuda";
+  topology.links = ReadLinks(root.GetMap("links"), on_gpus);
+  CheckDevices(topology, root, pools, on_gpus);
   CheckPools(topology, root);
   CheckPorts(topology, root, pools);
   RETURN_IF_ERROR(root.Finish());
@@ -232,13 +262,17 @@ std::vector<ProcessPlan> Topology::Processes() const {
                        .program = "tandem-router",
                        .service_address = router.listen,
                        .metrics_address = router.metrics_listen});
+  std::map<std::string, int> next_gpu;  // By host.
   for (int i = 0; i < pools.size(); ++i) {
     const PoolSettings& pool = pools[i];
+    int& gpu = next_gpu[pool.host];
+    if (pool.first_gpu >= 0) gpu = pool.first_gpu;
     for (int replica = 0; replica < pool.replicas; ++replica) {
       ProcessPlan process{.name = absl::StrCat(pool.name, "-", replica),
                           .program = absl::StrCat("tandem-", RoleName(pool.role)),
                           .pool = i,
                           .replica = replica};
+      if (pool.device == "cuda") process.gpu = gpu++;
       process.service_address = WithPort(pool.host, pool.service_port, replica);
       process.metrics_address = WithPort(pool.host, pool.metrics_port, replica);
       if (pool.role == Role::kDecode) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,13 +20,15 @@ absl::string_view RoleName(Role role);
 enum class Precision {
   kQuantised,  // Weights as stored, int8 activations for quantised ones; KV cache in f16.
   kFull,       // Weights dequantised to f32, f32 arithmetic and KV cache: for comparisons.
+  kBf16,       // Weights, activations and KV cache in bf16, sums in f32: what GPUs compute with.
 };
 
 struct ModelSettings {
   std::string path;         // GGUF file or Hugging Face folder; absolute after loading.
   std::string served_name;  // What clients call it.
   Precision precision = Precision::kQuantised;
-  std::string where;  // "file:line" of the path, for errors.
+  bool has_precision = false;  // The file says which; else the pools' device does.
+  std::string where;           // "file:line" of the path, for errors.
 };
 
 struct RouterSettings {
@@ -46,10 +49,11 @@ struct PoolSettings {
   std::string name;
   Role role = Role::kPrefill;
   int replicas = 1;
-  std::string device = "cpu";
-  int threads = 1;  // Compute threads per process.
+  std::string device = "cpu";  // Or "cuda".
+  int first_gpu = -1;          // Device cuda: of the first replica; the others have the next ones.
+  int threads = 1;             // Compute threads per process.
   Parallelism parallelism;
-  int64_t kv_memory_bytes = int64_t{64} << 20;
+  int64_t kv_memory_bytes = int64_t{64} << 20;  // 0, with device cuda: what is free on the GPU.
   int page_tokens = 16;
   int64_t max_step_tokens = 256;  // Token budget of one engine step (chunked prefill).
   int64_t max_running_requests = 32;
@@ -79,6 +83,7 @@ struct ProcessPlan {
   std::string program;
   int pool = -1;  // Index into pools; -1 for the router.
   int replica = 0;
+  std::optional<int> gpu;
   std::string service_address, link_address, metrics_address;  // Port 0 where it is drawn at start.
 };
 

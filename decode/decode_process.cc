@@ -25,6 +25,7 @@
 #include "kvtransfer/receiver_hub.h"
 #include "kvtransfer/self_test.h"
 #include "kvtransfer/transport_factory.h"
+#include "kvtransfer/worker_pool.h"
 
 namespace tandem {
 namespace {
@@ -106,7 +107,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   HelloMessage hello_;
   MetricsServer metrics_server_;
   std::unique_ptr<DecodeMetrics> metrics_;
-  std::unique_ptr<ShmPool> pool_;
+  std::unique_ptr<WorkerPool> pool_;
   SessionServer sessions_{*this};
   std::unique_ptr<EngineHandoverPages> pages_;
   std::unique_ptr<KvReceiver> receiver_;
@@ -120,15 +121,18 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
 };
 
 absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& plan) {
-  const PoolSettings& settings = topology.pools[plan.pool];
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                   Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
-  ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes() + kTestAreaBytes));
+                   Engine::Create(std::move(checkpoint), EngineOptions(topology, plan), Clock::Real()));
+  ASSIGN_OR_RETURN(
+      pool_, WorkerPool::Create(
+                 {.gpu = plan.gpu, .bytes = static_cast<uint64_t>(engine->layout().pool_bytes() + kTestAreaBytes)}));
   engine->SetKvMemory(pool_->base());
+  RETURN_IF_ERROR(engine->WarmUp());
   metrics_ = std::make_unique<DecodeMetrics>(metrics_server_);
   pages_ = std::make_unique<EngineHandoverPages>(*engine);
-  receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_);
+  receiver_ =
+      std::make_unique<KvReceiver>(KvReceiver::Options{}, engine->layout(), pool_->base(), *pages_, pool_->memory());
   worker_ = std::make_unique<DecodeWorker>(
       Clock::Real(), *receiver_, *metrics_,
       [this](int64_t session, EventFrame events) { sessions_.Send(session, std::move(events)); },
@@ -156,11 +160,12 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
 
 absl::Status DecodeParts::StartHub(const Topology& topology, const ProcessPlan& plan) {
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports,
-                   MakeTransports(topology.links.transports, pool_.get()));
+                   pool_->MakeTransports(topology.links.transports));
   ReceiverHub::Options options;
   options.hello = hello_;
   options.listen = plan.link_address;
   options.pool = pool_->base();
+  options.memory = &pool_->memory();
   options.heartbeat = topology.links.heartbeat;
   options.missed_heartbeats = topology.links.missed_heartbeats;
   ASSIGN_OR_RETURN(hub_, ReceiverHub::Create(std::move(options), std::move(transports), *this));
@@ -214,10 +219,13 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
 }  // namespace
 
 absl::StatusOr<ProcessNeeds> DecodeProcess::Check(const Topology& topology, const ProcessPlan& plan) {
-  if (absl::Status status = MakeTransports(topology.links.transports, nullptr).status(); !status.ok()) {
+  // Those for GPUs can be made on one only.
+  const absl::Status status =
+      plan.gpu.has_value() ? absl::OkStatus() : MakeTransports(topology.links.transports, nullptr).status();
+  if (!status.ok()) {
     return absl::Status(status.code(), absl::StrCat(topology.file, ": ", status.message()));
   }
-  return CheckWorker(topology, topology.pools[plan.pool]);
+  return CheckWorker(topology, plan);
 }
 
 absl::StatusOr<std::unique_ptr<DecodeProcess>> DecodeProcess::Start(const Topology& topology, const ProcessPlan& plan) {

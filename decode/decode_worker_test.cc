@@ -103,11 +103,7 @@ TEST_F(DecodeWorkerTest, ContinuesWithReceivedKv) {
   ASSERT_THAT(Sent<GrantMessage>(), SizeIs(1));
   const GrantMessage grant = Sent<GrantMessage>()[0];
   EXPECT_EQ(Count(PageState::kGranted), 2);
-  const int64_t page_bytes = engine().layout().page_bytes();
-  for (size_t i = 0; i < grant.pages.size(); ++i) {
-    std::memcpy(fixture_.memory() + grant.pages[i] * page_bytes,
-                source.memory() + source.engine().PagesOf(RequestId(9))[i] * page_bytes, page_bytes);
-  }
+  fixture_.CopyPages(source, source.engine().PagesOf(RequestId(9)), grant.pages);
   FromPeer(CommitMessage{kHandover, grant.epoch, 2, {}, wanted[0]});
   EXPECT_THAT(Sent<AckMessage>(), SizeIs(1));
   ASSERT_THAT(events_, SizeIs(1));

@@ -58,10 +58,15 @@ absl::StatusOr<std::vector<ProcessNeeds>> AskProcesses(const Topology& topology,
   return needs;
 }
 
+std::string Device(const ProcessPlan& process, const PoolSettings* pool) {
+  if (pool == nullptr) return "-";
+  return process.gpu.has_value() ? absl::StrCat("gpu ", *process.gpu) : pool->device;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std::string& program_folder) {
-  constexpr char kRow[] = "%-12s %-8s %-22s %-22s %-22s %10s %10s %9s %8s\n";
+  constexpr char kRow[] = "%-12s %-8s %-22s %-22s %-22s %10s %11s %9s %8s\n";
   const std::vector<ProcessPlan> processes = topology.Processes();
   ASSIGN_OR_RETURN(std::vector<ProcessNeeds> needs, AskProcesses(topology, processes, program_folder));
   std::string table = absl::StrFormat(kRow, "process", "device", "service", "link", "metrics", "weights", "KV cache",
@@ -70,12 +75,15 @@ absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std
   for (size_t i = 0; i < processes.size(); ++i) {
     const ProcessPlan& process = processes[i];
     const PoolSettings* pool = process.pool < 0 ? nullptr : &topology.pools[process.pool];
-    absl::StrAppendFormat(&table, kRow, process.name, pool ? pool->device : "-", process.service_address,
+    absl::StrAppendFormat(&table, kRow, process.name, Device(process, pool), process.service_address,
                           process.link_address.empty() ? "-" : process.link_address, process.metrics_address,
-                          pool ? FormatBytes(needs[i].weight_bytes) : "-", pool ? FormatBytes(needs[i].kv_bytes) : "-",
-                          pool ? absl::StrCat(needs[i].kv_pages) : "-",
+                          pool ? FormatBytes(needs[i].weight_bytes) : "-",
+                          !pool                    ? "-"
+                          : needs[i].kv_bytes == 0 ? "what's free"
+                                                   : FormatBytes(needs[i].kv_bytes),
+                          pool && needs[i].kv_pages > 0 ? absl::StrCat(needs[i].kv_pages) : "-",
                           pool ? absl::StrCat(needs[i].max_context_tokens) : "-");
-    total += needs[i].weight_bytes + needs[i].kv_bytes;
+    if (!process.gpu.has_value()) total += needs[i].weight_bytes + needs[i].kv_bytes;
   }
   absl::StrAppend(&table, "memory in all: ", FormatBytes(total), "\n");
   if (const int64_t machine = MachineMemoryBytes(); total > machine) {

@@ -59,8 +59,9 @@ class Engine {
  public:
   struct Options {
     Precision precision = Precision::kQuantised;
-    int threads = 1;
-    int64_t kv_memory_bytes = int64_t{64} << 20;
+    std::optional<int> gpu;                       // Absent: the CPU. Needs Precision::kBf16.
+    int threads = 1;                              // Of the CPU.
+    int64_t kv_memory_bytes = int64_t{64} << 20;  // 0, for a GPU: what is free when all else is there.
     int page_tokens = 16;
     int max_step_tokens = 256;
     int max_running = 32;
@@ -69,20 +70,25 @@ class Engine {
     bool run_ahead = false;  // What a device computes goes on while the host looks at the step before.
   };
   // What an engine with these options will take, without loading the weights. INVALID_ARGUMENT when the KV memory
-  // holds no page, or TANDEM_CPU_KERNELS names what this processor does not run.
+  // holds no page, or TANDEM_CPU_KERNELS names what this processor does not run. UNIMPLEMENTED: a GPU, in a build
+  // without the code for one.
   struct Needs {
-    KvLayout layout;
-    int64_t weight_bytes = 0;    // Prepared; the embedding table stays in the mapped file.
+    KvLayout layout;             // With 0 pages where what is free decides.
+    int64_t weight_bytes = 0;    // Prepared; the CPU's embedding table stays in the mapped file.
     int max_context_tokens = 0;  // Of one sequence: the model's context or the pool, whichever is less.
   };
   static absl::StatusOr<Needs> Plan(const Checkpoint& checkpoint, const Options& options);
-  // Prepares the model's weights. Errors as of Plan; UNIMPLEMENTED: a model family without code.
+  // Prepares the model's weights. Errors as of Plan; UNIMPLEMENTED: a model family without code. UNAVAILABLE: there is
+  // no such GPU. RESOURCE_EXHAUSTED: its memory does not hold the model, with figures.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
                                                         const Clock& clock);
 
   // Shape of the pool; its memory is given by SetKvMemory before the first step.
   const KvLayout& layout() const { return layout_; }
   void SetKvMemory(uint8_t* base) { kv_base_ = base; }
+  // Makes the first requests as fast as the later ones: records the steps that a device repeats, and runs one of each
+  // kind. After SetKvMemory, before the first step; logs its progress.
+  absl::Status WarmUp();
 
   // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED
   // (QUEUE_FULL). ALREADY_EXISTS. Nothing is kept on error.
@@ -126,6 +132,9 @@ class Engine {
  private:
   Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, const Clock& clock, const Needs& needs,
          std::unique_ptr<Ops> ops, std::unique_ptr<DecoderModel> model);
+  static absl::Status SizePool(const Checkpoint& checkpoint, const Options& options, int64_t bytes, Needs& needs);
+  static absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const Checkpoint& checkpoint, const Options& options,
+                                                      const Needs& needs);
   // A token that a step samples, and where it goes.
   struct PendingSample {
     RequestId id;

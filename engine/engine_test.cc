@@ -231,11 +231,7 @@ TEST_P(EngineTest, ContinuesFromReceivedKvAsIfItHadComputedIt) {
   ASSERT_THAT(prefill.engine().Add(request), IsOk());
   TokenId first = prefill.RunToEnd()[0].token->token;
   std::vector<PageIndex> pages = *decode.engine().cache().Allocate(2, PageState::kGranted);
-  const int64_t page_bytes = prefill.engine().layout().page_bytes();
-  for (int i = 0; i < 2; ++i) {
-    std::memcpy(decode.memory() + pages[i] * page_bytes,
-                prefill.memory() + prefill.engine().PagesOf(RequestId(1))[i] * page_bytes, page_bytes);
-  }
+  decode.CopyPages(prefill, prefill.engine().PagesOf(RequestId(1)), pages);
   request.hold_after_first_token = false;
   request.tokens.push_back(first);
   ASSERT_THAT(decode.engine().AddWithKv(request, pages), IsOk());

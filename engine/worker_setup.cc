@@ -4,24 +4,28 @@
 
 namespace tandem {
 
-Engine::Options EngineOptions(const Topology& topology, const PoolSettings& pool) {
+Engine::Options EngineOptions(const Topology& topology, const ProcessPlan& process) {
+  const PoolSettings& pool = topology.pools[process.pool];
   return {.precision = topology.model.precision,
+          .gpu = process.gpu,
           .threads = pool.threads,
           .kv_memory_bytes = pool.kv_memory_bytes,
           .page_tokens = pool.page_tokens,
           .max_step_tokens = static_cast<int>(pool.max_step_tokens),
           .max_running = static_cast<int>(pool.max_running_requests),
           .max_waiting = static_cast<int>(pool.max_waiting_requests),
-          .layer_groups = topology.links.layer_groups};
+          .layer_groups = topology.links.layer_groups,
+          .run_ahead = process.gpu.has_value()};
 }
 
-absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const PoolSettings& pool) {
+absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const ProcessPlan& process) {
+  const PoolSettings& pool = topology.pools[process.pool];
   auto at = [](const std::string& where, const absl::Status& status) {
     return absl::Status(status.code(), absl::StrCat(where, ": ", status.message()));
   };
   absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(topology.model.path);
   if (!checkpoint.ok()) return at(absl::StrCat(topology.model.where, ": model.path"), checkpoint.status());
-  absl::StatusOr<Engine::Needs> needs = Engine::Plan(**checkpoint, EngineOptions(topology, pool));
+  absl::StatusOr<Engine::Needs> needs = Engine::Plan(**checkpoint, EngineOptions(topology, process));
   if (!needs.ok()) return at(absl::StrCat(pool.where, ": pool ", pool.name), needs.status());
   return ProcessNeeds{.weight_bytes = needs->weight_bytes,
                       .kv_bytes = needs->layout.pool_bytes(),

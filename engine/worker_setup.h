@@ -6,11 +6,11 @@
 
 namespace tandem {
 
-// The engine's options for a worker of a topology's pool.
-Engine::Options EngineOptions(const Topology& topology, const PoolSettings& pool);
+// The engine's options for a worker of a topology.
+Engine::Options EngineOptions(const Topology& topology, const ProcessPlan& process);
 
 // What such a worker will take, without loading the weights. Errors, with the topology's file and line: a model that
 // cannot be opened, KV memory that holds no page.
-absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const PoolSettings& pool);
+absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const ProcessPlan& process);
 
 }  // namespace tandem

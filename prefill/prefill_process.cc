@@ -22,6 +22,7 @@
 #include "kvtransfer/hello.h"
 #include "kvtransfer/sender_hub.h"
 #include "kvtransfer/transport_factory.h"
+#include "kvtransfer/worker_pool.h"
 #include "prefill/prefill_metrics.h"
 #include "prefill/prefill_service.h"
 #include "prefill/prefill_worker.h"
@@ -107,9 +108,10 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
 
   const Incarnation incarnation_{DrawRandomId()};
   std::atomic<bool> draining_ = false;
+  std::atomic<bool> is_computing_ = false;  // The engine has work.
   MetricsServer metrics_server_;
   std::unique_ptr<PrefillMetrics> metrics_;
-  std::unique_ptr<ShmPool> pool_;
+  std::unique_ptr<WorkerPool> pool_;
   SessionServer sessions_{*this};
   std::unique_ptr<PrefillWorker> worker_;
   std::unique_ptr<EngineThread> engine_;
@@ -124,9 +126,12 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   const PoolSettings& settings = topology.pools[plan.pool];
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                   Engine::Create(std::move(checkpoint), EngineOptions(topology, settings), Clock::Real()));
-  ASSIGN_OR_RETURN(pool_, ShmPool::Create(engine->layout().pool_bytes()));
+                   Engine::Create(std::move(checkpoint), EngineOptions(topology, plan), Clock::Real()));
+  ASSIGN_OR_RETURN(pool_, WorkerPool::Create({.gpu = plan.gpu,
+                                              .bytes = static_cast<uint64_t>(engine->layout().pool_bytes()),
+                                              .gpu_is_computing = [this] { return is_computing_.load(); }}));
   engine->SetKvMemory(pool_->base());
+  RETURN_IF_ERROR(engine->WarmUp());
   metrics_ = std::make_unique<PrefillMetrics>(metrics_server_);
   worker_ = std::make_unique<PrefillWorker>(
       settings.kv_hold, Clock::Real(), static_cast<KvDestination&>(*this), *metrics_,
@@ -139,7 +144,10 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   hooks.on_progress = [this](const Engine& engine, const KvProgress& progress) {
     worker_->OnProgress(engine, progress);
   };
-  hooks.on_turn = [this](Engine& engine) { worker_->OnTurn(engine); };
+  hooks.on_turn = [this](Engine& engine) {
+    is_computing_ = engine.HasWork();
+    worker_->OnTurn(engine);
+  };
   engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
   service_ = NewPrefillService(sessions_);
@@ -157,10 +165,11 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
 
 absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan& plan, const Engine& engine) {
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports,
-                   MakeTransports(topology.links.transports, nullptr));
+                   pool_->MakeTransports(topology.links.transports));
   SenderHub::Options options;
   options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(), topology.links.checksums);
   options.pool = pool_->base();
+  options.memory = &pool_->memory();
   options.expected_rates = topology.links.expected_rates;
   options.minimum_share = topology.links.minimum_share;
   options.heartbeat = topology.links.heartbeat;
@@ -203,10 +212,13 @@ void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan)
 }  // namespace
 
 absl::StatusOr<ProcessNeeds> PrefillProcess::Check(const Topology& topology, const ProcessPlan& plan) {
-  if (absl::Status status = MakeTransports(topology.links.transports, nullptr).status(); !status.ok()) {
+  // Those for GPUs can be made on one only.
+  const absl::Status status =
+      plan.gpu.has_value() ? absl::OkStatus() : MakeTransports(topology.links.transports, nullptr).status();
+  if (!status.ok()) {
     return absl::Status(status.code(), absl::StrCat(topology.file, ": ", status.message()));
   }
-  return CheckWorker(topology, topology.pools[plan.pool]);
+  return CheckWorker(topology, plan);
 }
 
 absl::StatusOr<std::unique_ptr<PrefillProcess>> PrefillProcess::Start(const Topology& topology,

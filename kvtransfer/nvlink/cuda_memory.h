@@ -25,7 +25,7 @@ class CudaSourceEvent final : public SourceEvent {
   ~CudaSourceEvent() override;
   absl::StatusOr<bool> PollReady() const override;
   absl::Status Wait() const;
-  cudaEvent_t event() const { return event_; }
+  void* device_event() const override { return event_; }
 
  private:
   explicit CudaSourceEvent(int device) : device_(device) {}

@@ -118,8 +118,8 @@ class MappedNvlinkPool final : public NvlinkPool {
   // UNAVAILABLE: not now.
   absl::Status PushOne(WriteOrder& order) {
     if (order.ready != nullptr) {
-      if (const auto* event = dynamic_cast<const CudaSourceEvent*>(order.ready.get())) {
-        RETURN_IF_ERROR(pusher_->WaitFor(event->event()));
+      if (void* event = order.ready->device_event(); event != nullptr) {
+        RETURN_IF_ERROR(pusher_->WaitFor(static_cast<cudaEvent_t>(event)));
       } else {
         ASSIGN_OR_RETURN(const bool ready, order.ready->PollReady());
         if (!ready) return absl::UnavailableError("the source is not there yet");

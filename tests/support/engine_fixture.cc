@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <utility>
 
 namespace tandem {
@@ -14,13 +15,35 @@ T ValueOrDie(absl::StatusOr<T> result) {
   abort();
 }
 
+Engine::Options ForDevice(Engine::Options options) {
+  if (TestsRunOnGpu()) {
+    options.gpu = 0;
+    options.precision = Precision::kBf16;
+  }
+  return options;
+}
+
 }  // namespace
 
+bool TestsRunOnGpu() {
+  const char* device = std::getenv("TANDEM_TEST_DEVICE");
+  return device != nullptr && std::string(device) == "cuda";
+}
+
 EngineFixture::EngineFixture(const std::string& model_path, const Engine::Options& options, const Clock& clock)
-    : engine_(ValueOrDie(Engine::Create(ValueOrDie(Checkpoint::Open(model_path)), options, clock))),
-      memory_(engine_->layout().pool_bytes() + 64) {
-  base_ = memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64;
-  engine_->SetKvMemory(base_);
+    : engine_(ValueOrDie(Engine::Create(ValueOrDie(Checkpoint::Open(model_path)), ForDevice(options), clock))),
+      pool_(ValueOrDie(WorkerPool::Create(
+          {.gpu = ForDevice(options).gpu, .bytes = static_cast<uint64_t>(engine_->layout().pool_bytes())}))) {
+  engine_->SetKvMemory(pool_->base());
+  if (absl::Status status = engine_->WarmUp(); !status.ok()) ValueOrDie<int>(status);
+}
+
+void EngineFixture::CopyPages(const EngineFixture& from, absl::Span<const PageIndex> source,
+                              absl::Span<const PageIndex> target) {
+  const int64_t bytes = engine_->layout().page_bytes();
+  std::vector<CopyRun> runs;
+  for (size_t i = 0; i < source.size(); ++i) runs.push_back({source[i] * bytes, target[i] * bytes, bytes});
+  ValueOrDie(pool_->memory().StartCopy(from.pool_->base(), pool_->base(), runs))->Wait();
 }
 
 std::vector<TokenId> EngineFixture::Generate(std::vector<TokenId> prompt, SamplingParams sampling) {

@@ -6,8 +6,12 @@
 
 #include "common/clock.h"
 #include "engine/engine.h"
+#include "kvtransfer/worker_pool.h"
 
 namespace tandem {
+
+// Whether TANDEM_TEST_DEVICE=cuda asks for engines on GPU 0: the tests of engine behaviour are the same there.
+bool TestsRunOnGpu();
 
 // An engine with memory of its own, for tests that run a model in their own thread.
 class EngineFixture {
@@ -20,13 +24,13 @@ class EngineFixture {
   // Steps until nothing is left to do; all events in order.
   std::vector<SequenceEvent> RunToEnd();
   Engine& engine() { return *engine_; }
-  // The pool.
-  uint8_t* memory() { return base_; }
+  uint8_t* memory() { return pool_->base(); }
+  // Copies pages of another engine's pool to pages of this one's.
+  void CopyPages(const EngineFixture& from, absl::Span<const PageIndex> source, absl::Span<const PageIndex> target);
 
  private:
   std::unique_ptr<Engine> engine_;
-  std::vector<uint8_t> memory_;
-  uint8_t* base_ = nullptr;
+  std::unique_ptr<WorkerPool> pool_;
   uint64_t next_id_ = 1000;
 };
 

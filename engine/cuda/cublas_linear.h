@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <tuple>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "engine/cuda/device_memory.h"
+
+namespace tandem {
+
+// One product of a linear layer: out = in weight^T (+ bias) (+ out).
+struct LinearCall {
+  const __nv_bfloat16* in = nullptr;      // [rows][in_features]
+  const __nv_bfloat16* weight = nullptr;  // [out_features][in_features]
+  const __nv_bfloat16* bias = nullptr;    // [out_features], or null.
+  void* out = nullptr;                    // [rows][out_features], bf16 or, with is_float, f32.
+  bool is_float = false;
+  bool add = false;
+  int64_t rows = 0, out_features = 0, in_features = 0;
+};
+
+// Linear layers of many rows, by cuBLASLt. The algorithm for a shape is looked for once, by its heuristics.
+//
+// Thread-safety: not thread-safe. Ownership: owns the library's handle and the workspace; the stream outlives it.
+class CublasLinear {
+ public:
+  static absl::StatusOr<std::unique_ptr<CublasLinear>> Create(cudaStream_t stream);
+  ~CublasLinear();
+  void Run(const LinearCall& call);
+
+ private:
+  struct Plan {
+    cublasLtMatmulDesc_t operation = nullptr;
+    cublasLtMatrixLayout_t weight = nullptr, in = nullptr, out = nullptr;
+    cublasLtMatmulAlgo_t algorithm;
+  };
+  using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool>;
+  explicit CublasLinear(cudaStream_t stream) : stream_(stream) {}
+  Plan MakePlan(const LinearCall& call);
+
+  const cudaStream_t stream_;
+  cublasLtHandle_t handle_ = nullptr;
+  DeviceMemory workspace_;
+  absl::flat_hash_map<Shape, Plan> plans_;
+};
+
+}  // namespace tandem

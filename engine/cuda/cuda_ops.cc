@@ -1,0 +1,613 @@
+#include "engine/cuda/cuda_ops.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "engine/cuda/cublas_linear.h"
+#include "engine/cuda/cuda_check.h"
+#include "engine/cuda/device_memory.h"
+#include "engine/cuda/device_sampler.h"
+#include "engine/cuda/moe_kernels.h"
+#include "engine/cuda/paged_attention.h"
+#include "engine/cuda/prefill_attention.h"
+#include "engine/cuda/row_kernels.h"
+#include "engine/cuda/skinny_linear.h"
+#include "engine/cuda/step_inputs.h"
+#include "engine/cuda/weight_upload.h"
+
+namespace tandem {
+namespace {
+
+using Bf16 = __nv_bfloat16;
+
+// Products of more rows are computed for a multiple of so many, so that there are few shapes to look algorithms up for.
+constexpr int64_t kRowRounding = 64;
+// Blocks of attention that a device is given at least, by cutting sequences into parts.
+constexpr int kBlocksPerMultiprocessor = 2;
+constexpr int kMaxSplits = 32;
+
+class CudaActivation final : public Activation {
+ public:
+  CudaActivation(int64_t max_rows, int64_t columns, ActivationType type, DeviceMemory memory)
+      : Activation(max_rows, columns), type_(type), memory_(std::move(memory)) {}
+  bool is_float() const { return type_ == ActivationType::kFloat; }
+  template <typename T = Bf16>
+  T* data() const {
+    return memory_.as<T>();
+  }
+
+ private:
+  const ActivationType type_;
+  const DeviceMemory memory_;
+};
+
+class CudaLinear final : public LinearWeight {
+ public:
+  CudaLinear(int64_t out, int64_t in, std::shared_ptr<DeviceMemory> weight, DeviceMemory bias)
+      : LinearWeight(out, in), weight_(std::move(weight)), bias_(std::move(bias)) {}
+  const Bf16* weight() const { return weight_->as<const Bf16>(); }
+  const Bf16* bias() const { return bias_.as<const Bf16>(); }  // Null: none.
+
+ private:
+  const std::shared_ptr<DeviceMemory> weight_;  // Shared by a tied embedding.
+  const DeviceMemory bias_;
+};
+
+class CudaVector final : public VectorWeight {
+ public:
+  explicit CudaVector(DeviceMemory memory) : memory_(std::move(memory)) {}
+  const Bf16* data() const { return memory_.as<const Bf16>(); }
+
+ private:
+  const DeviceMemory memory_;
+};
+
+class CudaEmbedding final : public EmbeddingTable {
+ public:
+  explicit CudaEmbedding(std::shared_ptr<DeviceMemory> table) : table_(std::move(table)) {}
+  const Bf16* data() const { return table_->as<const Bf16>(); }
+
+ private:
+  const std::shared_ptr<DeviceMemory> table_;
+};
+
+const CudaActivation& Cuda(const Activation& activation) { return static_cast<const CudaActivation&>(activation); }
+const CudaLinear& Cuda(const LinearWeight& weight) { return static_cast<const CudaLinear&>(weight); }
+const Bf16* Data(const VectorWeight& weight) { return static_cast<const CudaVector&>(weight).data(); }
+
+// A point in the engine's stream.
+class StreamEvent final : public SourceEvent {
+ public:
+  StreamEvent(int device, cudaStream_t stream) : device_(device) {
+    CheckCuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
+    CheckCuda(cudaEventRecord(event_, stream), "cudaEventRecord");
+  }
+  ~StreamEvent() override { cudaEventDestroy(event_); }
+  absl::StatusOr<bool> PollReady() const override {
+    const cudaError_t error = cudaEventQuery(event_);
+    if (error == cudaSuccess || error == cudaErrorNotReady) return error == cudaSuccess;
+    return absl::InternalError(absl::StrCat("GPU ", device_, ": ", cudaGetErrorString(error)));
+  }
+  void* device_event() const override { return event_; }
+
+ private:
+  const int device_;
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaOps final : public Ops {
+ public:
+  static absl::StatusOr<std::unique_ptr<Ops>> Create(const CudaOpsOptions& options, const ModelConfig& config);
+  ~CudaOps() override;
+
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(absl::Span<const TensorView> parts,
+                                                              absl::Span<const TensorView> biases,
+                                                              InputPrecision) override;
+  absl::StatusOr<std::unique_ptr<VectorWeight>> PrepareVector(const TensorView& tensor) override {
+    ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> memory, Upload({&tensor, 1}));
+    return std::unique_ptr<VectorWeight>(std::make_unique<CudaVector>(std::move(*memory)));
+  }
+  absl::StatusOr<std::unique_ptr<EmbeddingTable>> PrepareEmbedding(const TensorView& tensor) override {
+    ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> table, UploadShared({&tensor, 1}));
+    return std::unique_ptr<EmbeddingTable>(std::make_unique<CudaEmbedding>(std::move(table)));
+  }
+  absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
+                                                            ActivationType type) override {
+    const int64_t rows = (max_rows + kRowRounding - 1) / kRowRounding * kRowRounding;
+    const size_t bytes = rows * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
+    ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
+    return std::unique_ptr<Activation>(std::make_unique<CudaActivation>(max_rows, columns, type, std::move(memory)));
+  }
+
+  void RunStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape,
+               absl::FunctionRef<void()> body) override;
+  absl::Status RecordSteps(absl::FunctionRef<void(const StepBatch&)> forward,
+                           absl::FunctionRef<void(double)> told) override;
+  std::shared_ptr<const SourceEvent> MarkProgress() override {
+    UseDevice();
+    return std::make_shared<StreamEvent>(options_.device, stream_);
+  }
+
+  void Embed(const EmbeddingTable& table, Activation& out) override {
+    EmbedArguments arguments;
+    arguments.step = step_;
+    arguments.table = static_cast<const CudaEmbedding&>(table).data();
+    arguments.samples = sampler_->tokens();
+    arguments.frequencies = frequencies_.as<const double>();
+    arguments.half_dim = shape_.head_dim / 2;
+    arguments.turns = turns_.as<float2>();
+    arguments.out = Cuda(out).data();
+    arguments.columns = static_cast<int>(out.columns());
+    CheckCuda(LaunchEmbed(arguments, stream_), "LaunchEmbed");
+  }
+
+  void RmsNorm(const Activation& in, const VectorWeight& weight, float epsilon, int rows, Activation& out) override {
+    CheckCuda(LaunchRmsNorm(Cuda(in).data(), Data(weight), epsilon, rows, static_cast<int>(in.columns()),
+                            Cuda(out).data(), stream_),
+              "LaunchRmsNorm");
+  }
+
+  void Linear(const Activation& in, const LinearWeight& weight, int rows, bool add, Activation& out) override {
+    if (rows == 0) return;
+    SkinnyLinearArguments skinny = Skinny(in, weight, rows, out);
+    skinny.add = add;
+    if (IsSkinny(skinny) && !(add && skinny.is_float)) {
+      CheckCuda(LaunchSkinnyLinear(skinny, multiprocessors_, stream_), "LaunchSkinnyLinear");
+      return;
+    }
+    LinearCall call;
+    call.in = Cuda(in).data();
+    call.weight = Cuda(weight).weight();
+    call.bias = Cuda(weight).bias();
+    call.out = Cuda(out).data<void>();
+    call.is_float = Cuda(out).is_float();
+    call.add = add;
+    call.rows = rows;
+    if (call.rows > kRowRounding) call.rows = (call.rows + kRowRounding - 1) / kRowRounding * kRowRounding;
+    call.out_features = weight.out();
+    call.in_features = weight.in();
+    cublas_->Run(call);
+  }
+
+  void NormLinear(const Activation& in, const VectorWeight& norm, float epsilon, const LinearWeight& weight, int rows,
+                  Activation& scratch, Activation& out) override {
+    if (rows == 0) return;
+    SkinnyLinearArguments skinny = Skinny(in, weight, rows, out);
+    skinny.norm = Data(norm);
+    skinny.epsilon = epsilon;
+    if (!IsSkinny(skinny)) {
+      Ops::NormLinear(in, norm, epsilon, weight, rows, scratch, out);
+      return;
+    }
+    CheckCuda(LaunchSkinnyLinear(skinny, multiprocessors_, stream_), "LaunchSkinnyLinear");
+  }
+
+  void NormGatedLinear(const Activation& in, const VectorWeight& norm, float epsilon, const LinearWeight& weight,
+                       int rows, Activation& scratch, Activation& gate_up, Activation& out) override {
+    SkinnyLinearArguments skinny = Skinny(in, weight, rows, out);
+    skinny.norm = Data(norm);
+    skinny.epsilon = epsilon;
+    skinny.is_gated = true;
+    if (!IsSkinny(skinny) || skinny.bias != nullptr) {
+      Ops::NormGatedLinear(in, norm, epsilon, weight, rows, scratch, gate_up, out);
+      return;
+    }
+    CheckCuda(LaunchSkinnyLinear(skinny, multiprocessors_, stream_), "LaunchSkinnyLinear");
+  }
+
+  void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv) override {
+    CheckCuda(LaunchRopeAndAppend(step_, shape_, Rotation(norm), Pages(layer, kv), Cuda(qkv).data(), stream_),
+              "LaunchRopeAndAppend");
+  }
+
+  void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) override {
+    PagedAttentionArguments arguments = Attention(qkv, layer, kv, out);
+    arguments.single_rows_only = has_prefill_plan_;
+    arguments.max_rows = has_prefill_plan_ ? 1 : max_sequence_rows_;
+    if (has_single_rows_ || !has_prefill_plan_) {
+      if (arguments.max_rows > 1) arguments.splits = 1;
+      CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
+    }
+    if (!has_prefill_plan_) return;
+    PrefillAttentionArguments chunks;
+    chunks.shape = shape_;
+    chunks.pages = arguments.pages;
+    chunks.page_table = step_.pages;
+    chunks.qkv = arguments.qkv;
+    chunks.rows = step_.rows;
+    chunks.out = arguments.out;
+    CheckCuda(LaunchPrefillAttention(chunks, prefill_plan_, stream_), "LaunchPrefillAttention");
+  }
+
+  void AppendAndAttend(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv, Activation& out) override {
+    if (max_sequence_rows_ > 1) {
+      Ops::AppendAndAttend(qkv, norm, layer, kv, out);
+      return;
+    }
+    PagedAttentionArguments arguments = Attention(qkv, layer, kv, out);
+    arguments.rotation = Rotation(norm);
+    arguments.appends = true;
+    CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
+  }
+
+  void SiluMul(const Activation& gate_up, int rows, Activation& out) override {
+    CheckCuda(LaunchSiluMul(Cuda(gate_up).data(), rows, static_cast<int>(out.columns()), Cuda(out).data(), stream_),
+              "LaunchSiluMul");
+  }
+
+  void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) override;
+
+  void GatherLogitRows(const Activation& in, Activation& out) override {
+    if (step_.num_logit_rows == 0) return;
+    CheckCuda(LaunchGatherRows(Cuda(in).data(), step_.logit_rows, step_.num_logit_rows, static_cast<int>(in.columns()),
+                               Cuda(out).data(), stream_),
+              "LaunchGatherRows");
+  }
+
+  bool SamplesAhead(const SamplingParams& params) const override { return DeviceSampler::IsForDevice(params); }
+  void StartSample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
+    UseDevice();
+    sampler_->Start(Cuda(logits).data<const float>(), logits.columns(), inputs);
+  }
+  std::vector<SampledToken> CollectSamples() override {
+    UseDevice();
+    return sampler_->Collect();
+  }
+
+ private:
+  // The experts of a layer, as its kernels find them.
+  struct ExpertTables {
+    DeviceMemory gate_up, down;
+  };
+  explicit CudaOps(const CudaOpsOptions& options) : options_(options) {}
+
+  void UseDevice() const { CheckCuda(cudaSetDevice(options_.device), "cudaSetDevice"); }
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> Upload(absl::Span<const TensorView> parts);
+  // As Upload, or what was uploaded of the same tensor before.
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> UploadShared(absl::Span<const TensorView> parts);
+  void PlanAttention(const StepBatch& batch);
+  const ExpertTables& TablesOf(const MoeWeights& weights);
+
+  SkinnyLinearArguments Skinny(const Activation& in, const LinearWeight& weight, int rows,
+                               const Activation& out) const {
+    SkinnyLinearArguments skinny;
+    skinny.weight = Cuda(weight).weight();
+    skinny.bias = Cuda(weight).bias();
+    skinny.in = Cuda(in).data();
+    skinny.out = Cuda(out).data<void>();
+    skinny.is_float = Cuda(out).is_float();
+    skinny.rows = rows;
+    skinny.out_features = static_cast<int>(weight.out());
+    skinny.in_features = static_cast<int>(weight.in());
+    return skinny;
+  }
+  HeadRotation Rotation(const QkNorm& norm) const {
+    HeadRotation rotation;
+    if (norm.q != nullptr) rotation.q_norm = Data(*norm.q);
+    if (norm.k != nullptr) rotation.k_norm = Data(*norm.k);
+    rotation.epsilon = norm.epsilon;
+    rotation.turns = turns_.as<const float2>();
+    rotation.adjacent_pairs = adjacent_pairs_;
+    return rotation;
+  }
+  LayerPages Pages(int layer, const KvPoolView& kv) const {
+    LayerPages pages;
+    pages.base = kv.base + layer * kv.layout.layer_bytes();
+    pages.page_bytes = kv.layout.page_bytes();
+    pages.value_offset = kv.layout.own_heads() * kv.layout.head_bytes();
+    pages.head_bytes = kv.layout.head_bytes();
+    pages.page_tokens = kv.layout.page_tokens;
+    return pages;
+  }
+  PagedAttentionArguments Attention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) const {
+    PagedAttentionArguments arguments;
+    arguments.step = step_;
+    arguments.shape = shape_;
+    arguments.pages = Pages(layer, kv);
+    arguments.qkv = Cuda(qkv).data();
+    arguments.splits = Splits(step_.num_sequences);
+    arguments.partial = partial_.as<float>();
+    arguments.arrived = arrived_.as<uint32_t>();
+    arguments.out = Cuda(out).data();
+    return arguments;
+  }
+  // Depends on the number of sequences only, as it is part of what is recorded.
+  int Splits(int num_sequences) const {
+    const int64_t blocks = NumArrived(shape_, num_sequences);
+    return static_cast<int>(std::clamp<int64_t>(multiprocessors_ * kBlocksPerMultiprocessor / blocks, 1, kMaxSplits));
+  }
+
+  const CudaOpsOptions options_;
+  int multiprocessors_ = 0, compute_major_ = 0;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<WeightUpload> upload_;
+  std::unique_ptr<CublasLinear> cublas_;
+  std::unique_ptr<StepInputs> inputs_;
+  std::unique_ptr<DeviceSampler> sampler_;
+  absl::flat_hash_map<const uint8_t*, std::weak_ptr<DeviceMemory>> shared_;  // By where the tensor lies.
+  DeviceMemory frequencies_, turns_, partial_, arrived_;
+  std::unique_ptr<StagingRing> plan_staging_;
+  DeviceMemory plan_memory_;
+  absl::flat_hash_map<const MoeWeights*, ExpertTables> expert_tables_;
+  DeviceMemory moe_chosen_, moe_weights_, moe_activated_;
+
+  // Of the step that runs.
+  StepView step_;
+  HeadShape shape_;
+  bool adjacent_pairs_ = false;
+  int max_sequence_rows_ = 1;
+  bool has_single_rows_ = false, has_prefill_plan_ = false;
+  PrefillPlan prefill_plan_;
+
+  bool is_recording_ = false;
+  std::map<int, cudaGraphExec_t> graphs_;  // By rows.
+};
+
+absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& options, const ModelConfig& config) {
+  RETURN_IF_ERROR(FreeDeviceBytes(options.device).status());
+  if (config.head_dim != 32 && config.head_dim != 64 && config.head_dim != 128) {
+    return absl::UnimplementedError(
+        absl::StrCat("heads of ", config.head_dim, " elements on a GPU; there are kernels for 32, 64 and 128"));
+  }
+  if (config.hidden_size % 8 != 0 || config.intermediate_size % 8 != 0 || config.moe.num_experts > kMaxExperts) {
+    return absl::UnimplementedError("on a GPU, sizes are multiples of 8, and there are at most 512 experts");
+  }
+  std::unique_ptr<CudaOps> ops(new CudaOps(options));
+  ops->UseDevice();
+  cudaDeviceProp properties;
+  CheckCuda(cudaGetDeviceProperties(&properties, options.device), "cudaGetDeviceProperties");
+  if (properties.major < 9) {
+    return absl::UnimplementedError(absl::StrCat("GPU ", options.device, " (", properties.name,
+                                                 ") has compute capability ", properties.major, ".", properties.minor,
+                                                 "; 9.0 or newer is needed"));
+  }
+  ops->multiprocessors_ = properties.multiProcessorCount;
+  ops->compute_major_ = properties.major;
+  CheckCuda(cudaStreamCreateWithFlags(&ops->stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+  ASSIGN_OR_RETURN(ops->upload_, WeightUpload::Create(options.weight_bytes, ops->stream_));
+  ASSIGN_OR_RETURN(ops->cublas_, CublasLinear::Create(ops->stream_));
+  ASSIGN_OR_RETURN(ops->inputs_,
+                   StepInputs::Create({options.max_rows, options.max_sequences, options.max_pages}, ops->stream_));
+  ASSIGN_OR_RETURN(ops->sampler_, DeviceSampler::Create(options.max_rows, ops->stream_));
+  const auto allocate = [](DeviceMemory& memory, int64_t bytes) -> absl::Status {
+    ASSIGN_OR_RETURN(memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
+    return absl::OkStatus();
+  };
+  ops->shape_ = {config.num_heads, config.num_kv_heads, config.head_dim};
+  const HeadShape& shape = ops->shape_;
+  const int64_t half = config.head_dim / 2;
+  int64_t partial_floats = 0;
+  for (int sequences = 1; sequences <= options.max_sequences; ++sequences) {
+    partial_floats = std::max(partial_floats, PartialFloats(shape, sequences, ops->Splits(sequences)));
+  }
+  RETURN_IF_ERROR(allocate(ops->frequencies_, half * sizeof(double)));
+  RETURN_IF_ERROR(allocate(ops->turns_, options.max_rows * half * sizeof(float2)));
+  RETURN_IF_ERROR(allocate(ops->partial_, partial_floats * sizeof(float)));
+  RETURN_IF_ERROR(allocate(ops->arrived_, NumArrived(shape, options.max_sequences) * sizeof(uint32_t)));
+  if (HasPrefillAttention(shape, ops->compute_major_)) {
+    RETURN_IF_ERROR(allocate(ops->plan_memory_, kPrefillWorkspaceBytes));
+    ASSIGN_OR_RETURN(ops->plan_staging_, StagingRing::Create(kPrefillWorkspaceBytes, ops->stream_));
+  }
+  if (config.moe.num_experts > 0) {
+    const int64_t pairs = int64_t{options.max_rows} * config.moe.experts_per_token;
+    RETURN_IF_ERROR(allocate(ops->moe_chosen_, pairs * sizeof(int32_t)));
+    RETURN_IF_ERROR(allocate(ops->moe_weights_, pairs * sizeof(float)));
+    RETURN_IF_ERROR(allocate(ops->moe_activated_, pairs * config.moe.intermediate_size * sizeof(Bf16)));
+  }
+  const std::vector<double> frequencies = config.rope.InverseFrequencies(config.head_dim);
+  CheckCuda(cudaMemcpy(ops->frequencies_.as<void>(), frequencies.data(), half * sizeof(double), cudaMemcpyHostToDevice),
+            "cudaMemcpy");
+  ops->adjacent_pairs_ = config.rope.pairing == RopeConfig::Pairing::kAdjacent;
+  return std::unique_ptr<Ops>(std::move(ops));
+}
+
+CudaOps::~CudaOps() {
+  cudaSetDevice(options_.device);
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (auto& [rows, graph] : graphs_) cudaGraphExecDestroy(graph);
+  plan_staging_.reset();
+  sampler_.reset();
+  inputs_.reset();
+  cublas_.reset();
+  upload_.reset();
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::Upload(absl::Span<const TensorView> parts) {
+  UseDevice();
+  int64_t elements = 0;
+  for (const TensorView& part : parts) elements += part.num_elements();
+  ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, elements * sizeof(Bf16)));
+  Bf16* to = memory.as<Bf16>();
+  for (const TensorView& part : parts) {
+    upload_->Upload(part, to);
+    to += part.num_elements();
+  }
+  return std::make_shared<DeviceMemory>(std::move(memory));
+}
+
+absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::UploadShared(absl::Span<const TensorView> parts) {
+  if (parts.size() != 1) return Upload(parts);
+  std::weak_ptr<DeviceMemory>& known = shared_[parts[0].data.data()];
+  if (std::shared_ptr<DeviceMemory> memory = known.lock(); memory != nullptr) return memory;
+  ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> memory, Upload(parts));
+  known = memory;
+  return memory;
+}
+
+absl::StatusOr<std::unique_ptr<LinearWeight>> CudaOps::PrepareLinear(absl::Span<const TensorView> parts,
+                                                                     absl::Span<const TensorView> biases,
+                                                                     InputPrecision) {
+  int64_t out = 0;
+  for (const TensorView& part : parts) {
+    if (part.columns() != parts[0].columns()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(part.name, " has ", part.columns(), " columns, ", parts[0].name, " has ", parts[0].columns()));
+    }
+    out += part.rows();
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> weight, UploadShared(parts));
+  DeviceMemory bias;
+  if (!biases.empty()) {
+    ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> uploaded, Upload(biases));
+    bias = std::move(*uploaded);
+  }
+  return std::unique_ptr<LinearWeight>(
+      std::make_unique<CudaLinear>(out, parts[0].columns(), std::move(weight), std::move(bias)));
+}
+
+void CudaOps::RunStep(const StepBatch& batch, const RopeConfig&, const AttentionShape&,
+                      absl::FunctionRef<void()> body) {
+  UseDevice();
+  const int rows = batch.rows();
+  const bool decodes = batch.sequences.size() == rows && batch.logit_rows.size() == rows;
+  auto graph = is_recording_ || !decodes ? graphs_.end() : graphs_.lower_bound(rows);
+  step_ = inputs_->Upload(batch, graph == graphs_.end() ? rows : graph->first);
+  if (graph != graphs_.end()) {
+    CheckCuda(cudaGraphLaunch(graph->second, stream_), "cudaGraphLaunch");
+    return;
+  }
+  PlanAttention(batch);
+  if (!is_recording_) {
+    body();
+    return;
+  }
+  cudaGraph_t recorded;
+  cudaGraphExec_t executable;
+  CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  body();
+  CheckCuda(cudaStreamEndCapture(stream_, &recorded), "cudaStreamEndCapture");
+  CheckCuda(cudaGraphInstantiate(&executable, recorded, 0), "cudaGraphInstantiate");
+  CheckCuda(cudaGraphDestroy(recorded), "cudaGraphDestroy");
+  CheckCuda(cudaGraphUpload(executable, stream_), "cudaGraphUpload");
+  graphs_[rows] = executable;
+}
+
+void CudaOps::PlanAttention(const StepBatch& batch) {
+  max_sequence_rows_ = 1;
+  has_single_rows_ = has_prefill_plan_ = false;
+  std::vector<int32_t> first_rows, first_pages, contexts;
+  int32_t page = 0;
+  for (const BatchSequence& sequence : batch.sequences) {
+    max_sequence_rows_ = std::max(max_sequence_rows_, sequence.num_rows);
+    has_single_rows_ |= sequence.num_rows == 1;
+    if (sequence.num_rows > 1) {
+      first_rows.push_back(sequence.first_row);
+      first_pages.push_back(page);
+      contexts.push_back(sequence.context_tokens);
+    }
+    page += static_cast<int32_t>(sequence.pages.size());
+  }
+  if (contexts.empty() || plan_staging_ == nullptr) return;
+  // The chunks lie behind the single rows.
+  first_rows.push_back(batch.rows());
+  first_pages.push_back(page);
+  CheckCuda(
+      MakePrefillPlan(shape_, first_rows.data(), first_pages.data(), contexts.data(), static_cast<int>(contexts.size()),
+                      plan_memory_.as<void>(), plan_staging_->Acquire(), stream_, &prefill_plan_),
+      "MakePrefillPlan");
+  plan_staging_->Release();
+  has_prefill_plan_ = true;
+}
+
+absl::Status CudaOps::RecordSteps(absl::FunctionRef<void(const StepBatch&)> forward,
+                                  absl::FunctionRef<void(double)> told) {
+  UseDevice();
+  std::vector<int> sizes;
+  const int most = std::min(options_.max_sequences, options_.max_rows);
+  for (int rows = 1; rows < most; rows += rows < 4 ? rows : rows < 32 ? 4 : rows < 128 ? 16 : 64) sizes.push_back(rows);
+  sizes.push_back(most);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    StepBatch batch;
+    for (int row = 0; row < sizes[i]; ++row) {
+      batch.tokens.push_back(0);
+      batch.positions.push_back(0);
+      batch.logit_rows.push_back(row);
+      batch.sequences.push_back({.first_row = row, .num_rows = 1});
+    }
+    forward(batch);  // Loads kernels, which must not happen while recording.
+    is_recording_ = true;
+    forward(batch);
+    is_recording_ = false;
+    told(static_cast<double>(i + 1) / static_cast<double>(sizes.size()));
+  }
+  CheckCuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  return absl::OkStatus();
+}
+
+const CudaOps::ExpertTables& CudaOps::TablesOf(const MoeWeights& weights) {
+  auto known = expert_tables_.find(&weights);
+  if (known != expert_tables_.end()) return known->second;
+  const auto make = [](const std::vector<std::unique_ptr<LinearWeight>>& matrices) {
+    std::vector<const Bf16*> pointers;
+    for (const auto& matrix : matrices) pointers.push_back(Cuda(*matrix).weight());
+    const size_t bytes = pointers.size() * sizeof(const Bf16*);
+    absl::StatusOr<DeviceMemory> memory = DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes);
+    CheckCuda(memory.ok() ? cudaSuccess : cudaErrorMemoryAllocation, "cudaMalloc");
+    CheckCuda(cudaMemcpy(memory->as<void>(), pointers.data(), bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+    return *std::move(memory);
+  };
+  return expert_tables_.emplace(&weights, ExpertTables{make(weights.gate_up), make(weights.down)}).first->second;
+}
+
+void CudaOps::Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) {
+  const ExpertTables& tables = TablesOf(weights);
+  MoeArguments arguments;
+  arguments.in = Cuda(in).data();
+  arguments.router_logits = Cuda(router_logits).data<const float>();
+  arguments.gate_up = tables.gate_up.as<const Bf16* const>();
+  arguments.down = tables.down.as<const Bf16* const>();
+  arguments.rows = step_.rows;
+  arguments.hidden = static_cast<int>(in.columns());
+  arguments.width = static_cast<int>(weights.down[0]->in());
+  arguments.num_experts = static_cast<int>(weights.down.size());
+  arguments.experts_per_token = weights.experts_per_token;
+  arguments.normalise_top_k = weights.normalise_top_k;
+  arguments.chosen = moe_chosen_.as<int32_t>();
+  arguments.weights = moe_weights_.as<float>();
+  arguments.activated = moe_activated_.as<Bf16>();
+  arguments.out = Cuda(out).data();
+  CheckCuda(LaunchMoe(arguments, stream_), "LaunchMoe");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions& options, const ModelConfig& config) {
+  return CudaOps::Create(options, config);
+}
+
+int64_t CudaWeightBytes(const Checkpoint& checkpoint) {
+  int64_t elements = 0;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (!checkpoint.config().tied_embeddings || name != "lm_head") elements += tensor.num_elements();
+  }
+  return elements * static_cast<int64_t>(sizeof(Bf16));
+}
+
+absl::StatusOr<int64_t> FreeDeviceBytes(int device) {
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || device >= count) {
+    cudaGetLastError();
+    return absl::UnavailableError(error == cudaSuccess
+                                      ? absl::StrCat("there is no GPU ", device, " here, but ", count)
+                                      : absl::StrCat("no GPU can be used here: ", cudaGetErrorString(error)));
+  }
+  CheckCuda(cudaSetDevice(device), "cudaSetDevice");
+  size_t free = 0, total = 0;
+  CheckCuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return static_cast<int64_t>(free);
+}
+
+}  // namespace tandem

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/ops.h"
+#include "model/checkpoint.h"
+#include "model/model_config.h"
+
+namespace tandem {
+
+// What the buffers of CudaOps are made for.
+struct CudaOpsOptions {
+  int device = 0;
+  int max_rows = 0;          // Of a step.
+  int max_sequences = 0;     // Of a step.
+  int64_t max_pages = 0;     // Of all sequences of a step.
+  int64_t weight_bytes = 0;  // That will be prepared, for the progress that is logged.
+};
+
+// The ops on an NVIDIA GPU (compute capability 9.0 or newer): bf16 weights, activations and KV, sums in f32; weights of
+// other types become bf16. Steps that decode are recorded as CUDA graphs, one for each of some batch sizes.
+//
+// Work is only enqueued; CollectSamples waits. A failure of the GPU, or a step that does not end within 20 s, ends the
+// process (cuda_check.h).
+//
+// UNAVAILABLE: there is no such device. UNIMPLEMENTED: it is too old, or the model's heads have a size without kernels.
+// RESOURCE_EXHAUSTED: its memory is full.
+absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions& options, const ModelConfig& config);
+
+// Bytes that a model's weights take on the device.
+int64_t CudaWeightBytes(const Checkpoint& checkpoint);
+
+// Bytes free on the device now. UNAVAILABLE: there is no such device.
+absl::StatusOr<int64_t> FreeDeviceBytes(int device);
+
+}  // namespace tandem

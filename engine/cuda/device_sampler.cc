@@ -1,0 +1,133 @@
+#include "engine/cuda/device_sampler.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "engine/cuda/cuda_check.h"
+#include "engine/cuda/sample_kernel.h"
+
+namespace tandem {
+namespace {
+
+constexpr size_t kSlots = 4;  // More than steps that are in flight.
+constexpr absl::Duration kLongestStep = absl::Seconds(20);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceSampler>> DeviceSampler::Create(int max_rows, cudaStream_t stream) {
+  std::unique_ptr<DeviceSampler> sampler(new DeviceSampler(stream));
+  constexpr DeviceMemory::Kind kDevice = DeviceMemory::Kind::kDevice, kPinned = DeviceMemory::Kind::kPinned;
+  ASSIGN_OR_RETURN(sampler->tokens_, DeviceMemory::Allocate(kDevice, max_rows * sizeof(int32_t)));
+  ASSIGN_OR_RETURN(sampler->results_, DeviceMemory::Allocate(kDevice, max_rows * sizeof(int32_t)));
+  ASSIGN_OR_RETURN(sampler->settings_, DeviceMemory::Allocate(kDevice, max_rows * sizeof(SampleSettings)));
+  ASSIGN_OR_RETURN(sampler->staging_, StagingRing::Create(max_rows * sizeof(SampleSettings), stream));
+  for (size_t i = 0; i < kSlots; ++i) {
+    Slot slot;
+    ASSIGN_OR_RETURN(slot.results, DeviceMemory::Allocate(kPinned, max_rows * sizeof(int32_t)));
+    CheckCuda(cudaEventCreateWithFlags(&slot.arrived, cudaEventDisableTiming), "cudaEventCreate");
+    sampler->slots_.push_back(std::move(slot));
+  }
+  return sampler;
+}
+
+DeviceSampler::~DeviceSampler() {
+  for (Slot& slot : slots_) cudaEventDestroy(slot.arrived);
+}
+
+bool DeviceSampler::IsForDevice(const SamplingParams& params) {
+  return !HasPenalties(params) && params.logit_bias.empty() && !params.logprobs.has_value() && params.min_tokens == 0;
+}
+
+void DeviceSampler::Start(const float* logits, int64_t columns, absl::Span<const SampleInput> inputs) {
+  Pending pending;
+  pending.tokens.resize(inputs.size());
+  pending.slot = std::exchange(next_slot_, (next_slot_ + 1) % kSlots);
+  Slot& slot = slots_[pending.slot];
+  bool all_on_device = true;
+  if (!inputs.empty()) {
+    auto* settings = reinterpret_cast<SampleSettings*>(staging_->Acquire());
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const SamplingParams& params = *inputs[i].params;
+      settings[i] = {.temperature = params.temperature,
+                     .top_p = params.top_p,
+                     .min_p = params.min_p,
+                     .top_k = params.top_k,
+                     .seed = params.seed,
+                     .index = inputs[i].output.size()};
+      all_on_device &= IsForDevice(params);
+    }
+    CheckCuda(cudaMemcpyAsync(settings_.as<void>(), settings, inputs.size() * sizeof(SampleSettings),
+                              cudaMemcpyHostToDevice, stream_),
+              "cudaMemcpyAsync");
+    staging_->Release();
+    CheckCuda(
+        LaunchSample(logits, static_cast<int>(inputs.size()), static_cast<int>(columns),
+                     settings_.as<const SampleSettings>(), tokens_.as<int32_t>(), results_.as<int32_t>(), stream_),
+        "LaunchSample");
+    CheckCuda(cudaMemcpyAsync(slot.results.as<void>(), results_.as<void>(), inputs.size() * sizeof(int32_t),
+                              cudaMemcpyDeviceToHost, stream_),
+              "cudaMemcpyAsync");
+  }
+  CheckCuda(cudaEventRecord(slot.arrived, stream_), "cudaEventRecord");
+  if (!all_on_device) {
+    Complete(pending);
+    SampleOnHost(logits, columns, inputs, pending);
+  }
+  pending_.push_back(std::move(pending));
+}
+
+void DeviceSampler::SampleOnHost(const float* logits, int64_t columns, absl::Span<const SampleInput> inputs,
+                                 Pending& pending) {
+  std::vector<float> row(columns);
+  std::vector<int32_t> chosen;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!IsForDevice(*inputs[i].params)) {
+      CheckCuda(cudaMemcpy(row.data(), logits + i * columns, columns * sizeof(float), cudaMemcpyDeviceToHost),
+                "cudaMemcpy");
+      pending.tokens[i] = SampleToken(absl::MakeSpan(row), inputs[i]);
+    }
+    chosen.push_back(pending.tokens[i].token);
+  }
+  CheckCuda(cudaMemcpy(tokens_.as<void>(), chosen.data(), chosen.size() * sizeof(int32_t), cudaMemcpyHostToDevice),
+            "cudaMemcpy");
+}
+
+void DeviceSampler::Complete(Pending& pending) {
+  if (std::exchange(pending.is_known, true)) return;
+  AwaitEvent(slots_[pending.slot].arrived);
+  const auto* results = slots_[pending.slot].results.as<const int32_t>();
+  for (size_t i = 0; i < pending.tokens.size(); ++i) {
+    pending.tokens[i].valid = results[i] >= 0;
+    pending.tokens[i].token = std::max(0, results[i]);
+  }
+}
+
+std::vector<SampledToken> DeviceSampler::Collect() {
+  Pending pending = std::move(pending_.front());
+  pending_.pop_front();
+  Complete(pending);
+  return std::move(pending.tokens);
+}
+
+void DeviceSampler::AwaitEvent(cudaEvent_t event) {
+  // By asking, since a wake-up takes longer than most steps of small models.
+  const absl::Time give_up = Clock::Real().Now() + kLongestStep;
+  for (int asked = 1;; ++asked) {
+    const cudaError_t error = cudaEventQuery(event);
+    if (error == cudaSuccess) return;
+    if (error != cudaErrorNotReady) CheckCuda(error, "a step on the GPU");
+    if (asked % 64 != 0) continue;
+    std::this_thread::yield();
+    if (Clock::Real().Now() < give_up) continue;
+    LogError("a step on the GPU does not end, and this worker does", {{"limit", absl::FormatDuration(kLongestStep)}});
+    _exit(kGpuFailedExitCode);
+  }
+}
+
+}  // namespace tandem

@@ -1,0 +1,331 @@
+#include "engine/cuda/device_code.cuh"
+#include "engine/cuda/launch.h"
+#include "engine/cuda/paged_attention.h"
+
+// How it works. A block takes 8 columns, the query heads of one KV head (of one row, or of as many as fit), and a part
+// of the sequence's tokens; its warps take tiles of 16 tokens of it in turn, each for itself: keys and values come by
+// asynchronous copies, a few tiles ahead. Scores are K q^T and outputs V^T p^T, so that 16 tokens are the rows of a
+// tensor core instruction and the 8 columns its columns. At the end the warps' outputs are put together, and those of
+// the blocks that share a sequence by the last one of them.
+
+namespace tandem {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * 32;
+constexpr int kTile = 16;   // Tokens.
+constexpr int kStages = 3;  // Tiles on their way, per warp.
+constexpr int kColumns = 8;
+
+template <int kHeadDim>
+struct Sizes {
+  static constexpr int kRowBytes = kHeadDim * 2;
+  static constexpr int kChunks = kRowBytes / 16;
+  static constexpr int kTileBytes = kTile * kRowBytes;
+  static constexpr int kWarpBytes = kStages * 2 * kTileBytes;  // Keys and values.
+  static constexpr int kShared = kWarps * kWarpBytes;
+  // Outputs of the warps and their maxima and sums, in the same memory at the end.
+  static constexpr int kOutputFloats = kColumns * (kHeadDim + 2);
+  static_assert(kWarps * kOutputFloats * 4 <= kShared);
+};
+
+// Where 16 bytes of a tile's row lie, such that 8 rows' same bytes are in unlike banks.
+template <int kHeadDim>
+__device__ __forceinline__ int Place(int row, int chunk) {
+  constexpr int kChunks = Sizes<kHeadDim>::kChunks;
+  const int turned = kChunks >= 8 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & (kChunks - 1));
+  return row * Sizes<kHeadDim>::kRowBytes + turned * 16;
+}
+
+template <int kHeadDim>
+__global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionArguments a) {
+  using S = Sizes<kHeadDim>;
+  extern __shared__ uint4 shared[];
+  __shared__ __align__(16) __nv_bfloat16 queries[kColumns][kHeadDim];
+  __shared__ bool is_last;
+  LetNextKernelBegin();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group_lane = lane / 4, quad = lane % 4;
+  const SequenceView sequence = a.step.sequences[blockIdx.z];
+  const int kv_head = blockIdx.y;
+  const int group = a.shape.num_heads / a.shape.num_kv_heads;
+  // Blocks along x: splits of each 8 columns.
+  const int split = blockIdx.x % a.splits, column_tile = blockIdx.x / a.splits;
+  const int num_columns = sequence.num_rows * group, first_column = column_tile * kColumns;
+  if (sequence.context_tokens == 0 || first_column >= num_columns) return;
+  if (a.single_rows_only && sequence.num_rows > 1) return;
+  const int columns = min(kColumns, num_columns - first_column);
+  const int first_row = first_column / group, last_row = (first_column + columns - 1) / group;
+  // Tokens that the last row of these columns sees.
+  const int seen = sequence.context_tokens - sequence.num_rows + last_row + 1;
+  const int tiles = (seen + kTile - 1) / kTile;
+  const int first_tile = static_cast<int>(static_cast<int64_t>(tiles) * split / a.splits);
+  const int end_tile = static_cast<int>(static_cast<int64_t>(tiles) * (split + 1) / a.splits);
+
+  const uint32_t stages = SharedAddress(shared) + warp * S::kWarpBytes;
+  const uint8_t* head_base = a.pages.base + kv_head * a.pages.head_bytes;
+  const auto start_copy = [&](int tile, int stage) {
+    if (tile < end_tile) {
+      // Lane l finds the place of token l; all lanes then copy.
+      const int own_token = min(tile * kTile + lane % kTile, seen - 1);
+      const int page = a.step.pages[sequence.first_page + own_token / a.pages.page_tokens];
+      const int64_t own_place = page * a.pages.page_bytes + own_token % a.pages.page_tokens * S::kRowBytes;
+      const uint32_t to = stages + stage * 2 * S::kTileBytes;
+#pragma unroll
+      for (int i = 0; i < kTile * S::kChunks / 32; ++i) {
+        const int row = (i * 32 + lane) / S::kChunks, chunk = lane % S::kChunks;
+        const uint8_t* from = head_base + __shfl_sync(0xffffffffu, own_place, row) + chunk * 16;
+        const bool valid = tile * kTile + row < seen;
+        CopyAsync(to + Place<kHeadDim>(row, chunk), from, valid);
+        CopyAsync(to + S::kTileBytes + Place<kHeadDim>(row, chunk), from + a.pages.value_offset, valid);
+      }
+    }
+    CommitCopies();
+  };
+  // Tiles with tokens of this step are copied when those are in their slots.
+  const int own_tile = a.appends ? tiles - 1 : 0;
+  int next_copy = 0;  // Of the warp's tiles: first_tile + warp + kWarps * next_copy.
+  const auto tile_at = [&](int index) { return first_tile + warp + kWarps * index; };
+  while (next_copy < kStages - 1 && tile_at(next_copy) < min(end_tile, own_tile)) {
+    start_copy(tile_at(next_copy), next_copy % kStages);
+    ++next_copy;
+  }
+
+  WaitForEarlierKernels();
+  const int qkv_columns = (a.shape.num_heads + 2 * a.shape.num_kv_heads) * kHeadDim;
+  // Whoever attends to the new token writes it; where more than 8 heads share it, several blocks write the same.
+  const int head_tasks = a.appends && split == a.splits - 1 ? kColumns + 2 : kColumns;
+  for (int task = warp; task < head_tasks; task += kWarps) {
+    if (task < kColumns) {
+      const int row = sequence.first_row + (first_column + task) / group;
+      const int head = kv_head * group + (first_column + task) % group;
+      const __nv_bfloat16* in = a.qkv + static_cast<int64_t>(row) * qkv_columns + head * kHeadDim;
+      if (task >= columns) {
+        for (int i = lane; i < kHeadDim; i += 32) queries[task][i] = __float2bfloat16_rn(0);
+      } else if (a.appends) {
+        RotateHead<kHeadDim>(in, a.rotation.q_norm, a.rotation.epsilon,
+                             a.rotation.turns + static_cast<int64_t>(row) * (kHeadDim / 2), a.rotation.adjacent_pairs,
+                             queries[task]);
+      } else {
+        for (int i = lane; i < kHeadDim; i += 32) queries[task][i] = in[i];
+      }
+      continue;
+    }
+    const int row = sequence.first_row, position = sequence.context_tokens - 1;
+    const int page = a.step.pages[sequence.first_page + position / a.pages.page_tokens];
+    auto* slot =
+        reinterpret_cast<__nv_bfloat16*>(a.pages.base + page * a.pages.page_bytes + kv_head * a.pages.head_bytes +
+                                         position % a.pages.page_tokens * S::kRowBytes);
+    const __nv_bfloat16* key =
+        a.qkv + static_cast<int64_t>(row) * qkv_columns + (a.shape.num_heads + kv_head) * kHeadDim;
+    if (task == kColumns) {
+      RotateHead<kHeadDim>(key, a.rotation.k_norm, a.rotation.epsilon,
+                           a.rotation.turns + static_cast<int64_t>(row) * (kHeadDim / 2), a.rotation.adjacent_pairs,
+                           slot);
+    } else {
+      const __nv_bfloat16* value = key + a.shape.num_kv_heads * kHeadDim;
+      slot += a.pages.value_offset / 2;
+      for (int i = lane; i < kHeadDim; i += 32) slot[i] = value[i];
+    }
+  }
+  __syncthreads();
+  while (next_copy < kStages - 1) {
+    start_copy(tile_at(next_copy), next_copy % kStages);
+    ++next_copy;
+  }
+
+  uint32_t q[kHeadDim / 16][2];
+#pragma unroll
+  for (int k = 0; k < kHeadDim / 16; ++k) {
+    q[k][0] = *reinterpret_cast<const uint32_t*>(&queries[group_lane][k * 16 + quad * 2]);
+    q[k][1] = *reinterpret_cast<const uint32_t*>(&queries[group_lane][k * 16 + 8 + quad * 2]);
+  }
+  // This thread's two columns, and how many tokens they see.
+  int limit[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = min(first_column + quad * 2 + i, num_columns - 1) / group;
+    limit[i] = sequence.context_tokens - sequence.num_rows + row + 1;
+  }
+  const int least = sequence.context_tokens - sequence.num_rows + first_row + 1;
+  const float scale = rsqrtf(static_cast<float>(kHeadDim)) * 1.44269504f;  // Exponentials are of 2.
+  constexpr float kNever = -1e30f;
+  float top[2] = {kNever, kNever}, sum[2] = {0, 0};
+  float o[kHeadDim / 16][4] = {};
+
+  for (int index = 0; tile_at(index) < end_tile; ++index) {
+    start_copy(tile_at(next_copy), next_copy % kStages);
+    ++next_copy;
+    WaitForCopies<kStages - 1>();
+    __syncwarp();
+    const uint32_t keys = stages + index % kStages * 2 * S::kTileBytes, values = keys + S::kTileBytes;
+    const int first_token = tile_at(index) * kTile;
+
+    float s[4] = {};
+#pragma unroll
+    for (int k = 0; k < kHeadDim / 16; ++k) {
+      uint32_t m[4];
+      // Matrices: tokens 0-7 and 8-15 of chunk 2k, then of chunk 2k + 1.
+      LoadMatrices(m, keys + Place<kHeadDim>(lane % 16, 2 * k + lane / 16));
+      MultiplyAdd(s, m[0], m[1], m[2], m[3], q[k][0], q[k][1]);
+    }
+    // s: tokens group_lane and group_lane + 8, columns 2 quad and 2 quad + 1.
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[i] *= scale;
+    if (first_token + kTile > least) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (first_token + group_lane + 8 * (i / 2) >= limit[i % 2]) s[i] = kNever;
+      }
+    }
+    float factor[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float tile_top = fmaxf(s[i], s[i + 2]);
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) tile_top = fmaxf(tile_top, __shfl_xor_sync(0xffffffffu, tile_top, step));
+      const float new_top = fmaxf(top[i], tile_top);
+      factor[i] = exp2f(top[i] - new_top);
+      top[i] = new_top;
+      // A column that has seen no token yet must not count these.
+      s[i] = s[i] <= kNever ? 0 : exp2f(s[i] - new_top);
+      s[i + 2] = s[i + 2] <= kNever ? 0 : exp2f(s[i + 2] - new_top);
+      sum[i] = sum[i] * factor[i] + s[i] + s[i + 2];
+    }
+    if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) {
+#pragma unroll
+      for (int d = 0; d < kHeadDim / 16; ++d) {
+        o[d][0] *= factor[0];
+        o[d][1] *= factor[1];
+        o[d][2] *= factor[0];
+        o[d][3] *= factor[1];
+      }
+    }
+    // From rows of tokens to columns of tokens.
+    const uint32_t p0 = TransposeMatrix(PackPair(s[0], s[1])), p1 = TransposeMatrix(PackPair(s[2], s[3]));
+#pragma unroll
+    for (int d = 0; d < kHeadDim / 16; ++d) {
+      uint32_t m[4];
+      // Matrices: tokens 0-7 of chunks 2d and 2d + 1, then tokens 8-15; transposed.
+      LoadMatricesTransposed(m, values + Place<kHeadDim>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
+      MultiplyAdd(o[d], m[0], m[1], m[2], m[3], p0, p1);
+    }
+    __syncwarp();
+  }
+  WaitForCopies<0>();
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int step = 4; step < 32; step *= 2) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
+  }
+
+  // Together over the warps: [column][head_dim], then top and sum, of each.
+  __syncthreads();
+  float* outputs = reinterpret_cast<float*>(shared);
+  const auto output_of = [&](int w, int column) { return outputs + (w * kColumns + column) * (kHeadDim + 2); };
+  const auto read_output = [&](int w, int column, int at) { return output_of(w, column)[at]; };
+#pragma unroll
+  for (int d = 0; d < kHeadDim / 16; ++d) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) output_of(warp, quad * 2 + i % 2)[d * 16 + group_lane + 8 * (i / 2)] = o[d][i];
+  }
+  if (group_lane == 0) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      output_of(warp, quad * 2 + i)[kHeadDim] = top[i];
+      output_of(warp, quad * 2 + i)[kHeadDim + 1] = sum[i];
+    }
+  }
+  __syncthreads();
+  // Puts `count` outputs of a column together, and tells them with the column's top and sum.
+  const auto combine = [&](int count, int column, auto read, auto write) {
+    float all_top = kNever, all_sum = 0;
+    for (int i = 0; i < count; ++i) all_top = fmaxf(all_top, read(i, column, kHeadDim));
+    for (int i = 0; i < count; ++i) {
+      all_sum += read(i, column, kHeadDim + 1) * exp2f(read(i, column, kHeadDim) - all_top);
+    }
+    for (int d = lane; d < kHeadDim; d += 32) {
+      float value = 0;
+      for (int i = 0; i < count; ++i) value += read(i, column, d) * exp2f(read(i, column, kHeadDim) - all_top);
+      write(d, value, all_top, all_sum);
+    }
+  };
+  const auto write_out = [&](int column) {
+    const int row = sequence.first_row + (first_column + column) / group;
+    const int head = kv_head * group + (first_column + column) % group;
+    __nv_bfloat16* out = a.out + (static_cast<int64_t>(row) * a.shape.num_heads + head) * kHeadDim;
+    return [out](int d, float value, float, float total) { out[d] = __float2bfloat16_rn(value / total); };
+  };
+  if (a.splits == 1) {
+    for (int column = warp; column < columns; column += kWarps) {
+      combine(kWarps, column, read_output, write_out(column));
+    }
+    return;
+  }
+  const int column_tiles = (group + kColumns - 1) / kColumns;
+  const int64_t share = (int64_t{blockIdx.z} * a.shape.num_kv_heads + kv_head) * column_tiles + column_tile;
+  float* partial = a.partial + share * a.splits * S::kOutputFloats;
+  const auto partial_of = [&](int part, int column) {
+    return partial + part * S::kOutputFloats + column * (kHeadDim + 2);
+  };
+  const auto read_partial = [&](int part, int column, int at) { return __ldcg(partial_of(part, column) + at); };
+  for (int column = warp; column < columns; column += kWarps) {
+    float* to = partial_of(split, column);
+    combine(kWarps, column, read_output, [&](int d, float value, float all_top, float all_sum) {
+      to[d] = value;
+      if (d == 0) {
+        to[kHeadDim] = all_top;
+        to[kHeadDim + 1] = all_sum;
+      }
+    });
+  }
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    is_last = atomicAdd(a.arrived + share, 1) == a.splits - 1;
+    if (is_last) a.arrived[share] = 0;
+  }
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  for (int column = warp; column < columns; column += kWarps) {
+    combine(a.splits, column, read_partial, write_out(column));
+  }
+}
+
+template <int kHeadDim>
+cudaError_t Launch(const PagedAttentionArguments& a, cudaStream_t stream) {
+  const auto kernel = PagedAttentionKernel<kHeadDim>;
+  constexpr int kBytes = Sizes<kHeadDim>::kShared;
+  if (cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+      error != cudaSuccess) {
+    return error;
+  }
+  const int group = a.shape.num_heads / a.shape.num_kv_heads;
+  const int column_tiles = (a.max_rows * group + kColumns - 1) / kColumns;
+  const dim3 grid(a.splits * column_tiles, a.shape.num_kv_heads, a.step.num_sequences);
+  return LaunchEarly(kernel, grid, kThreads, kBytes, stream, a);
+}
+
+}  // namespace
+
+int64_t NumArrived(const HeadShape& shape, int num_sequences) {
+  const int group = shape.num_heads / shape.num_kv_heads;
+  return int64_t{num_sequences} * shape.num_kv_heads * ((group + kColumns - 1) / kColumns);
+}
+
+int64_t PartialFloats(const HeadShape& shape, int num_sequences, int splits) {
+  return NumArrived(shape, num_sequences) * splits * kColumns * (shape.head_dim + 2);
+}
+
+cudaError_t LaunchPagedAttention(const PagedAttentionArguments& arguments, cudaStream_t stream) {
+  switch (arguments.shape.head_dim) {
+    case 32:
+      return Launch<32>(arguments, stream);
+    case 64:
+      return Launch<64>(arguments, stream);
+    default:
+      return Launch<128>(arguments, stream);
+  }
+}
+
+}  // namespace tandem

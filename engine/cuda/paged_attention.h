@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "engine/cuda/step_view.h"
+
+namespace tandem {
+
+// Causal attention over pages, made for sequences of one row: bound by how fast keys and values are read. Longer
+// chunks are right, too, but are read once for every 8 / (query heads of a KV head) rows.
+struct PagedAttentionArguments {
+  StepView step;
+  HeadShape shape;
+  LayerPages pages;
+  // [rows][query heads | key heads | value heads]. With `appends`, as the linear layer left them: each sequence has one
+  // row then, whose keys and values go to their slots. Without: queries are rotated, and the slots are filled.
+  const __nv_bfloat16* qkv = nullptr;
+  HeadRotation rotation;  // With `appends`.
+  bool appends = false;
+  bool single_rows_only = false;  // Sequences with more rows are left out.
+  int max_rows = 1;               // Of a sequence.
+  // Parts that a sequence of one row is cut into, each a block's; the last one to end puts them together. Longer chunks
+  // need 1.
+  int splits = 1;
+  float* partial = nullptr;      // With splits: PartialFloats(...) of them.
+  uint32_t* arrived = nullptr;   // With splits: a zero for each sequence, KV head and 8 query heads.
+  __nv_bfloat16* out = nullptr;  // [rows][query heads]
+};
+
+int64_t PartialFloats(const HeadShape& shape, int num_sequences, int splits);
+int64_t NumArrived(const HeadShape& shape, int num_sequences);
+
+// Enqueues it. `step`'s arrays were written by a copy, not by a kernel.
+cudaError_t LaunchPagedAttention(const PagedAttentionArguments& arguments, cudaStream_t stream);
+
+}  // namespace tandem

@@ -1,0 +1,259 @@
+#include <algorithm>
+
+#include "engine/cuda/device_code.cuh"
+#include "engine/cuda/launch.h"
+#include "engine/cuda/skinny_linear.h"
+
+// How it works. A block takes tiles of 16 features, one after the other; each of its warps takes the same part of the
+// input features of all of them. A warp multiplies on tensor cores, weights on the left and up to 8 tokens on the
+// right, straight from what it loaded: the order in which products are summed is free, so each thread's 16 bytes of a
+// weight row stand for the places that the instruction wants from it, and the same is done with the tokens. The warps'
+// sums meet in shared memory.
+//
+// What counts is that the weights never stop coming: loads are ordered a batch ahead, the first ones before the
+// kernel's input is there, and a block takes no more than half of a multiprocessor, so that the next kernel's first
+// loads go out while this one ends.
+
+namespace tandem {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * 32;
+constexpr int kTileRows = 16;
+constexpr int kStep = 32;             // Input features of a step: 16 bytes for each thread of a quad.
+constexpr int kRowPad = 64;           // Bytes behind a staged row, so that 8 rows lie in unlike banks.
+constexpr int kMaxStaged = 96 << 10;  // Bytes of the input that a block keeps in shared memory.
+
+template <int kMatrices, int kDepth>
+struct Batch {
+  uint4 low[kMatrices][kDepth], high[kMatrices][kDepth];  // Feature rows lane / 4 and lane / 4 + 8 of the tile.
+};
+
+// Copies the input to shared memory, normalised where that is asked for.
+template <int kTokens>
+__device__ void StageInput(const SkinnyLinearArguments& a, uint8_t* staged, int row_bytes) {
+  __shared__ float sums[kTokens][kWarps];
+  const int loads = a.in_features / 8;
+  const auto source = [&](int token) {
+    return reinterpret_cast<const uint4*>(a.in + static_cast<int64_t>(token) * a.in_features);
+  };
+  if (a.norm != nullptr) {
+#pragma unroll
+    for (int token = 0; token < kTokens; ++token) {
+      if (token >= a.rows) break;
+      float squares = 0;
+      for (int i = threadIdx.x; i < loads; i += kThreads) {
+        const uint4 value = source(token)[i];
+        for (uint32_t pair : {value.x, value.y, value.z, value.w}) {
+          const float2 v = UnpackPair(pair);
+          squares += v.x * v.x + v.y * v.y;
+        }
+      }
+      squares = SumOfWarp(squares);
+      if (threadIdx.x % 32 == 0) sums[token][threadIdx.x / 32] = squares;
+    }
+    __syncthreads();
+  }
+  for (int token = 0; token < a.rows; ++token) {
+    uint4* to = reinterpret_cast<uint4*>(staged + token * row_bytes);
+    if (a.norm == nullptr) {
+      for (int i = threadIdx.x; i < loads; i += kThreads) to[i] = source(token)[i];
+      continue;
+    }
+    float sum = 0;
+    for (int warp = 0; warp < kWarps; ++warp) sum += sums[token][warp];
+    const float scale = rsqrtf(sum / a.in_features + a.epsilon);
+    for (int i = threadIdx.x; i < loads; i += kThreads) {
+      const uint4 value = source(token)[i], factor = reinterpret_cast<const uint4*>(a.norm)[i];
+      const auto scaled = [&](uint32_t v, uint32_t f) {
+        const float2 x = UnpackPair(v), y = UnpackPair(f);
+        return PackPair(x.x * scale * y.x, x.y * scale * y.y);
+      };
+      to[i] = make_uint4(scaled(value.x, factor.x), scaled(value.y, factor.y), scaled(value.z, factor.z),
+                         scaled(value.w, factor.w));
+    }
+  }
+  __syncthreads();
+}
+
+// kGroups: of 8 tokens. kGated: each tile is two, of the gate's features and of the other factor's.
+template <int kGroups, bool kGated>
+__global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearArguments a, int staged_row_bytes) {
+  constexpr int kMatrices = kGated ? 2 : 1;
+  constexpr int kDepth = kGated ? 2 : 4;
+  constexpr int kTokens = 8 * kGroups;
+  constexpr int kSumStride = kTokens + 1;
+  constexpr int kSums = kMatrices * kTileRows * kSumStride;  // Of one warp.
+  extern __shared__ uint4 shared[];
+  float* sums = reinterpret_cast<float*>(shared);  // [2][kWarps][kSums]
+  uint8_t* staged = reinterpret_cast<uint8_t*>(shared) + 2 * kWarps * kSums * sizeof(float);
+
+  LetNextKernelBegin();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
+  const int steps = a.in_features / kStep;
+  const int first_step = steps * warp / kWarps, end_step = steps * (warp + 1) / kWarps;
+  const int half = a.out_features / kMatrices;  // Features of each matrix.
+  const int tiles = half / kTileRows;
+
+  using WarpBatch = Batch<kMatrices, kDepth>;
+  const __nv_bfloat16* origin = a.weight + static_cast<int64_t>(group) * a.in_features + quad * 8;
+  const auto load = [&](WarpBatch& batch, int tile, int step) {
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+#pragma unroll
+      for (int m = 0; m < kMatrices; ++m) {
+        if (tile < tiles && step + d < end_step) {
+          const __nv_bfloat16* from =
+              origin + (static_cast<int64_t>(m) * half + tile * kTileRows) * a.in_features + (step + d) * kStep;
+          batch.low[m][d] = LoadStreamed(from);
+          batch.high[m][d] = LoadStreamed(from + 8 * static_cast<int64_t>(a.in_features));
+        } else {
+          batch.low[m][d] = batch.high[m][d] = make_uint4(0, 0, 0, 0);
+        }
+      }
+    }
+  };
+
+  float c[kMatrices][kGroups][4] = {};
+  const auto multiply = [&](const WarpBatch& batch, int step) {
+    uint4 tokens[kDepth][kGroups];
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        const int token = g * 8 + group;
+        tokens[d][g] = make_uint4(0, 0, 0, 0);
+        if (token >= a.rows || step + d >= end_step) continue;
+        const uint8_t* row = staged_row_bytes > 0
+                                 ? staged + token * staged_row_bytes
+                                 : reinterpret_cast<const uint8_t*>(a.in + static_cast<int64_t>(token) * a.in_features);
+        tokens[d][g] = *reinterpret_cast<const uint4*>(row + (step + d) * (kStep * 2) + quad * 16);
+      }
+    }
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+#pragma unroll
+      for (int m = 0; m < kMatrices; ++m) {
+        const uint4 low = batch.low[m][d], high = batch.high[m][d];
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+          MultiplyAdd(c[m][g], low.x, high.x, low.y, high.y, tokens[d][g].x, tokens[d][g].y);
+          MultiplyAdd(c[m][g], low.z, high.z, low.w, high.w, tokens[d][g].z, tokens[d][g].w);
+        }
+      }
+    }
+  };
+
+  int buffer = 0;
+  const auto finish_tile = [&](int tile) {
+    float* own = sums + (buffer * kWarps + warp) * kSums;
+#pragma unroll
+    for (int m = 0; m < kMatrices; ++m) {
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          own[(m * kTileRows + group + 8 * (i / 2)) * kSumStride + g * 8 + quad * 2 + i % 2] = c[m][g][i];
+          c[m][g][i] = 0;
+        }
+      }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < kTileRows * a.rows; i += kThreads) {
+      const int row = i % kTileRows, token = i / kTileRows;
+      const auto total = [&](int m) {
+        float sum = 0;
+        for (int w = 0; w < kWarps; ++w) {
+          sum += sums[(buffer * kWarps + w) * kSums + (m * kTileRows + row) * kSumStride + token];
+        }
+        return sum;
+      };
+      const int feature = tile * kTileRows + row;
+      const int64_t at = static_cast<int64_t>(token) * half + feature;
+      float value = total(0);
+      if constexpr (kGated) {
+        value = Silu(value) * total(1);
+      } else if (a.bias != nullptr) {
+        value += __bfloat162float(a.bias[feature]);
+      }
+      if (a.is_float) {
+        static_cast<float*>(a.out)[at] = value;
+      } else {
+        auto* out = static_cast<__nv_bfloat16*>(a.out) + at;
+        if (a.add) value += __bfloat162float(*out);
+        *out = __float2bfloat16_rn(value);
+      }
+    }
+    buffer ^= 1;
+  };
+
+  // Warps differ in steps by one at most: all take as many batches.
+  const int batches = (steps + kWarps - 1) / kWarps;
+  const int rounds = (batches + kDepth - 1) / kDepth;
+  int tile = blockIdx.x, round = 0;                // What is multiplied next,
+  int loaded_tile = blockIdx.x, loaded_round = 0;  // and loaded next.
+  const auto load_next = [&](WarpBatch& batch) {
+    load(batch, loaded_tile, first_step + loaded_round * kDepth);
+    if (++loaded_round == rounds) {
+      loaded_round = 0;
+      loaded_tile += gridDim.x;
+    }
+  };
+  const auto multiply_next = [&](const WarpBatch& batch) {
+    multiply(batch, first_step + round * kDepth);
+    if (++round == rounds) {
+      finish_tile(tile);
+      round = 0;
+      tile += gridDim.x;
+    }
+  };
+
+  WarpBatch one, other;
+  load_next(one);
+  load_next(other);
+  WaitForEarlierKernels();
+  if (staged_row_bytes > 0) StageInput<kTokens>(a, staged, staged_row_bytes);
+  while (tile < tiles) {
+    multiply_next(one);
+    load_next(one);
+    if (tile >= tiles) break;
+    multiply_next(other);
+    load_next(other);
+  }
+}
+
+template <int kGroups, bool kGated>
+cudaError_t Launch(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
+  const int staged_row_bytes = a.in_features * 2 + kRowPad;
+  const size_t sum_bytes = size_t{2} * kWarps * (kGated ? 2 : 1) * kTileRows * (8 * kGroups + 1) * sizeof(float);
+  const bool is_staged = a.norm != nullptr || a.rows * staged_row_bytes <= kMaxStaged;
+  const size_t bytes = sum_bytes + (is_staged ? a.rows * staged_row_bytes : 0);
+  const auto kernel = SkinnyLinearKernel<kGroups, kGated>;
+  if (cudaError_t error =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+      error != cudaSuccess) {
+    return error;
+  }
+  const int tiles = a.out_features / (kGated ? 2 : 1) / kTileRows;
+  return LaunchEarly(kernel, std::min(tiles, multiprocessors), kThreads, bytes, stream, a,
+                     is_staged ? staged_row_bytes : 0);
+}
+
+}  // namespace
+
+bool IsSkinny(const SkinnyLinearArguments& a) {
+  const int tile = a.is_gated ? 2 * kTileRows : kTileRows;
+  const int staged_row_bytes = a.in_features * 2 + kRowPad;
+  constexpr int kMaxShared = 200 << 10;
+  return a.rows >= 1 && a.rows <= kMaxSkinnyRows && a.in_features % kStep == 0 && a.out_features % tile == 0 &&
+         (a.norm == nullptr || a.rows * staged_row_bytes <= kMaxShared);
+}
+
+cudaError_t LaunchSkinnyLinear(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
+  if (a.rows <= 8) {
+    return a.is_gated ? Launch<1, true>(a, multiprocessors, stream) : Launch<1, false>(a, multiprocessors, stream);
+  }
+  return a.is_gated ? Launch<2, true>(a, multiprocessors, stream) : Launch<2, false>(a, multiprocessors, stream);
+}
+
+}  // namespace tandem

@@ -1,0 +1,77 @@
+#include "engine/cuda/weight_upload.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "engine/cuda/cuda_check.h"
+
+namespace tandem {
+namespace {
+
+constexpr int64_t kPieceBytes = int64_t{32} << 20;
+constexpr int64_t kTaskBytes = int64_t{1} << 20;
+constexpr int kMaxThreads = 16;
+
+int NumThreads() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads); }
+
+}  // namespace
+
+WeightUpload::WeightUpload(int64_t expected_bytes, cudaStream_t stream)
+    : expected_bytes_(expected_bytes), stream_(stream), threads_(NumThreads()) {}
+
+absl::StatusOr<std::unique_ptr<WeightUpload>> WeightUpload::Create(int64_t expected_bytes, cudaStream_t stream) {
+  std::unique_ptr<WeightUpload> upload(new WeightUpload(expected_bytes, stream));
+  ASSIGN_OR_RETURN(upload->ring_, StagingRing::Create(kPieceBytes, stream));
+  return upload;
+}
+
+void WeightUpload::LogProgress() {
+  const absl::Time now = Clock::Real().Now();
+  if (begun_ == absl::InfinitePast()) begun_ = told_ = now;
+  const bool is_all = uploaded_bytes_ >= expected_bytes_;
+  if (!is_all && now - told_ < absl::Seconds(1)) return;
+  told_ = now;
+  const double seconds = std::max(1e-3, absl::ToDoubleSeconds(now - begun_));
+  const double gigabytes = static_cast<double>(uploaded_bytes_) / 1e9;
+  LogInfo("weights are brought to the GPU", {{"percent", 100 * uploaded_bytes_ / std::max<int64_t>(1, expected_bytes_)},
+                                             {"GB", absl::StrFormat("%.2f", gigabytes)},
+                                             {"GB_per_second", absl::StrFormat("%.2f", gigabytes / seconds)}});
+}
+
+void WeightUpload::Upload(const TensorView& tensor, __nv_bfloat16* to) {
+  const int64_t columns = tensor.columns(), rows = tensor.rows(), row_bytes = columns * 2;
+  const int64_t piece_rows = std::max<int64_t>(1, kPieceBytes / row_bytes);
+  const int64_t task_rows = std::max<int64_t>(1, kTaskBytes / row_bytes);
+  for (int64_t first = 0; first < rows; first += piece_rows) {
+    const int64_t count = std::min(piece_rows, rows - first);
+    uint8_t* staging = ring_->Acquire();
+    threads_.ParallelFor((count + task_rows - 1) / task_rows, [&](int64_t task) {
+      const int64_t begin = task * task_rows, end = std::min(count, begin + task_rows);
+      if (tensor.dtype == DType::kBF16) {
+        std::memcpy(staging + begin * row_bytes, tensor.data.data() + (first + begin) * row_bytes,
+                    (end - begin) * row_bytes);
+        return;
+      }
+      std::vector<float> values(columns);
+      for (int64_t row = begin; row < end; ++row) {
+        DequantizeRow(tensor, first + row, columns, values.data());
+        auto* out = reinterpret_cast<__nv_bfloat16*>(staging + row * row_bytes);
+        for (int64_t i = 0; i < columns; ++i) out[i] = __float2bfloat16_rn(values[i]);
+      }
+    });
+    CheckCuda(cudaMemcpyAsync(to + first * columns, staging, count * row_bytes, cudaMemcpyHostToDevice, stream_),
+              "cudaMemcpyAsync");
+    ring_->Release();
+    uploaded_bytes_ += count * row_bytes;
+    LogProgress();
+  }
+}
+
+}  // namespace tandem
