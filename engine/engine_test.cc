@@ -49,6 +49,20 @@ class EngineTest : public testing::TestWithParam<bool> {
     const PagePool& pool = engine().cache().pool();
     return pool.available() == pool.num_pages();
   }
+  // Output of prompt `salt` of so many tokens is as wanted. On a GPU, sums in another order may turn two tokens that
+  // are as good: what follows is not compared then.
+  void ExpectOutput(const std::vector<TokenId>& got, const std::vector<TokenId>& wanted, std::vector<TokenId> prompt) {
+    if (!TestsRunOnGpu() || got == wanted) {
+      EXPECT_EQ(got, wanted);
+      return;
+    }
+    ASSERT_EQ(got.size(), wanted.size());
+    const size_t at = std::mismatch(got.begin(), got.end(), wanted.begin()).first - got.begin();
+    prompt.insert(prompt.end(), wanted.begin(), wanted.begin() + at);
+    Make();
+    ASSERT_OK_AND_ASSIGN(auto scores, engine().ScoreAll(prompt));
+    EXPECT_NEAR(scores.back()[got[at]], scores.back()[wanted[at]], 0.05) << "at token " << at;
+  }
   FakeClock clock_;
   std::unique_ptr<EngineFixture> fixture_;
 };
@@ -67,8 +81,9 @@ TEST_P(EngineTest, ChunksBatchesAndPagesChangeNoToken) {
       }
       std::vector<std::vector<TokenId>> got(5);
       for (const SequenceEvent& event : fixture_->RunToEnd()) got[event.id.value() - 1].push_back(event.token->token);
-      EXPECT_EQ(got, wanted) << "pages of " << page_tokens << ", steps of " << step;
       EXPECT_TRUE(AllPagesFree());
+      SCOPED_TRACE(testing::Message() << "pages of " << page_tokens << ", steps of " << step);
+      for (int i = 0; i < 5; ++i) ExpectOutput(got[i], wanted[i], Prompt(20 + 7 * i, i));
     }
   }
 }
@@ -112,7 +127,7 @@ TEST_P(EngineTest, PreemptionChangesNoToken) {
   std::vector<std::vector<TokenId>> got(3);
   for (const SequenceEvent& event : fixture_->RunToEnd()) got[event.id.value() - 1].push_back(event.token->token);
   EXPECT_GT(engine().scheduler().preemptions(), 0);
-  EXPECT_EQ(got, wanted);
+  for (int i = 0; i < 3; ++i) ExpectOutput(got[i], wanted[i], Prompt(10, i));
 }
 
 TEST_P(EngineTest, StopsAtStopTokensAndLimits) {

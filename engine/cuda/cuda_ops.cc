@@ -35,7 +35,7 @@ using Bf16 = __nv_bfloat16;
 // Products of more rows are computed for a multiple of so many, so that there are few shapes to look algorithms up for.
 constexpr int64_t kRowRounding = 64;
 // Blocks of attention that a device is given at least, by cutting sequences into parts.
-constexpr int kBlocksPerMultiprocessor = 2;
+constexpr int kBlocksPerMultiprocessor = 1;
 constexpr int kMaxSplits = 32;
 
 class CudaActivation final : public Activation {

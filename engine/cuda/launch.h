@@ -6,11 +6,22 @@
 
 namespace tandem {
 
+// How a multiprocessor's 256 KB are divided while a kernel runs. A kernel that asks for another division than the one
+// before it waits until the multiprocessor is empty, so all those of a step ask for the same, as far as they can.
+enum class SharedMemory {
+  kUsual = 44,  // Percent: 100 KB are shared memory, and the rest is a cache, through which weights come.
+  kMost = 100,
+};
+// Lets a kernel have so much dynamic shared memory. Cheap when called again.
+cudaError_t PrepareKernel(const void* kernel, size_t shared_bytes, SharedMemory division);
+
 // Launches a kernel that may begin before the one before it in the stream has ended: it reads nothing that another
 // kernel of the step writes, and writes nothing, until it has called WaitForEarlierKernels.
-template <typename... Parameters, typename... Arguments>
+template <SharedMemory kDivision = SharedMemory::kUsual, typename... Parameters, typename... Arguments>
 cudaError_t LaunchEarly(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                         Arguments&&... arguments) {
+  const cudaError_t error = PrepareKernel(reinterpret_cast<const void*>(kernel), shared_bytes, kDivision);
+  if (error != cudaSuccess) return error;
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;

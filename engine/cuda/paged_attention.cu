@@ -16,6 +16,7 @@ constexpr int kThreads = kWarps * 32;
 constexpr int kTile = 16;   // Tokens.
 constexpr int kStages = 3;  // Tiles on their way, per warp.
 constexpr int kColumns = 8;
+constexpr unsigned kFewBlocks = 200;
 
 template <int kHeadDim>
 struct Sizes {
@@ -37,7 +38,8 @@ __device__ __forceinline__ int Place(int row, int chunk) {
   return row * Sizes<kHeadDim>::kRowBytes + turned * 16;
 }
 
-template <int kHeadDim>
+// kWide: in a grid that wants as many blocks on a multiprocessor as its memory allows.
+template <int kHeadDim, bool kWide>
 __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionArguments a) {
   using S = Sizes<kHeadDim>;
   extern __shared__ uint4 shared[];
@@ -236,18 +238,25 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
     }
   }
   __syncthreads();
-  // Puts `count` outputs of a column together, and tells them with the column's top and sum.
+  // Puts `count` (at most 32) outputs of a column together, and tells them with the column's top and sum. Lane i holds
+  // what concerns output i.
   const auto combine = [&](int count, int column, auto read, auto write) {
-    float all_top = kNever, all_sum = 0;
-    for (int i = 0; i < count; ++i) all_top = fmaxf(all_top, read(i, column, kHeadDim));
+    const float own_top = lane < count ? read(lane, column, kHeadDim) : kNever;
+    const float own_sum = lane < count ? read(lane, column, kHeadDim + 1) : 0;
+    float all_top = own_top;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) all_top = fmaxf(all_top, __shfl_xor_sync(0xffffffffu, all_top, step));
+    const float own_weight = exp2f(own_top - all_top);
+    const float all_sum = SumOfWarp(own_sum * own_weight);
+    float values[kHeadDim / 32] = {};
+#pragma unroll 8
     for (int i = 0; i < count; ++i) {
-      all_sum += read(i, column, kHeadDim + 1) * exp2f(read(i, column, kHeadDim) - all_top);
+      const float weight = __shfl_sync(0xffffffffu, own_weight, i);
+#pragma unroll
+      for (int d = 0; d < kHeadDim / 32; ++d) values[d] += weight * read(i, column, d * 32 + lane);
     }
-    for (int d = lane; d < kHeadDim; d += 32) {
-      float value = 0;
-      for (int i = 0; i < count; ++i) value += read(i, column, d) * exp2f(read(i, column, kHeadDim) - all_top);
-      write(d, value, all_top, all_sum);
-    }
+#pragma unroll
+    for (int d = 0; d < kHeadDim / 32; ++d) write(d * 32 + lane, values[d], all_top, all_sum);
   };
   const auto write_out = [&](int column) {
     const int row = sequence.first_row + (first_column + column) / group;
@@ -294,16 +303,15 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
 
 template <int kHeadDim>
 cudaError_t Launch(const PagedAttentionArguments& a, cudaStream_t stream) {
-  const auto kernel = PagedAttentionKernel<kHeadDim>;
-  constexpr int kBytes = Sizes<kHeadDim>::kShared;
-  if (cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-      error != cudaSuccess) {
-    return error;
-  }
   const int group = a.shape.num_heads / a.shape.num_kv_heads;
   const int column_tiles = (a.max_rows * group + kColumns - 1) / kColumns;
   const dim3 grid(a.splits * column_tiles, a.shape.num_kv_heads, a.step.num_sequences);
-  return LaunchEarly(kernel, grid, kThreads, kBytes, stream, a);
+  constexpr int kBytes = Sizes<kHeadDim>::kShared;
+  // Where blocks are few, better the same division of memory as the kernels around it.
+  if (grid.x * grid.y * grid.z <= kFewBlocks) {
+    return LaunchEarly(PagedAttentionKernel<kHeadDim, false>, grid, kThreads, kBytes, stream, a);
+  }
+  return LaunchEarly<SharedMemory::kMost>(PagedAttentionKernel<kHeadDim, true>, grid, kThreads, kBytes, stream, a);
 }
 
 }  // namespace

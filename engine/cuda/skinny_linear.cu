@@ -29,51 +29,57 @@ struct Batch {
   uint4 low[kMatrices][kDepth], high[kMatrices][kDepth];  // Feature rows lane / 4 and lane / 4 + 8 of the tile.
 };
 
-// Copies the input to shared memory, normalised where that is asked for.
+// Copies the input to shared memory, times the norm's weights where there are any; what is left of the norm is a factor
+// for each token, which goes into the outputs: `scales`, valid after the block's next barrier but one.
 template <int kTokens>
-__device__ void StageInput(const SkinnyLinearArguments& a, uint8_t* staged, int row_bytes) {
+__device__ __forceinline__ void StageInput(const SkinnyLinearArguments& a, uint8_t* staged, int row_bytes,
+                                           float* scales) {
   __shared__ float sums[kTokens][kWarps];
+  constexpr int kTogether = 4;
   const int loads = a.in_features / 8;
-  const auto source = [&](int token) {
-    return reinterpret_cast<const uint4*>(a.in + static_cast<int64_t>(token) * a.in_features);
-  };
+  float squares[kTokens] = {};
+  for (int i = threadIdx.x; i < loads; i += kThreads) {
+    uint4 factor;
+    if (a.norm != nullptr) factor = reinterpret_cast<const uint4*>(a.norm)[i];
+#pragma unroll
+    for (int first = 0; first < kTokens; first += kTogether) {
+      uint4 values[kTogether];
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) {
+        if (first + t >= a.rows) continue;
+        values[t] = reinterpret_cast<const uint4*>(a.in + static_cast<int64_t>(first + t) * a.in_features)[i];
+      }
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) {
+        if (first + t >= a.rows) continue;
+        uint4 value = values[t];
+        if (a.norm != nullptr) {
+          const auto weigh = [&](uint32_t v, uint32_t f) {
+            const float2 x = UnpackPair(v), y = UnpackPair(f);
+            squares[first + t] += x.x * x.x + x.y * x.y;
+            return PackPair(x.x * y.x, x.y * y.y);
+          };
+          value = make_uint4(weigh(value.x, factor.x), weigh(value.y, factor.y), weigh(value.z, factor.z),
+                             weigh(value.w, factor.w));
+        }
+        reinterpret_cast<uint4*>(staged + (first + t) * row_bytes)[i] = value;
+      }
+    }
+  }
   if (a.norm != nullptr) {
 #pragma unroll
     for (int token = 0; token < kTokens; ++token) {
-      if (token >= a.rows) break;
-      float squares = 0;
-      for (int i = threadIdx.x; i < loads; i += kThreads) {
-        const uint4 value = source(token)[i];
-        for (uint32_t pair : {value.x, value.y, value.z, value.w}) {
-          const float2 v = UnpackPair(pair);
-          squares += v.x * v.x + v.y * v.y;
-        }
-      }
-      squares = SumOfWarp(squares);
-      if (threadIdx.x % 32 == 0) sums[token][threadIdx.x / 32] = squares;
-    }
-    __syncthreads();
-  }
-  for (int token = 0; token < a.rows; ++token) {
-    uint4* to = reinterpret_cast<uint4*>(staged + token * row_bytes);
-    if (a.norm == nullptr) {
-      for (int i = threadIdx.x; i < loads; i += kThreads) to[i] = source(token)[i];
-      continue;
-    }
-    float sum = 0;
-    for (int warp = 0; warp < kWarps; ++warp) sum += sums[token][warp];
-    const float scale = rsqrtf(sum / a.in_features + a.epsilon);
-    for (int i = threadIdx.x; i < loads; i += kThreads) {
-      const uint4 value = source(token)[i], factor = reinterpret_cast<const uint4*>(a.norm)[i];
-      const auto scaled = [&](uint32_t v, uint32_t f) {
-        const float2 x = UnpackPair(v), y = UnpackPair(f);
-        return PackPair(x.x * scale * y.x, x.y * scale * y.y);
-      };
-      to[i] = make_uint4(scaled(value.x, factor.x), scaled(value.y, factor.y), scaled(value.z, factor.z),
-                         scaled(value.w, factor.w));
+      if (token >= a.rows) continue;
+      const float sum = SumOfWarp(squares[token]);
+      if (threadIdx.x % 32 == 0) sums[token][threadIdx.x / 32] = sum;
     }
   }
   __syncthreads();
+  if (a.norm != nullptr && threadIdx.x < a.rows) {
+    float sum = 0;
+    for (int warp = 0; warp < kWarps; ++warp) sum += sums[threadIdx.x][warp];
+    scales[threadIdx.x] = rsqrtf(sum / a.in_features + a.epsilon);
+  }
 }
 
 // kGroups: of 8 tokens. kGated: each tile is two, of the gate's features and of the other factor's.
@@ -88,6 +94,7 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
   float* sums = reinterpret_cast<float*>(shared);  // [2][kWarps][kSums]
   uint8_t* staged = reinterpret_cast<uint8_t*>(shared) + 2 * kWarps * kSums * sizeof(float);
 
+  __shared__ float scales[kTokens];
   LetNextKernelBegin();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
   const int steps = a.in_features / kStep;
@@ -170,9 +177,10 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
       };
       const int feature = tile * kTileRows + row;
       const int64_t at = static_cast<int64_t>(token) * half + feature;
-      float value = total(0);
+      const float scale = a.norm != nullptr ? scales[token] : 1.0f;
+      float value = total(0) * scale;
       if constexpr (kGated) {
-        value = Silu(value) * total(1);
+        value = Silu(value) * total(1) * scale;
       } else if (a.bias != nullptr) {
         value += __bfloat162float(a.bias[feature]);
       }
@@ -212,7 +220,7 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
   load_next(one);
   load_next(other);
   WaitForEarlierKernels();
-  if (staged_row_bytes > 0) StageInput<kTokens>(a, staged, staged_row_bytes);
+  if (staged_row_bytes > 0) StageInput<kTokens>(a, staged, staged_row_bytes, scales);
   while (tile < tiles) {
     multiply_next(one);
     load_next(one);
@@ -228,14 +236,8 @@ cudaError_t Launch(const SkinnyLinearArguments& a, int multiprocessors, cudaStre
   const size_t sum_bytes = size_t{2} * kWarps * (kGated ? 2 : 1) * kTileRows * (8 * kGroups + 1) * sizeof(float);
   const bool is_staged = a.norm != nullptr || a.rows * staged_row_bytes <= kMaxStaged;
   const size_t bytes = sum_bytes + (is_staged ? a.rows * staged_row_bytes : 0);
-  const auto kernel = SkinnyLinearKernel<kGroups, kGated>;
-  if (cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-      error != cudaSuccess) {
-    return error;
-  }
   const int tiles = a.out_features / (kGated ? 2 : 1) / kTileRows;
-  return LaunchEarly(kernel, std::min(tiles, multiprocessors), kThreads, bytes, stream, a,
+  return LaunchEarly(SkinnyLinearKernel<kGroups, kGated>, std::min(tiles, multiprocessors), kThreads, bytes, stream, a,
                      is_staged ? staged_row_bytes : 0);
 }
 

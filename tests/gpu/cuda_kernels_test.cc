@@ -138,13 +138,13 @@ TEST_F(CudaKernelsTest, SkinnyLinearIsThatOfTheHost) {
     for (int row = 0; row < c.rows; ++row) {
       double squares = 0;
       for (int k = 0; k < c.in; ++k) squares += std::pow(Value(in.host[size_t(row) * c.in + k]), 2);
+      // Rounded as the kernel does.
       std::vector<double> x(c.in);
       for (int k = 0; k < c.in; ++k) {
         x[k] = Value(in.host[size_t(row) * c.in + k]);
-        if (c.norm) {
-          x[k] = Value(
-              __float2bfloat16(static_cast<float>(x[k] / std::sqrt(squares / c.in + 1e-5) * Value(norm.host[k]))));
-        }
+        if (!c.norm) continue;
+        x[k] =
+            Value(__float2bfloat16(static_cast<float>(x[k] * Value(norm.host[k])))) / std::sqrt(squares / c.in + 1e-5);
       }
       const auto dot = [&](int feature) {
         double sum = 0;

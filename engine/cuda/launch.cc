@@ -1,0 +1,24 @@
+#include "engine/cuda/launch.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace tandem {
+
+cudaError_t PrepareKernel(const void* kernel, size_t shared_bytes, SharedMemory division) {
+  // One thread launches, on one device.
+  thread_local std::unordered_map<const void*, size_t> prepared;
+  auto [entry, is_new] = prepared.emplace(kernel, 0);
+  if (!is_new && entry->second >= shared_bytes) return cudaSuccess;
+  entry->second = std::max(entry->second, shared_bytes);
+  cudaError_t error = cudaSuccess;
+  if (is_new) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, static_cast<int>(division));
+  }
+  if (error == cudaSuccess && shared_bytes > 0) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  }
+  return error;
+}
+
+}  // namespace tandem

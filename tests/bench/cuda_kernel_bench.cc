@@ -1,0 +1,366 @@
+// The kernels of engine/cuda at the shapes of Llama-3.1-8B, each against its floor: bytes over the read bandwidth that
+// this program measures first, or operations over the rate of cuBLAS on 8192^3. Data are random, and larger than the
+// cache. Prints the card, then one line a kernel.
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engine/cuda/cublas_linear.h"
+#include "engine/cuda/cuda_check.h"
+#include "engine/cuda/device_memory.h"
+#include "engine/cuda/paged_attention.h"
+#include "engine/cuda/prefill_attention.h"
+#include "engine/cuda/row_kernels.h"
+#include "engine/cuda/sample_kernel.h"
+#include "engine/cuda/skinny_linear.h"
+
+namespace tandem {
+namespace {
+
+using Bf16 = __nv_bfloat16;
+constexpr HeadShape kShape = {32, 8, 128};
+
+DeviceMemory Allocate(size_t bytes) {
+  absl::StatusOr<DeviceMemory> memory = DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes);
+  if (!memory.ok()) {
+    fprintf(stderr, "%s\n", memory.status().ToString().c_str());
+    exit(1);
+  }
+  return *std::move(memory);
+}
+
+// Values of about 1 / 50, so that products draw power.
+DeviceMemory RandomBf16(int64_t count) {
+  DeviceMemory memory = Allocate(count * 2);
+  std::vector<uint16_t> values(std::min<int64_t>(count, 1 << 22));
+  uint32_t state = 1;
+  for (uint16_t& value : values) {
+    state = state * 1664525 + 1013904223;
+    value = static_cast<uint16_t>((state >> 16 & 0x8000) | (0x3c00 + (state >> 20 & 0xff)));
+  }
+  for (int64_t at = 0; at < count; at += static_cast<int64_t>(values.size())) {
+    const int64_t n = std::min<int64_t>(count - at, static_cast<int64_t>(values.size()));
+    CheckCuda(cudaMemcpy(memory.as<Bf16>() + at, values.data(), n * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+  return memory;
+}
+
+class Bench {
+ public:
+  Bench() {
+    cudaDeviceProp properties;
+    CheckCuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+    multiprocessors_ = properties.multiProcessorCount;
+    CheckCuda(cudaStreamCreate(&stream_), "cudaStreamCreate");
+    CheckCuda(cudaEventCreate(&begin_), "cudaEventCreate");
+    CheckCuda(cudaEventCreate(&end_), "cudaEventCreate");
+    cublas_ = *CublasLinear::Create(stream_);
+    weights_ = RandomBf16(kWeightElements);
+    in_ = RandomBf16(int64_t{8192} * 28672);
+    out_ = Allocate(int64_t{8192} * 28672 * 2);
+    printf("%s, %d multiprocessors\n", properties.name, multiprocessors_);
+  }
+
+  void Run() {
+    // What a kernel that only reads gets: torch-like sums are not at hand, so the skinny kernel's own best is compared
+    // with a copy's bytes.
+    const double copy = MicrosecondsOf(
+        [&](int) {
+          CheckCuda(cudaMemcpyAsync(out_.as<void>(), in_.as<void>(), int64_t{8192} * 28672 * 2,
+                                    cudaMemcpyDeviceToDevice, stream_),
+                    "cudaMemcpyAsync");
+        },
+        10);
+    bandwidth_ = 2.0 * 8192 * 28672 * 2 / copy * 1e-6;
+    const double gemm = MicrosecondsOf([&](int) { Cublas(8192, 8192, 8192, false); }, 20);
+    rate_ = 2.0 * 8192 * 8192 * 8192 / gemm * 1e-6;
+    printf("copy: %.3f TB/s read and written; cuBLAS 8192^3: %.0f TFLOP/s\n", bandwidth_, rate_);
+    for (const auto& [rows, splits] : {std::pair{1, 16}, {8, 2}, {8, 4}, {16, 1}, {16, 2}}) Layers(rows, 2048, splits);
+    for (int rows : {1, 8, 16}) {
+      for (const auto& [name, out, in, norm, gated, add] : {std::tuple{"qkv", 6144, 4096, true, false, false},
+                                                            {"o", 4096, 4096, false, false, true},
+                                                            {"gate_up", 28672, 4096, true, true, false},
+                                                            {"down", 4096, 14336, false, false, true},
+                                                            {"lm_head", 128256, 4096, true, false, false}}) {
+        Skinny(name, rows, out, in, norm, gated, add);
+      }
+    }
+    for (int rows : {1, 32, 64, 128, 2048, 8192}) {
+      for (const auto& [name, out, in] :
+           {std::tuple{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096}, {"down", 4096, 14336}}) {
+        const double us = MicrosecondsOf([&](int) { Cublas(rows, out, in, false); }, rows > 1000 ? 20 : 100);
+        printf("cuBLAS %-8s M %5d: %8.1f us, %.3f TB/s of weights, %.0f TFLOP/s\n", name, rows, us,
+               2.0 * out * in / us * 1e-6, 2.0 * rows * out * in / us * 1e-6);
+      }
+    }
+    for (const auto& [batch, context] : {std::pair{1, 2048}, {8, 2048}, {32, 2048}, {128, 2048}, {1, 32768}}) {
+      for (int splits : {1, 2, 4, 8, 16, 32}) Decode(batch, context, splits);
+    }
+    for (int tokens : {128, 1024, 2048, 8192}) Prefill(tokens, tokens);
+    Prefill(2048, 8192);
+    Sample(1);
+    Sample(128);
+    const double norm = MicrosecondsOf(
+        [&](int) {
+          CheckCuda(LaunchRmsNorm(in_.as<Bf16>(), weights_.as<Bf16>(), 1e-5f, 8192, 4096, out_.as<Bf16>(), stream_),
+                    "norm");
+        },
+        50);
+    const double silu = MicrosecondsOf(
+        [&](int) { CheckCuda(LaunchSiluMul(in_.as<Bf16>(), 8192, 14336, out_.as<Bf16>(), stream_), "silu"); }, 50);
+    printf("norm of 8192 rows: %.1f us, %.2f TB/s; silu_mul: %.1f us, %.2f TB/s\n", norm,
+           2.0 * 8192 * 4096 * 2 / norm * 1e-6, silu, 3.0 * 8192 * 14336 * 2 / silu * 1e-6);
+  }
+
+ private:
+  static constexpr int64_t kWeightElements =
+      int64_t{128256} * 4096;  // 1 GB: a product's weights are at another place each time.
+
+  // Of one call, as part of a stream full of them.
+  double MicrosecondsOf(const std::function<void(int)>& call, int count) {
+    for (int i = 0; i < 3; ++i) call(i);
+    double best = 1e30;
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      CheckCuda(cudaEventRecord(begin_, stream_), "cudaEventRecord");
+      for (int i = 0; i < count; ++i) call(i);
+      CheckCuda(cudaEventRecord(end_, stream_), "cudaEventRecord");
+      CheckCuda(cudaEventSynchronize(end_), "cudaEventSynchronize");
+      float milliseconds = 0;
+      CheckCuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
+      best = std::min(best, 1e3 * milliseconds / count);
+    }
+    return best;
+  }
+
+  const Bf16* WeightAt(int i, int64_t elements) {
+    const int64_t places = std::max<int64_t>(1, kWeightElements / elements);
+    return weights_.as<Bf16>() + i % places * elements;
+  }
+
+  void Cublas(int rows, int out, int in, bool add) {
+    LinearCall call;
+    call.in = in_.as<Bf16>();
+    call.weight = WeightAt(next_++, int64_t{out} * in);
+    call.out = out_.as<void>();
+    call.add = add;
+    call.rows = rows, call.out_features = out, call.in_features = in;
+    cublas_->Run(call);
+  }
+
+  void Skinny(const char* name, int rows, int out, int in, bool norm, bool gated, bool add) {
+    SkinnyLinearArguments a;
+    a.in = in_.as<Bf16>();
+    if (norm) a.norm = in_.as<Bf16>();
+    a.epsilon = 1e-5f;
+    a.out = out_.as<void>();
+    a.is_float = out > 100000;
+    a.add = add;
+    a.is_gated = gated;
+    a.rows = rows, a.out_features = out, a.in_features = in;
+    const double us = MicrosecondsOf(
+        [&](int i) {
+          a.weight = WeightAt(i, int64_t{out} * in);
+          CheckCuda(LaunchSkinnyLinear(a, multiprocessors_, stream_), "LaunchSkinnyLinear");
+        },
+        out > 100000 ? 20 : 200);
+    const double rate = 2.0 * out * in / us * 1e-6;
+    printf("skinny %-8s rows %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", name, rows, us, rate, rate / bandwidth_);
+  }
+
+  // What a decode step spends in its layers, as a graph.
+  void Layers(int batch, int context, int splits) {
+    constexpr int kLayers = 32, page_tokens = 16;
+    const int pages_of_one = context / page_tokens;
+    const int64_t page_elements = int64_t{2} * kShape.num_kv_heads * page_tokens * kShape.head_dim;
+    const int64_t pages = int64_t{pages_of_one} * batch;
+    const int copies = static_cast<int>(std::max<int64_t>(1, (int64_t{512} << 20) / (pages * page_elements * 2)));
+    DeviceMemory pool = RandomBf16(pages * page_elements * copies);
+    std::vector<SequenceView> sequences;
+    std::vector<int32_t> table;
+    for (int i = 0; i < batch; ++i) sequences.push_back({i, 1, context, i * pages_of_one});
+    for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>((i * 7919) % pages));
+    DeviceMemory device_sequences = Allocate(sequences.size() * sizeof(SequenceView)),
+                 device_table = Allocate(table.size() * 4);
+    CheckCuda(cudaMemcpy(device_sequences.as<void>(), sequences.data(), sequences.size() * sizeof(SequenceView),
+                         cudaMemcpyHostToDevice),
+              "cudaMemcpy");
+    CheckCuda(cudaMemcpy(device_table.as<void>(), table.data(), table.size() * 4, cudaMemcpyHostToDevice),
+              "cudaMemcpy");
+    DeviceMemory partial = Allocate(PartialFloats(kShape, batch, splits) * 4),
+                 arrived = Allocate(NumArrived(kShape, batch) * 4), turns = Allocate(batch * 64 * 8);
+    DeviceMemory hidden = Allocate(batch * 4096 * 2), qkv = Allocate(batch * 6144 * 2),
+                 attended = Allocate(batch * 4096 * 2), activated = Allocate(batch * 14336 * 2);
+    int64_t at = 0;
+    const auto linear = [&](const DeviceMemory& in, const DeviceMemory& out, int out_features, int in_features,
+                            bool norm, bool gated, bool add) {
+      SkinnyLinearArguments a;
+      if (at + int64_t{out_features} * in_features > kWeightElements) at = 0;
+      a.weight = weights_.as<Bf16>() + at;
+      at += int64_t{out_features} * in_features;
+      a.in = in.as<Bf16>();
+      if (norm) a.norm = in_.as<Bf16>();
+      a.epsilon = 1e-5f;
+      a.out = out.as<void>();
+      a.add = add;
+      a.is_gated = gated;
+      a.rows = batch, a.out_features = out_features, a.in_features = in_features;
+      CheckCuda(LaunchSkinnyLinear(a, multiprocessors_, stream_), "LaunchSkinnyLinear");
+    };
+    PagedAttentionArguments a;
+    a.step.sequences = device_sequences.as<SequenceView>();
+    a.step.pages = device_table.as<int32_t>();
+    a.step.rows = a.step.num_sequences = batch;
+    a.shape = kShape;
+    a.pages.page_bytes = page_elements * 2;
+    a.pages.head_bytes = page_tokens * kShape.head_dim * 2;
+    a.pages.value_offset = kShape.num_kv_heads * a.pages.head_bytes;
+    a.pages.page_tokens = page_tokens;
+    a.qkv = qkv.as<Bf16>();
+    a.rotation.turns = turns.as<float2>();
+    a.appends = true;
+    a.splits = splits;
+    a.partial = partial.as<float>();
+    a.arrived = arrived.as<uint32_t>();
+    a.out = attended.as<Bf16>();
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    for (bool with_attention : {true, false}) {
+      CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+      for (int layer = 0; layer < kLayers; ++layer) {
+        linear(hidden, qkv, 6144, 4096, true, false, false);
+        a.pages.base = pool.as<uint8_t>() + layer % copies * pages * page_elements * 2;
+        if (with_attention) CheckCuda(LaunchPagedAttention(a, stream_), "LaunchPagedAttention");
+        linear(attended, hidden, 4096, 4096, false, false, true);
+        linear(hidden, activated, 28672, 4096, true, true, false);
+        linear(activated, hidden, 4096, 14336, false, false, true);
+      }
+      CheckCuda(cudaStreamEndCapture(stream_, &graph), "capture");
+      CheckCuda(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+      const double us =
+          MicrosecondsOf([&](int) { CheckCuda(cudaGraphLaunch(executable, stream_), "cudaGraphLaunch"); }, 10);
+      const double bytes = 32.0 * 2 * (6144.0 * 4096 + 4096.0 * 4096 + 28672.0 * 4096 + 4096.0 * 14336) +
+                           (with_attention ? 32 * 2.0 * static_cast<double>(pages * page_elements) : 0);
+      printf("32 layers, batch %3d context %d splits %d %s: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context,
+             splits, with_attention ? "all" : "without attention", us, bytes / us * 1e-6,
+             bytes / us * 1e-6 / bandwidth_);
+      CheckCuda(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy");
+      CheckCuda(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    }
+  }
+
+  void Decode(int batch, int context, int splits) {
+    const int page_tokens = 16, pages_of_one = context / page_tokens;
+    const int64_t page_elements = int64_t{2} * kShape.num_kv_heads * page_tokens * kShape.head_dim;
+    const int64_t pages = int64_t{pages_of_one} * batch;
+    // Several layers' worth, so that none is in the cache.
+    const int copies = static_cast<int>(std::max<int64_t>(1, (int64_t{512} << 20) / (pages * page_elements * 2)));
+    DeviceMemory pool = RandomBf16(pages * page_elements * copies);
+    std::vector<SequenceView> sequences;
+    std::vector<int32_t> table;
+    for (int i = 0; i < batch; ++i) sequences.push_back({i, 1, context, i * pages_of_one});
+    for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>((i * 7919) % pages));
+    DeviceMemory device_sequences = Allocate(sequences.size() * sizeof(SequenceView)),
+                 device_table = Allocate(table.size() * 4);
+    CheckCuda(cudaMemcpy(device_sequences.as<void>(), sequences.data(), sequences.size() * sizeof(SequenceView),
+                         cudaMemcpyHostToDevice),
+              "cudaMemcpy");
+    CheckCuda(cudaMemcpy(device_table.as<void>(), table.data(), table.size() * 4, cudaMemcpyHostToDevice),
+              "cudaMemcpy");
+    DeviceMemory partial = Allocate(PartialFloats(kShape, batch, splits) * 4),
+                 arrived = Allocate(NumArrived(kShape, batch) * 4), turns = Allocate(batch * 64 * 8);
+    PagedAttentionArguments a;
+    a.step.sequences = device_sequences.as<SequenceView>();
+    a.step.pages = device_table.as<int32_t>();
+    a.step.rows = a.step.num_sequences = batch;
+    a.shape = kShape;
+    a.pages.page_bytes = page_elements * 2;
+    a.pages.head_bytes = page_tokens * kShape.head_dim * 2;
+    a.pages.value_offset = kShape.num_kv_heads * a.pages.head_bytes;
+    a.pages.page_tokens = page_tokens;
+    a.qkv = in_.as<Bf16>();
+    a.rotation.turns = turns.as<float2>();
+    a.appends = true;
+    a.splits = splits;
+    a.partial = partial.as<float>();
+    a.arrived = arrived.as<uint32_t>();
+    a.out = out_.as<Bf16>();
+    const double us = MicrosecondsOf(
+        [&](int i) {
+          a.pages.base = pool.as<uint8_t>() + i % copies * pages * page_elements * 2;
+          CheckCuda(LaunchPagedAttention(a, stream_), "LaunchPagedAttention");
+        },
+        100);
+    const double bytes = 2.0 * static_cast<double>(pages * page_elements);
+    printf("attention batch %3d context %5d splits %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context, splits,
+           us, bytes / us * 1e-6, bytes / us * 1e-6 / bandwidth_);
+  }
+
+  void Prefill(int rows, int context) {
+    const int page_tokens = 16, pages = context / page_tokens;
+    const int64_t page_elements = int64_t{2} * kShape.num_kv_heads * page_tokens * kShape.head_dim;
+    std::vector<int32_t> table(pages), first_rows = {0, rows}, first_pages = {0, pages}, contexts = {context};
+    for (int i = 0; i < pages; ++i) table[i] = i;
+    DeviceMemory device_table = Allocate(table.size() * 4), workspace = Allocate(kPrefillWorkspaceBytes);
+    DeviceMemory host = *DeviceMemory::Allocate(DeviceMemory::Kind::kPinned, kPrefillWorkspaceBytes);
+    CheckCuda(cudaMemcpy(device_table.as<void>(), table.data(), table.size() * 4, cudaMemcpyHostToDevice),
+              "cudaMemcpy");
+    PrefillPlan plan;
+    CheckCuda(MakePrefillPlan(kShape, first_rows.data(), first_pages.data(), contexts.data(), 1, workspace.as<void>(),
+                              host.as<void>(), stream_, &plan),
+              "MakePrefillPlan");
+    PrefillAttentionArguments a;
+    a.shape = kShape;
+    a.pages.base = weights_.as<uint8_t>();
+    a.pages.page_bytes = page_elements * 2;
+    a.pages.head_bytes = page_tokens * kShape.head_dim * 2;
+    a.pages.value_offset = kShape.num_kv_heads * a.pages.head_bytes;
+    a.pages.page_tokens = page_tokens;
+    a.page_table = device_table.as<int32_t>();
+    a.qkv = in_.as<Bf16>();
+    a.rows = rows;
+    a.out = out_.as<Bf16>();
+    const double us =
+        MicrosecondsOf([&](int) { CheckCuda(LaunchPrefillAttention(a, plan, stream_), "LaunchPrefillAttention"); }, 20);
+    const double pairs = static_cast<double>(rows) * (context - rows) + static_cast<double>(rows) * rows / 2;
+    const double operations = 4.0 * pairs * kShape.num_heads * kShape.head_dim;
+    printf("prefill attention rows %5d context %5d: %8.1f us, %.0f TFLOP/s, %.2f of cuBLAS\n", rows, context, us,
+           operations / us * 1e-6, operations / us * 1e-6 / rate_);
+  }
+
+  void Sample(int rows) {
+    const int columns = 128256;
+    DeviceMemory settings = Allocate(rows * sizeof(SampleSettings)), tokens = Allocate(rows * 4),
+                 results = Allocate(rows * 4);
+    const double us = MicrosecondsOf(
+        [&](int) {
+          CheckCuda(LaunchSample(out_.as<float>(), rows, columns, settings.as<SampleSettings>(), tokens.as<int32_t>(),
+                                 results.as<int32_t>(), stream_),
+                    "LaunchSample");
+        },
+        50);
+    printf("greedy sampling of %3d rows: %.1f us\n", rows, us);
+  }
+
+  int multiprocessors_ = 0, next_ = 0;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  std::unique_ptr<CublasLinear> cublas_;
+  DeviceMemory weights_, in_, out_;
+  double bandwidth_ = 0, rate_ = 0;  // TB/s, TFLOP/s
+};
+
+}  // namespace
+}  // namespace tandem
+
+int main() {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  tandem::Bench().Run();
+  return 0;
+}

@@ -1,0 +1,155 @@
+// Speed of the whole engine on one GPU, with the shape of the model in a folder (tests/gpu/make_checkpoint.py makes
+// one): decode steps at several batch sizes, and prefill. Each beside its floor: (weight bytes + KV bytes read) over a
+// read bandwidth in TB/s, or operations over a rate in TFLOP/s, both measured elsewhere in the same call and given
+// here.
+//
+//   gpu_engine_bench MODEL READ_TB_PER_S TFLOP_PER_S [decode] [prefill] [generate]
+//
+// `generate` prints, for three prompts, the prompt and 32 greedy tokens on a line each, for comparisons.
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/support/engine_fixture.h"
+
+namespace tandem {
+namespace {
+
+double SecondsNow() { return absl::ToDoubleSeconds(Clock::Real().Now() - absl::UnixEpoch()); }
+
+class Bench {
+ public:
+  Bench(const std::string& model, double bandwidth, double rate) : model_(model), bandwidth_(bandwidth), rate_(rate) {}
+
+  void Decode() {
+    Make(8192, 128);
+    const ModelConfig& config = engine().model_config();
+    for (const auto& [batch, output] : {std::pair{1, 256}, {8, 256}, {32, 256}, {128, 300}}) {
+      constexpr int kContext = 1920;
+      for (int i = 0; i < batch; ++i) Add(kContext, output);
+      std::vector<double> at;
+      while (engine().HasWork()) {
+        const size_t tokens = engine().Step(nullptr).size();
+        if (tokens == batch) at.push_back(SecondsNow());
+      }
+      std::vector<double> gaps;
+      for (size_t i = 20; i + 2 < at.size(); ++i) gaps.push_back(1e3 * (at[i + 1] - at[i]));
+      const double mean = 1e3 * (at[at.size() - 2] - at[20]) / static_cast<double>(at.size() - 22);
+      std::sort(gaps.begin(), gaps.end());
+      const double context = kContext + (20 + static_cast<double>(at.size())) / 2;
+      const double kv = 2.0 * config.num_kv_heads * config.head_dim * 2 * config.num_layers;
+      const double floor = (WeightBytes() + kv * context * batch) / bandwidth_ * 1e-9;
+      printf(
+          "decode batch %3d mean context %.0f: %.3f ms a step (p50 %.3f p99 %.3f), floor %.3f, ratio %.3f, %zu steps\n",
+          batch, context, mean, gaps[gaps.size() / 2], gaps[gaps.size() * 99 / 100], floor, mean / floor, gaps.size());
+    }
+  }
+
+  void Prefill() {
+    for (int step : {8192, 2048}) {
+      Make(step, 32);
+      const ModelConfig& config = engine().model_config();
+      const double linear = 2.0 * LinearElements();
+      for (const auto& [tokens, repeats] : {std::pair{128, 20}, {1024, 20}, {4096, 10}, {8192, 8}}) {
+        std::vector<double> times;
+        for (int i = 0; i < repeats; ++i) {
+          Add(tokens, 1);
+          const double begin = SecondsNow();
+          while (engine().HasWork()) engine().Step(nullptr);
+          times.push_back(1e3 * (SecondsNow() - begin));
+        }
+        std::sort(times.begin(), times.end());
+        const double operations =
+            linear * tokens + 2.0 * tokens * tokens * config.num_heads * config.head_dim * config.num_layers;
+        const double best = operations / rate_ * 1e-9, median = times[times.size() / 2];
+        printf("prefill %5d tokens, steps of %d: %.2f ms (%.2f-%.2f), %.0f TFLOP/s, %.3f of cuBLAS\n", tokens, step,
+               median, times.front(), times.back(), operations / median * 1e-9, best / median);
+      }
+    }
+  }
+
+  void Generate() {
+    Make(2048, 8);
+    for (int tokens : {40, 300, 1500}) {
+      std::vector<TokenId> prompt = RandomPrompt(tokens);
+      std::string line;
+      for (TokenId token : prompt) absl::StrAppend(&line, token, " ");
+      absl::StrAppend(&line, "|");
+      for (TokenId token : fixture_->Generate(prompt, {.max_tokens = 32, .ignore_eos = true})) {
+        absl::StrAppend(&line, " ", token);
+      }
+      printf("generated %s\n", line.c_str());
+    }
+  }
+
+ private:
+  Engine& engine() { return fixture_->engine(); }
+  void Make(int max_step_tokens, int max_running) {
+    fixture_.reset();
+    fixture_ = std::make_unique<EngineFixture>(model_, Engine::Options{.precision = Precision::kBf16,
+                                                                       .gpu = 0,
+                                                                       .kv_memory_bytes = int64_t{44} << 30,
+                                                                       .max_step_tokens = max_step_tokens,
+                                                                       .max_running = max_running,
+                                                                       .run_ahead = true});
+  }
+  std::vector<TokenId> RandomPrompt(int tokens) {
+    std::vector<TokenId> prompt;
+    for (int i = 0; i < tokens; ++i) prompt.push_back(static_cast<TokenId>(random_() % 100000));
+    return prompt;
+  }
+  void Add(int tokens, int output) {
+    SequenceRequest request;
+    request.id = RequestId(next_id_++);
+    request.tokens = RandomPrompt(tokens);
+    request.prompt_tokens = tokens;
+    request.sampling.max_tokens = output;
+    request.sampling.ignore_eos = true;
+    if (absl::Status status = engine().Add(std::move(request)); !status.ok()) {
+      fprintf(stderr, "%s\n", status.ToString().c_str());
+      exit(1);
+    }
+  }
+  // Of a token's products in the layers; the head is for one token only.
+  double LinearElements() {
+    const ModelConfig& c = engine().model_config();
+    const double attention =
+        static_cast<double>(c.hidden_size) * c.head_dim * (2.0 * c.num_heads + 2.0 * c.num_kv_heads);
+    return c.num_layers * (attention + 3.0 * c.hidden_size * c.intermediate_size);
+  }
+  // That a step reads: all but the embedding table.
+  double WeightBytes() {
+    const ModelConfig& c = engine().model_config();
+    return 2 * (LinearElements() + static_cast<double>(c.hidden_size) * c.vocab_size);
+  }
+
+  const std::string model_;
+  const double bandwidth_, rate_;
+  std::unique_ptr<EngineFixture> fixture_;
+  std::mt19937 random_{3};
+  uint64_t next_id_ = 1;
+};
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (argc < 4) {
+    fprintf(stderr, "usage: gpu_engine_bench MODEL READ_TB_PER_S TFLOP_PER_S [decode] [prefill] [generate]\n");
+    return 2;
+  }
+  tandem::Bench bench(argv[1], atof(argv[2]), atof(argv[3]));
+  std::set<std::string> parts(argv + 4, argv + argc);
+  if (parts.empty()) parts = {"decode", "prefill", "generate"};
+  if (parts.contains("decode")) bench.Decode();
+  if (parts.contains("prefill")) bench.Prefill();
+  if (parts.contains("generate")) bench.Generate();
+  return 0;
+}

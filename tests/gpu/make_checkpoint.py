@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Writes a Hugging Face folder with random weights in the shape of a known model, for speed and for comparisons.
+
+Usage: make_checkpoint.py llama-3.1-8b|qwen3-8b FOLDER [--layers N]. Needs PyTorch and safetensors; the weights are
+drawn on the GPU with a fixed seed. Nothing is written where the folder is complete.
+"""
+
+import json
+import pathlib
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+SHAPES = {
+    "llama-3.1-8b": dict(
+        architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=4096, intermediate_size=14336,
+        num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=128256,
+        max_position_embeddings=131072, rope_theta=500000.0, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        rope_scaling=dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                          original_max_position_embeddings=8192, rope_type="llama3"),
+        hidden_act="silu", attention_bias=False, mlp_bias=False, bos_token_id=128000, eos_token_id=128001,
+        torch_dtype="bfloat16"),
+    "qwen3-8b": dict(
+        architectures=["Qwen3ForCausalLM"], model_type="qwen3", hidden_size=4096, intermediate_size=12288,
+        num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=151936,
+        max_position_embeddings=40960, rope_theta=1000000.0, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        rope_scaling=None, hidden_act="silu", attention_bias=False, use_sliding_window=False, sliding_window=None,
+        max_window_layers=36, bos_token_id=151643, eos_token_id=151645, torch_dtype="bfloat16"),
+}
+
+
+def main() -> None:
+    shape, folder = SHAPES[sys.argv[1]], pathlib.Path(sys.argv[2])
+    if "--layers" in sys.argv:
+        shape["num_hidden_layers"] = int(sys.argv[sys.argv.index("--layers") + 1])
+    if (folder / "config.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(1)
+    hidden, inner, dim = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
+    q, kv = shape["num_attention_heads"] * dim, shape["num_key_value_heads"] * dim
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return (torch.randn(rows, columns, device="cuda", dtype=torch.bfloat16) * columns**-0.5).cpu()
+
+    def norm(size: int) -> torch.Tensor:
+        return (1 + 0.1 * torch.randn(size, device="cuda")).to(torch.bfloat16).cpu()
+
+    files: dict[str, str] = {}
+
+    def save(name: str, tensors: dict[str, torch.Tensor]) -> None:
+        save_file(tensors, folder / name)
+        files.update({tensor: name for tensor in tensors})
+
+    save("model-head.safetensors", {
+        "model.embed_tokens.weight": matrix(shape["vocab_size"], hidden) * 64,
+        "model.norm.weight": norm(hidden),
+        "lm_head.weight": matrix(shape["vocab_size"], hidden) * 4,
+    })
+    for i in range(shape["num_hidden_layers"]):
+        at = f"model.layers.{i}."
+        tensors = {
+            at + "input_layernorm.weight": norm(hidden),
+            at + "post_attention_layernorm.weight": norm(hidden),
+            at + "self_attn.q_proj.weight": matrix(q, hidden),
+            at + "self_attn.k_proj.weight": matrix(kv, hidden),
+            at + "self_attn.v_proj.weight": matrix(kv, hidden),
+            at + "self_attn.o_proj.weight": matrix(hidden, q),
+            at + "mlp.gate_proj.weight": matrix(inner, hidden),
+            at + "mlp.up_proj.weight": matrix(inner, hidden),
+            at + "mlp.down_proj.weight": matrix(hidden, inner),
+        }
+        if shape["model_type"] == "qwen3":
+            tensors[at + "self_attn.q_norm.weight"] = norm(dim)
+            tensors[at + "self_attn.k_norm.weight"] = norm(dim)
+        save(f"model-{i:02d}.safetensors", tensors)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    (folder / "config.json").write_text(json.dumps(shape, indent=1))
+
+
+main()
