@@ -53,7 +53,7 @@ if(TANDEM_WITH_CUDA)
     set(CMAKE_CUDA_COMPILER_LAUNCHER "${TANDEM_CCACHE}")
   endif()
   enable_language(CUDA)
-  find_package(CUDAToolkit 13.0 REQUIRED)  # With cuBLASLt, which is not linked in: it has 500 MB.
+  find_package(CUDAToolkit 13.0 REQUIRED)  # cuBLASLt is opened at run time: of its package, headers are enough.
   # Headers of FlashInfer, with the CUTLASS, CCCL and spdlog that it was written against.
   if(NOT flashinfer_ROOT)
     file(GLOB flashinfer_ROOT "${CMAKE_SOURCE_DIR}/build/python/lib/python3*/site-packages/flashinfer/data")

@@ -121,6 +121,8 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
 };
 
 absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& plan) {
+  // First of all, so that a port that is taken shows before the model is loaded.
+  RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                    Engine::Create(std::move(checkpoint), EngineOptions(topology, plan), Clock::Real()));
@@ -148,7 +150,6 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}));
   service_->Start(server_->loop());
   server_->StartThread();
-  RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   StartAgent(topology, plan);
   LogInfo("serving", {{"address", server_->address()},
                       {"link_port", hub_->port()},

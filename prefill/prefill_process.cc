@@ -123,6 +123,8 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
 };
 
 absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& plan) {
+  // First of all, so that a port that is taken shows before the model is loaded.
+  RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   const PoolSettings& settings = topology.pools[plan.pool];
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
@@ -154,7 +156,6 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}));
   service_->Start(server_->loop());
   server_->StartThread();
-  RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   StartAgent(topology, plan);
   LogInfo("serving", {{"address", server_->address()},
                       {"metrics_port", metrics_server_.port()},

@@ -11,28 +11,32 @@ constexpr size_t kWorkspaceBytes = size_t{64} << 20;  // 32 MiB are advised for 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CublasLinear>> CublasLinear::Create(cudaStream_t stream) {
-  std::unique_ptr<CublasLinear> linear(new CublasLinear(stream));
-  CheckCublas(cublasLtCreate(&linear->handle_), "cublasLtCreate");
+  ASSIGN_OR_RETURN(const CublasLibrary* library, LoadCublas());
+  std::unique_ptr<CublasLinear> linear(new CublasLinear(*library, stream));
+  linear->Check(library->create(&linear->handle_), "cublasLtCreate");
   ASSIGN_OR_RETURN(linear->workspace_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, kWorkspaceBytes));
   return linear;
 }
 
 CublasLinear::~CublasLinear() {
   for (auto& [shape, plan] : plans_) {
-    cublasLtMatmulDescDestroy(plan.operation);
-    for (cublasLtMatrixLayout_t layout : {plan.weight, plan.in, plan.out}) cublasLtMatrixLayoutDestroy(layout);
+    library_.operation_destroy(plan.operation);
+    for (cublasLtMatrixLayout_t layout : {plan.weight, plan.in, plan.out}) library_.layout_destroy(layout);
   }
-  if (handle_ != nullptr) cublasLtDestroy(handle_);
+  if (handle_ != nullptr) library_.destroy(handle_);
+}
+
+void CublasLinear::Check(cublasStatus_t status, const char* call) const {
+  if (status != CUBLAS_STATUS_SUCCESS) EndAfterGpuFailure(call, library_.status_name(status));
 }
 
 CublasLinear::Plan CublasLinear::MakePlan(const LinearCall& call) {
   // The library's matrices are by columns: out^T [out_features, rows] = weight [in, out]^T in^T [in, rows].
   Plan plan;
   const cudaDataType_t out_type = call.is_float ? CUDA_R_32F : CUDA_R_16BF;
-  CheckCublas(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
+  Check(library_.operation_create(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
-    CheckCublas(cublasLtMatmulDescSetAttribute(plan.operation, attribute, &value, sizeof(value)),
-                "cublasLtMatmulDescSetAttribute");
+    Check(library_.operation_set(plan.operation, attribute, &value, sizeof(value)), "cublasLtMatmulDescSetAttribute");
   };
   set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
   if (call.bias != nullptr) {
@@ -40,24 +44,24 @@ CublasLinear::Plan CublasLinear::MakePlan(const LinearCall& call) {
     set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_16BF);
     set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, call.bias);
   }
-  const auto layout = [](cublasLtMatrixLayout_t& matrix, cudaDataType_t type, int64_t rows, int64_t columns) {
-    CheckCublas(cublasLtMatrixLayoutCreate(&matrix, type, rows, columns, rows), "cublasLtMatrixLayoutCreate");
+  const auto layout = [&](cublasLtMatrixLayout_t& matrix, cudaDataType_t type, int64_t rows, int64_t columns) {
+    Check(library_.layout_create(&matrix, type, rows, columns, rows), "cublasLtMatrixLayoutCreate");
   };
   layout(plan.weight, CUDA_R_16BF, call.in_features, call.out_features);
   layout(plan.in, CUDA_R_16BF, call.in_features, call.rows);
   layout(plan.out, out_type, call.out_features, call.rows);
   cublasLtMatmulPreference_t preference;
-  CheckCublas(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
-  CheckCublas(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                   &kWorkspaceBytes, sizeof(kWorkspaceBytes)),
-              "cublasLtMatmulPreferenceSetAttribute");
+  Check(library_.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
+  Check(library_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
+                                sizeof(kWorkspaceBytes)),
+        "cublasLtMatmulPreferenceSetAttribute");
   cublasLtMatmulHeuristicResult_t result;
   int found = 0;
-  CheckCublas(cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.weight, plan.in, plan.out, plan.out,
-                                             preference, 1, &result, &found),
-              "cublasLtMatmulAlgoGetHeuristic");
-  CheckCublas(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : result.state, "cublasLtMatmulAlgoGetHeuristic");
-  cublasLtMatmulPreferenceDestroy(preference);
+  Check(library_.find_algorithms(handle_, plan.operation, plan.weight, plan.in, plan.out, plan.out, preference, 1,
+                                 &result, &found),
+        "cublasLtMatmulAlgoGetHeuristic");
+  Check(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : result.state, "cublasLtMatmulAlgoGetHeuristic");
+  library_.preference_destroy(preference);
   plan.algorithm = result.algo;
   return plan;
 }
@@ -68,15 +72,14 @@ void CublasLinear::Run(const LinearCall& call) {
   if (plan == plans_.end()) plan = plans_.emplace(shape, MakePlan(call)).first;
   Plan& known = plan->second;
   if (call.bias != nullptr) {
-    CheckCublas(cublasLtMatmulDescSetAttribute(known.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call.bias,
-                                               sizeof(call.bias)),
-                "cublasLtMatmulDescSetAttribute");
+    Check(library_.operation_set(known.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call.bias, sizeof(call.bias)),
+          "cublasLtMatmulDescSetAttribute");
   }
   const float alpha = 1, beta = call.add ? 1 : 0;
-  CheckCublas(
-      cublasLtMatmul(handle_, known.operation, &alpha, call.weight, known.weight, call.in, known.in, &beta, call.out,
-                     known.out, call.out, known.out, &known.algorithm, workspace_.as<void>(), kWorkspaceBytes, stream_),
-      "cublasLtMatmul");
+  Check(library_.matmul(handle_, known.operation, &alpha, call.weight, known.weight, call.in, known.in, &beta, call.out,
+                        known.out, call.out, known.out, &known.algorithm, workspace_.as<void>(), kWorkspaceBytes,
+                        stream_),
+        "cublasLtMatmul");
 }
 
 }  // namespace tandem

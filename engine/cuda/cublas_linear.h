@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
@@ -10,6 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "engine/cuda/cublas_library.h"
 #include "engine/cuda/device_memory.h"
 
 namespace tandem {
@@ -30,6 +30,7 @@ struct LinearCall {
 // Thread-safety: not thread-safe. Ownership: owns the library's handle and the workspace; the stream outlives it.
 class CublasLinear {
  public:
+  // UNAVAILABLE: there is no cuBLAS here. RESOURCE_EXHAUSTED: the device's memory is full.
   static absl::StatusOr<std::unique_ptr<CublasLinear>> Create(cudaStream_t stream);
   ~CublasLinear();
   void Run(const LinearCall& call);
@@ -41,9 +42,12 @@ class CublasLinear {
     cublasLtMatmulAlgo_t algorithm;
   };
   using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool>;
-  explicit CublasLinear(cudaStream_t stream) : stream_(stream) {}
+  CublasLinear(const CublasLibrary& library, cudaStream_t stream) : library_(library), stream_(stream) {}
   Plan MakePlan(const LinearCall& call);
+  // Ends the process unless the call went well.
+  void Check(cublasStatus_t status, const char* call) const;
 
+  const CublasLibrary& library_;
   const cudaStream_t stream_;
   cublasLtHandle_t handle_ = nullptr;
   DeviceMemory workspace_;

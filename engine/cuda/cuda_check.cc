@@ -7,15 +7,11 @@
 namespace tandem {
 
 void CheckCuda(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return;
-  LogError("the GPU failed, and this worker ends",
-           {{"call", call}, {"error", cudaGetErrorName(error)}, {"meaning", cudaGetErrorString(error)}});
-  _exit(kGpuFailedExitCode);
+  if (error != cudaSuccess) EndAfterGpuFailure(call, cudaGetErrorString(error));
 }
 
-void CheckCublas(cublasStatus_t status, const char* call) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  LogError("the GPU failed, and this worker ends", {{"call", call}, {"error", cublasLtGetStatusName(status)}});
+void EndAfterGpuFailure(const char* call, const char* error) {
+  LogError("the GPU failed, and this worker ends", {{"call", call}, {"error", error}});
   _exit(kGpuFailedExitCode);
 }
 

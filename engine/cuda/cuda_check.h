@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 namespace tandem {
@@ -11,6 +10,7 @@ inline constexpr int kGpuFailedExitCode = 76;
 
 // Ends the process with a message that names the call, unless it went well.
 void CheckCuda(cudaError_t error, const char* call);
-void CheckCublas(cublasStatus_t status, const char* call);
+// Ends it whatever the call said.
+[[noreturn]] void EndAfterGpuFailure(const char* call, const char* error);
 
 }  // namespace tandem

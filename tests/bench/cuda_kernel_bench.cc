@@ -1,6 +1,6 @@
 // The kernels of engine/cuda at the shapes of Llama-3.1-8B, each against its floor: bytes over the read bandwidth that
 // this program measures first, or operations over the rate of cuBLAS on 8192^3. Data are random, and larger than the
-// cache. Prints the card, then one line a kernel.
+// cache. Prints the card, then one line a kernel; with an argument, only the bandwidth and the rate.
 
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
@@ -68,7 +68,8 @@ class Bench {
     printf("%s, %d multiprocessors\n", properties.name, multiprocessors_);
   }
 
-  void Run() {
+  // `rates_only`: no kernels of ours.
+  void Run(bool rates_only) {
     // What a kernel that only reads gets: torch-like sums are not at hand, so the skinny kernel's own best is compared
     // with a copy's bytes.
     const double copy = MicrosecondsOf(
@@ -82,6 +83,7 @@ class Bench {
     const double gemm = MicrosecondsOf([&](int) { Cublas(8192, 8192, 8192, false); }, 20);
     rate_ = 2.0 * 8192 * 8192 * 8192 / gemm * 1e-6;
     printf("copy: %.3f TB/s read and written; cuBLAS 8192^3: %.0f TFLOP/s\n", bandwidth_, rate_);
+    if (rates_only) return;
     for (const auto& [rows, splits] : {std::pair{1, 16}, {8, 2}, {8, 4}, {16, 1}, {16, 2}}) Layers(rows, 2048, splits);
     for (int rows : {1, 8, 16}) {
       for (const auto& [name, out, in, norm, gated, add] : {std::tuple{"qkv", 6144, 4096, true, false, false},
@@ -359,8 +361,8 @@ class Bench {
 }  // namespace
 }  // namespace tandem
 
-int main() {
+int main(int argc, char**) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
-  tandem::Bench().Run();
+  tandem::Bench().Run(argc > 1);
   return 0;
 }

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Writes a Hugging Face folder with random weights in the shape of a known model, for speed and for comparisons.
 
-Usage: make_checkpoint.py llama-3.1-8b|qwen3-8b FOLDER [--layers N]. Needs PyTorch and safetensors; the weights are
+Usage: make_checkpoint.py llama-3.1-8b|qwen3-8b FOLDER [--layers N] [--tokenizer FILE]. The tokenizer is a copy, which
+knows a few tokens of the vocabulary: enough for a router whose clients send token ids. Needs PyTorch and safetensors; the weights are
 drawn on the GPU with a fixed seed. Nothing is written where the folder is complete.
 """
 
 import json
 import pathlib
+import shutil
 import sys
 
 import torch
@@ -76,6 +78,8 @@ def main() -> None:
             tensors[at + "self_attn.k_norm.weight"] = norm(dim)
         save(f"model-{i:02d}.safetensors", tensors)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    if "--tokenizer" in sys.argv:
+        shutil.copy(sys.argv[sys.argv.index("--tokenizer") + 1], folder / "tokenizer.json")
     (folder / "config.json").write_text(json.dumps(shape, indent=1))
 
 
