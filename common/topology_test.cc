@@ -53,8 +53,29 @@ TEST(TopologyTest, ResolvesProcessesAndPorts) {
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("it has router, prefill-0")));
 }
 
+TEST(TopologyTest, ReplicasOnGpusGetOneEach) {
+  const std::string text =
+      absl::StrReplaceAll(kGood, {{"replicas: 2\n    kv_memory: 64 MiB", "replicas: 2\n    device: cuda"},
+                                  {"role: decode\n", "role: decode\n    device: cuda\n"},
+                                  {"links:\n  transports: [shm]\n", ""}});
+  ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse(text, "/x/t.yaml"));
+  std::vector<ProcessPlan> processes = topology.Processes();
+  EXPECT_EQ(processes[0].gpu, std::nullopt);
+  EXPECT_EQ(processes[1].gpu, 0);
+  EXPECT_EQ(processes[2].gpu, 1);
+  EXPECT_EQ(processes[3].gpu, 2);
+  EXPECT_EQ(topology.model.precision, Precision::kBf16);
+  EXPECT_EQ(topology.pools[0].kv_memory_bytes, 0);  // What is free.
+  EXPECT_EQ(topology.links.transports, (std::vector<std::string>{"nvlink", "ucx", "ucx_staged", "ucx_host_staged"}));
+  ASSERT_OK_AND_ASSIGN(
+      topology, Topology::Parse(absl::StrReplaceAll(text, {{"role: decode\n", "role: decode\n    first_gpu: 6\n"}}),
+                                "/x/t.yaml"));
+  EXPECT_EQ(topology.Processes()[3].gpu, 6);
+}
+
 TEST(TopologyTest, ReadsTheShippedFiles) {
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/laptop.yaml")), IsOk());
+  EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/gpu_pair.yaml")), IsOk());
   EXPECT_THAT(Topology::Load("/no/such.yaml"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such.yaml")));
 }
 
@@ -101,6 +122,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadTopology{"UnknownTransport", "[shm]", "[shm, rdma]", "expected some of shm, ucx, ucx_staged; got \"rdma\""},
         BadTopology{"NoTransport", "[shm]", "[]", "must allow at least one"},
         BadTopology{"UnknownDevice", "replicas: 2", "device: tpu", "expected one of cpu"},
+        BadTopology{"GpusBesideCpus", "replicas: 2", "device: cuda", "pools on CPUs and on GPUs cannot be mixed"},
+        BadTopology{"GpuOfACpuPool", "replicas: 2", "first_gpu: 1", "first_gpu: is for device cuda"},
+        BadTopology{"PrecisionOfGpus", "served_name: m", "served_name: m\n  precision: bf16",
+                    "precision: bf16 is for device cuda"},
         BadTopology{"BadAddress", "127.0.0.1:9000", "localhost", "t.yaml:5: router.listen: expected host:port"},
         BadTopology{"DrawnRouterPort", "127.0.0.1:9000", "127.0.0.1:0", "t.yaml:5: router.listen: expected host:port"},
         BadTopology{"MetricsOnAUnixSocket", "listen: 127.0.0.1:9000", "metrics_listen: unix:/x",

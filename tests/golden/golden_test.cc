@@ -8,47 +8,13 @@
 #include "engine/engine.h"
 #include "gtest/gtest.h"
 #include "model/checkpoint.h"
+#include "tests/support/agreement.h"
 #include "tests/support/engine_fixture.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/status_matchers.h"
 
 namespace tandem {
 namespace {
-
-struct Agreement {
-  int steps = 0;
-  int equal = 0;
-  double largest_flipped_margin = 0;
-  double delta_sum = 0;  // |log probability - reference| of the reference's five best.
-  int deltas = 0;
-};
-
-// Teacher-forced: every step sees the reference's tokens. margin and top5 of a golden prompt begin
-// at `first_entry` of the scored positions.
-Agreement Compare(const std::vector<std::vector<float>>& scores, const GoldenPrompt& prompt, int first_position) {
-  Agreement agreement;
-  for (size_t i = 0; i < prompt.top5.size() && first_position + i < scores.size(); ++i) {
-    const std::vector<float>& row = scores[first_position + i];
-    TokenId best = static_cast<TokenId>(std::max_element(row.begin(), row.end()) - row.begin());
-    ++agreement.steps;
-    if (best == prompt.top5[i][0].first) {
-      ++agreement.equal;
-    } else {
-      agreement.largest_flipped_margin = std::max(agreement.largest_flipped_margin, prompt.margin[i]);
-    }
-    for (const auto& [token, logprob] : prompt.top5[i]) {
-      agreement.delta_sum += std::abs(row[token] - logprob);
-      ++agreement.deltas;
-    }
-  }
-  return agreement;
-}
-
-std::vector<TokenId> PromptAndContinuation(const GoldenPrompt& prompt) {
-  std::vector<TokenId> tokens = prompt.ids;
-  tokens.insert(tokens.end(), prompt.continuation.begin(), prompt.continuation.end());
-  return tokens;
-}
 
 TEST(SmolLm2Golden, TokenizesAllPromptsAsTheReference) {
   ASSERT_OK_AND_ASSIGN(auto prompts, ReadGoldenFile("smollm2_golden.jsonl"));
