@@ -118,6 +118,7 @@ absl::Status Engine::WarmUp() {
     ops_->CollectSamples();
     cache_.Release(*pages);
   }
+  ops_->EndTuning();
   return absl::OkStatus();
 }
 

@@ -133,6 +133,8 @@ class CudaOps final : public Ops {
 
   void RunStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape,
                absl::FunctionRef<void()> body) override;
+  void BeginTuning() override { cublas_->SetTuning(true); }
+  void EndTuning() override { cublas_->SetTuning(false); }
   absl::Status RecordSteps(absl::FunctionRef<void(const StepBatch&)> forward,
                            absl::FunctionRef<void(double)> told) override;
   std::shared_ptr<const SourceEvent> MarkProgress() override {
