@@ -12,8 +12,6 @@ class SourceEvent {
   virtual ~SourceEvent() = default;
   // INTERNAL: the device failed.
   virtual absl::StatusOr<bool> PollReady() const = 0;
-  // The device's own event (a cudaEvent_t), which its other streams may wait for; null: there is none.
-  virtual void* device_event() const { return nullptr; }
 };
 
 }  // namespace tandem

@@ -98,7 +98,7 @@ PoolSettings ReadPool(ConfigNode node) {
   pool.device = node.GetEnum("device", "cpu", {"cpu", "cuda"});
   const bool on_gpu = pool.device == "cuda";
   if (node.Has("first_gpu") && !on_gpu) node.AddError("first_gpu", "is for device cuda; remove it");
-  pool.first_gpu = static_cast<int>(node.GetInt("first_gpu", -1, -1, 1023));
+  if (node.Has("first_gpu")) pool.first_gpu = static_cast<int>(node.GetInt("first_gpu", 0, 0, 1023));
   if (on_gpu) {
     pool.kv_memory_bytes = 0;
     pool.max_step_tokens = kGpuStepTokens;
@@ -188,6 +188,16 @@ void CheckDevices(Topology& topology, ConfigNode& root, std::vector<ConfigNode>&
     if ((topology.pools[i].device == "cuda") != on_gpus) {
       pools[i].AddError("device", "pools on CPUs and on GPUs cannot be mixed: their KV differs in its last bits");
     }
+  }
+  std::map<std::pair<std::string, int>, ProcessPlan> users;  // Of each GPU.
+  for (const ProcessPlan& process : topology.Processes()) {
+    if (!process.gpu.has_value()) continue;
+    const PoolSettings& pool = topology.pools[process.pool];
+    const auto [user, is_first] = users.emplace(std::pair(pool.host, *process.gpu), process);
+    if (is_first || (pool.kv_memory_bytes > 0 && topology.pools[user->second.pool].kv_memory_bytes > 0)) continue;
+    pools[process.pool].AddError(
+        "first_gpu", absl::StrCat("GPU ", *process.gpu, " is used by ", user->second.name, " and by ", process.name,
+                                  "; give one of them another, or both a kv_memory"));
   }
   ModelSettings& model = topology.model;
   if (!model.has_precision && on_gpus) model.precision = Precision::kBf16;

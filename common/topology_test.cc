@@ -123,6 +123,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadTopology{"NoTransport", "[shm]", "[]", "must allow at least one"},
         BadTopology{"UnknownDevice", "replicas: 2", "device: tpu", "expected one of cpu"},
         BadTopology{"GpusBesideCpus", "replicas: 2", "device: cuda", "pools on CPUs and on GPUs cannot be mixed"},
+        BadTopology{"GpuTwice", "- name: decode\n    role: decode",
+                    "- name: p2\n    role: decode\n    device: cuda\n  - name: decode\n    role: decode\n    device: "
+                    "cuda\n    first_gpu: 0",
+                    "GPU 0 is used by p2-0 and by decode-0"},
         BadTopology{"GpuOfACpuPool", "replicas: 2", "first_gpu: 1", "first_gpu: is for device cuda"},
         BadTopology{"PrecisionOfGpus", "served_name: m", "served_name: m\n  precision: bf16",
                     "precision: bf16 is for device cuda"},

@@ -42,6 +42,7 @@ absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const O
   needs.layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;
   if (options.gpu.has_value()) {
 #if TANDEM_WITH_CUDA
+    RETURN_IF_ERROR(CheckCudaModel(checkpoint.config()));
     needs.weight_bytes = CudaWeightBytes(checkpoint);
 #else
     return absl::UnimplementedError("device cuda: this build has no code for GPUs; build the preset cuda-release");
@@ -118,7 +119,6 @@ absl::Status Engine::WarmUp() {
     ops_->CollectSamples();
     cache_.Release(*pages);
   }
-  ops_->EndTuning();
   return absl::OkStatus();
 }
 

@@ -143,9 +143,6 @@ class Ops {
   // backend that has recorded a step of this shape carries that out and does not call `body`.
   virtual void RunStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape,
                        absl::FunctionRef<void()> body) = 0;
-  // Between the two calls, shapes that are new are tried out: steps take long, and their results mean nothing.
-  virtual void BeginTuning() {}
-  virtual void EndTuning() {}
   // Records the steps that decode, by running `forward` on made-up batches, which write to no page. Called once, when
   // the KV memory is there; `told` gets progress in [0, 1].
   virtual absl::Status RecordSteps(absl::FunctionRef<void(const StepBatch&)> forward,

@@ -130,6 +130,14 @@ double UniformDraw(uint64_t seed, uint64_t index) {
   return static_cast<double>(z >> 11) * 0x1p-53;
 }
 
+SampledToken DescribeToken(absl::Span<const float> logits, TokenId token, int count) {
+  const double log_sum = LogSumExp(logits);
+  SampledToken result{.token = token};
+  result.logprob = static_cast<float>(logits[token] - log_sum);
+  result.top = TopLogprobs(logits, log_sum, count);
+  return result;
+}
+
 SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input) {
   const SamplingParams& params = *input.params;
   SampledToken result;

@@ -22,6 +22,9 @@ struct SampleInput {
 // equal inputs the result is equal, bit for bit. Not valid unless all logits are finite.
 SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input);
 
+// The token with its log probability in `logits` [vocabulary], and those of the `count` best.
+SampledToken DescribeToken(absl::Span<const float> logits, TokenId token, int count);
+
 // Whether earlier output changes the choice.
 bool HasPenalties(const SamplingParams& params);
 

@@ -36,7 +36,7 @@ void KvSender::Push(HandoverId id, Handover& handover, const Ready& ready, absl:
   const GrantMessage& grant = *handover.grant;
   IndexRange tokens = ready.tokens;
   tokens.begin = std::max(tokens.begin, grant.first_missing_page * destination_.page_tokens);
-  WriteOrder write{.source_base = pool_, .ready = ready.event, .sums = handover.sums};
+  WriteOrder write{.source_base = pool_, .sums = handover.sums};
   write.runs = PlanTransfer(source_, {handover.pages}, destination_, {grant.pages, grant.first_missing_page}, tokens,
                             ready.layers);
   if (write.runs.empty()) return;
@@ -48,7 +48,7 @@ void KvSender::Push(HandoverId id, Handover& handover, const Ready& ready, absl:
   }
   handover.first_push = std::min(handover.first_push, now);
   ++handover.pending;
-  pushes_.push_back({id, std::move(write)});
+  pushes_.push_back({id, std::move(write), ready.event});
 }
 
 void KvSender::Finish(HandoverId id, TokenId first_token) {
@@ -192,14 +192,13 @@ void KvSender::LoseAll(const std::string& reason) {
   pushes_.clear();
 }
 
-absl::StatusOr<std::vector<PushOrder>> KvSender::TakePushes(int64_t max_bytes, bool pool_waits) {
+absl::StatusOr<std::vector<PushOrder>> KvSender::TakePushes(int64_t max_bytes) {
   std::vector<PushOrder> taken;
   while (!pushes_.empty() && max_bytes > 0) {
     PushOrder& push = pushes_.front();
-    if (push.write.ready != nullptr && !pool_waits) {
-      ASSIGN_OR_RETURN(const bool ready, push.write.ready->PollReady());
+    if (push.ready != nullptr) {
+      ASSIGN_OR_RETURN(const bool ready, push.ready->PollReady());
       if (!ready) break;
-      push.write.ready.reset();
     }
     Handover& handover = handovers_.at(push.handover);
     --handover.pending;

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "common/source_event.h"
 #include "kvtransfer/page_sums.h"
 #include "kvtransfer/transfer_plan.h"
 #include "kvtransfer/transport.h"
@@ -22,6 +23,7 @@ namespace tandem {
 struct PushOrder {
   HandoverId handover;
   WriteOrder write;
+  std::shared_ptr<const SourceEvent> ready;  // When its source is there; null: now.
 };
 
 // The last word on a hand-over: its source pages are read no more.
@@ -74,8 +76,9 @@ class KvSender {
 
   std::vector<LinkMessage> TakeMessages() { return std::exchange(messages_, {}); }
   // Pushes in order, as many as hold about `max_bytes`; others stay for the next call, as do those whose source is not
-  // there yet, unless `pool_waits` for it. INTERNAL: a device failed.
-  absl::StatusOr<std::vector<PushOrder>> TakePushes(int64_t max_bytes, bool pool_waits);
+  // there yet: a flush covers all that was taken, and must not wait for what is still computed. INTERNAL: a device
+  // failed.
+  absl::StatusOr<std::vector<PushOrder>> TakePushes(int64_t max_bytes);
   bool HasPushes() const { return !pushes_.empty(); }
   std::vector<HandoverOutcome> TakeOutcomes() { return std::exchange(outcomes_, {}); }
   // A flush must be waited for (a commit or an end depends on it).

@@ -29,8 +29,8 @@ class KvSenderTest : public testing::Test {
   void Grant(std::vector<PageIndex> pages, int first_missing = 0, uint64_t epoch = 3) {
     sender_.OnGrant({kHandover, TransferEpoch(epoch), std::move(pages), first_missing}, kNow);
   }
-  std::vector<PushOrder> Pushes(bool pool_waits = false) {
-    absl::StatusOr<std::vector<PushOrder>> pushes = sender_.TakePushes(1 << 30, pool_waits);
+  std::vector<PushOrder> Pushes() {
+    absl::StatusOr<std::vector<PushOrder>> pushes = sender_.TakePushes(1 << 30);
     EXPECT_THAT(pushes, IsOk());
     return pushes.ok() ? *std::move(pushes) : std::vector<PushOrder>();
   }
@@ -88,7 +88,7 @@ class FakeEvent final : public SourceEvent {
   absl::StatusOr<bool> state = false;
 };
 
-TEST_F(KvSenderTest, APushWaitsForItsSourceUnlessThePoolDoes) {
+TEST_F(KvSenderTest, APushWaitsForItsSource) {
   auto event = std::make_shared<FakeEvent>();
   StartWithTokens(8);
   Grant({1, 2});
@@ -98,16 +98,28 @@ TEST_F(KvSenderTest, APushWaitsForItsSourceUnlessThePoolDoes) {
   EXPECT_TRUE(sender_.HasPushes());
   event->state = true;
   EXPECT_THAT(Pushes(), SizeIs(2));
-  event->state = false;
   StartWithTokens(4);
   Grant({3}, 0, 4);
   sender_.LayersReady(kHandover, {0, 4}, {0, 1}, kNow, event);
-  std::vector<PushOrder> pushes = Pushes(/*pool_waits=*/true);
-  ASSERT_THAT(pushes, SizeIs(1));
-  EXPECT_EQ(pushes[0].write.ready, event);
-  sender_.LayersReady(kHandover, {0, 4}, {1, 2}, kNow, event);
   event->state = absl::InternalError("device lost");
-  EXPECT_THAT(sender_.TakePushes(1 << 30, false), StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(sender_.TakePushes(1 << 30), StatusIs(absl::StatusCode::kInternal));
+}
+
+// A flush covers all that was taken: one that waits for what is still computed would hold the commits of what is not.
+TEST_F(KvSenderTest, ACommitDoesNotWaitForTheSourceOfALaterHandover) {
+  StartWithTokens(4);
+  Grant({1});
+  sender_.LayersReady(kHandover, {0, 4}, {0, 2}, kNow);
+  const HandoverId later(77);
+  auto event = std::make_shared<FakeEvent>();
+  sender_.Start(later, std::vector<TokenId>(4, 1), {5});
+  sender_.OnGrant({later, TransferEpoch(9), {2}, 0}, kNow);
+  sender_.LayersReady(later, {0, 4}, {0, 2}, kNow, event);
+  EXPECT_THAT(Pushes(), SizeIs(1));
+  sender_.Finish(kHandover, 3);
+  EXPECT_TRUE(sender_.WantsFlush());
+  sender_.OnFlushed();
+  EXPECT_THAT(Messages<CommitMessage>(), SizeIs(1));
 }
 
 TEST_F(KvSenderTest, ACommitCarriesTheSumsOfItsPushes) {

@@ -57,7 +57,7 @@ class SenderHub::Link {
   // Carries out what the sender wants; true while a flush is awaited.
   bool Pump() {
     if (sender_ == nullptr) return false;
-    absl::StatusOr<std::vector<PushOrder>> pushes = sender_->TakePushes(kMaxBytesPerTurn, pool_->waits_for_source());
+    absl::StatusOr<std::vector<PushOrder>> pushes = sender_->TakePushes(kMaxBytesPerTurn);
     if (!pushes.ok()) {
       Lose(absl::StrCat("the KV to write is lost: ", pushes.status().message()));
       return false;

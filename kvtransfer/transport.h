@@ -9,7 +9,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "common/source_event.h"
 #include "kvtransfer/page_sums.h"
 #include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transfer_plan.h"
@@ -43,8 +42,6 @@ class ExportedPool {
 struct WriteOrder {
   const uint8_t* source_base = nullptr;
   std::vector<CopyRun> runs;
-  // Null: the source is there already. Only for pools that say waits_for_source().
-  std::shared_ptr<const SourceEvent> ready;
   // Where checksums are on: gets the sums of what was read, before PollFlushed is true. The runs are those of
   // CutAtPages then, with these pages. The writer and nobody else touches it until then.
   std::shared_ptr<PageSums> sums;
@@ -67,8 +64,6 @@ class RemotePool {
   // True when everything written so far can be read at the destination. An error is final: the link
   // is lost.
   virtual absl::StatusOr<bool> PollFlushed() = 0;
-  // Whether writes may be ordered before their source is there.
-  virtual bool waits_for_source() const { return false; }
   // What connects the two ends, read back from the library that chose it: the lanes of an endpoint ("tcp/lo").
   virtual std::string path() const { return "mapped memory"; }
 };

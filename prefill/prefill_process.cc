@@ -144,6 +144,7 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
     worker_->OnEngineEvents(engine, std::move(events));
   };
   hooks.on_progress = [this](const Engine& engine, const KvProgress& progress) {
+    is_computing_ = true;
     worker_->OnProgress(engine, progress);
   };
   hooks.on_turn = [this](Engine& engine) {

@@ -6,8 +6,6 @@
 namespace tandem {
 namespace {
 
-constexpr int kCandidates = 8;
-constexpr int kTimedCalls = 4;
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;  // 32 MiB are advised for Hopper.
 
 }  // namespace
@@ -17,8 +15,6 @@ absl::StatusOr<std::unique_ptr<CublasLinear>> CublasLinear::Create(cudaStream_t 
   std::unique_ptr<CublasLinear> linear(new CublasLinear(*library, stream));
   linear->Check(library->create(&linear->handle_), "cublasLtCreate");
   ASSIGN_OR_RETURN(linear->workspace_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, kWorkspaceBytes));
-  CheckCuda(cudaEventCreate(&linear->begin_), "cudaEventCreate");
-  CheckCuda(cudaEventCreate(&linear->end_), "cudaEventCreate");
   return linear;
 }
 
@@ -26,9 +22,6 @@ CublasLinear::~CublasLinear() {
   for (auto& [shape, plan] : plans_) {
     library_.operation_destroy(plan.operation);
     for (cublasLtMatrixLayout_t layout : {plan.weight, plan.in, plan.out}) library_.layout_destroy(layout);
-  }
-  for (cudaEvent_t event : {begin_, end_}) {
-    if (event != nullptr) cudaEventDestroy(event);
   }
   if (handle_ != nullptr) library_.destroy(handle_);
 }
@@ -62,41 +55,15 @@ CublasLinear::Plan CublasLinear::MakePlan(const LinearCall& call) {
   Check(library_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
                                 sizeof(kWorkspaceBytes)),
         "cublasLtMatmulPreferenceSetAttribute");
-  cublasLtMatmulHeuristicResult_t results[kCandidates];
+  cublasLtMatmulHeuristicResult_t result;
   int found = 0;
-  Check(library_.find_algorithms(handle_, plan.operation, plan.weight, plan.in, plan.out, plan.out, preference,
-                                 is_tuning_ ? kCandidates : 1, results, &found),
+  Check(library_.find_algorithms(handle_, plan.operation, plan.weight, plan.in, plan.out, plan.out, preference, 1,
+                                 &result, &found),
         "cublasLtMatmulAlgoGetHeuristic");
-  Check(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : results[0].state, "cublasLtMatmulAlgoGetHeuristic");
+  Check(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : result.state, "cublasLtMatmulAlgoGetHeuristic");
   library_.preference_destroy(preference);
-  plan.algorithm = results[0].algo;
-  float best = found > 1 ? Time(call, plan, plan.algorithm) : 0;
-  for (int i = 1; i < found; ++i) {
-    if (results[i].state != CUBLAS_STATUS_SUCCESS) continue;
-    const float time = Time(call, plan, results[i].algo);
-    if (time >= best) continue;
-    best = time;
-    plan.algorithm = results[i].algo;
-  }
+  plan.algorithm = result.algo;
   return plan;
-}
-
-void CublasLinear::Multiply(const LinearCall& call, Plan& plan, const cublasLtMatmulAlgo_t& algorithm) {
-  const float alpha = 1, beta = call.add ? 1 : 0;
-  Check(library_.matmul(handle_, plan.operation, &alpha, call.weight, plan.weight, call.in, plan.in, &beta, call.out,
-                        plan.out, call.out, plan.out, &algorithm, workspace_.as<void>(), kWorkspaceBytes, stream_),
-        "cublasLtMatmul");
-}
-
-float CublasLinear::Time(const LinearCall& call, Plan& plan, const cublasLtMatmulAlgo_t& algorithm) {
-  Multiply(call, plan, algorithm);
-  CheckCuda(cudaEventRecord(begin_, stream_), "cudaEventRecord");
-  for (int i = 0; i < kTimedCalls; ++i) Multiply(call, plan, algorithm);
-  CheckCuda(cudaEventRecord(end_, stream_), "cudaEventRecord");
-  CheckCuda(cudaEventSynchronize(end_), "cudaEventSynchronize");
-  float milliseconds = 0;
-  CheckCuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
-  return 1e3f * milliseconds / kTimedCalls;
 }
 
 void CublasLinear::Run(const LinearCall& call) {
@@ -108,7 +75,11 @@ void CublasLinear::Run(const LinearCall& call) {
     Check(library_.operation_set(known.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call.bias, sizeof(call.bias)),
           "cublasLtMatmulDescSetAttribute");
   }
-  Multiply(call, known, known.algorithm);
+  const float alpha = 1, beta = call.add ? 1 : 0;
+  Check(library_.matmul(handle_, known.operation, &alpha, call.weight, known.weight, call.in, known.in, &beta, call.out,
+                        known.out, call.out, known.out, &known.algorithm, workspace_.as<void>(), kWorkspaceBytes,
+                        stream_),
+        "cublasLtMatmul");
 }
 
 }  // namespace tandem

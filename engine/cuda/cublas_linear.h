@@ -25,8 +25,7 @@ struct LinearCall {
   int64_t rows = 0, out_features = 0, in_features = 0;
 };
 
-// Linear layers of many rows, by cuBLASLt. The algorithm for a shape is looked for once: the first of those that its
-// heuristics propose or, while tuning, the fastest of them.
+// Linear layers of many rows, by cuBLASLt. The algorithm for a shape is looked for once, by its heuristics.
 //
 // Thread-safety: not thread-safe. Ownership: owns the library's handle and the workspace; the stream outlives it.
 class CublasLinear {
@@ -35,8 +34,6 @@ class CublasLinear {
   static absl::StatusOr<std::unique_ptr<CublasLinear>> Create(cudaStream_t stream);
   ~CublasLinear();
   void Run(const LinearCall& call);
-  // While it is on, a shape that is new is timed, which waits for the device and writes to `out` again and again.
-  void SetTuning(bool on) { is_tuning_ = on; }
 
  private:
   struct Plan {
@@ -47,9 +44,6 @@ class CublasLinear {
   using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool>;
   CublasLinear(const CublasLibrary& library, cudaStream_t stream) : library_(library), stream_(stream) {}
   Plan MakePlan(const LinearCall& call);
-  void Multiply(const LinearCall& call, Plan& plan, const cublasLtMatmulAlgo_t& algorithm);
-  // Microseconds of one call.
-  float Time(const LinearCall& call, Plan& plan, const cublasLtMatmulAlgo_t& algorithm);
   // Ends the process unless the call went well.
   void Check(cublasStatus_t status, const char* call) const;
 
@@ -57,8 +51,6 @@ class CublasLinear {
   const cudaStream_t stream_;
   cublasLtHandle_t handle_ = nullptr;
   DeviceMemory workspace_;
-  bool is_tuning_ = false;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
   absl::flat_hash_map<Shape, Plan> plans_;
 };
 

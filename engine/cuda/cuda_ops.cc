@@ -100,7 +100,6 @@ class StreamEvent final : public SourceEvent {
     if (error == cudaSuccess || error == cudaErrorNotReady) return error == cudaSuccess;
     return absl::InternalError(absl::StrCat("GPU ", device_, ": ", cudaGetErrorString(error)));
   }
-  void* device_event() const override { return event_; }
 
  private:
   const int device_;
@@ -133,8 +132,6 @@ class CudaOps final : public Ops {
 
   void RunStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape,
                absl::FunctionRef<void()> body) override;
-  void BeginTuning() override { cublas_->SetTuning(true); }
-  void EndTuning() override { cublas_->SetTuning(false); }
   absl::Status RecordSteps(absl::FunctionRef<void(const StepBatch&)> forward,
                            absl::FunctionRef<void(double)> told) override;
   std::shared_ptr<const SourceEvent> MarkProgress() override {
@@ -281,6 +278,11 @@ class CudaOps final : public Ops {
   absl::StatusOr<std::shared_ptr<DeviceMemory>> UploadShared(absl::Span<const TensorView> parts);
   void PlanAttention(const StepBatch& batch);
   const ExpertTables& TablesOf(const MoeWeights& weights);
+  // Returns when the device has it.
+  void CopyNow(void* to, const void* from, size_t bytes) {
+    CheckCuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
+    CheckCuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
 
   SkinnyLinearArguments Skinny(const Activation& in, const LinearWeight& weight, int rows,
                                const Activation& out) const {
@@ -359,13 +361,7 @@ class CudaOps final : public Ops {
 
 absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& options, const ModelConfig& config) {
   RETURN_IF_ERROR(FreeDeviceBytes(options.device).status());
-  if (config.head_dim != 32 && config.head_dim != 64 && config.head_dim != 128) {
-    return absl::UnimplementedError(
-        absl::StrCat("heads of ", config.head_dim, " elements on a GPU; there are kernels for 32, 64 and 128"));
-  }
-  if (config.hidden_size % 8 != 0 || config.intermediate_size % 8 != 0 || config.moe.num_experts > kMaxExperts) {
-    return absl::UnimplementedError("on a GPU, sizes are multiples of 8, and there are at most 512 experts");
-  }
+  RETURN_IF_ERROR(CheckCudaModel(config));
   std::unique_ptr<CudaOps> ops(new CudaOps(options));
   ops->UseDevice();
   cudaDeviceProp properties;
@@ -409,8 +405,7 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
     RETURN_IF_ERROR(allocate(ops->moe_activated_, pairs * config.moe.intermediate_size * sizeof(Bf16)));
   }
   const std::vector<double> frequencies = config.rope.InverseFrequencies(config.head_dim);
-  CheckCuda(cudaMemcpy(ops->frequencies_.as<void>(), frequencies.data(), half * sizeof(double), cudaMemcpyHostToDevice),
-            "cudaMemcpy");
+  ops->CopyNow(ops->frequencies_.as<void>(), frequencies.data(), half * sizeof(double));
   ops->adjacent_pairs_ = config.rope.pairing == RopeConfig::Pairing::kAdjacent;
   return std::unique_ptr<Ops>(std::move(ops));
 }
@@ -552,13 +547,13 @@ absl::Status CudaOps::RecordSteps(absl::FunctionRef<void(const StepBatch&)> forw
 const CudaOps::ExpertTables& CudaOps::TablesOf(const MoeWeights& weights) {
   auto known = expert_tables_.find(&weights);
   if (known != expert_tables_.end()) return known->second;
-  const auto make = [](const std::vector<std::unique_ptr<LinearWeight>>& matrices) {
+  const auto make = [this](const std::vector<std::unique_ptr<LinearWeight>>& matrices) {
     std::vector<const Bf16*> pointers;
     for (const auto& matrix : matrices) pointers.push_back(Cuda(*matrix).weight());
     const size_t bytes = pointers.size() * sizeof(const Bf16*);
     absl::StatusOr<DeviceMemory> memory = DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes);
     CheckCuda(memory.ok() ? cudaSuccess : cudaErrorMemoryAllocation, "cudaMalloc");
-    CheckCuda(cudaMemcpy(memory->as<void>(), pointers.data(), bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+    CopyNow(memory->as<void>(), pointers.data(), bytes);
     return *std::move(memory);
   };
   return expert_tables_.emplace(&weights, ExpertTables{make(weights.gate_up), make(weights.down)}).first->second;
@@ -590,6 +585,25 @@ absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions& options, c
   return CudaOps::Create(options, config);
 }
 
+absl::Status CheckCudaModel(const ModelConfig& config) {
+  if (config.head_dim != 32 && config.head_dim != 64 && config.head_dim != 128) {
+    return absl::UnimplementedError(
+        absl::StrCat("head_dim: ", config.head_dim, "; device cuda has kernels for 32, 64 and 128"));
+  }
+  for (const auto& [name, size] : {std::pair{"hidden_size", config.hidden_size},
+                                   {"intermediate_size", config.intermediate_size},
+                                   {"moe_intermediate_size", config.moe.intermediate_size}}) {
+    if (size % 8 != 0) {
+      return absl::UnimplementedError(absl::StrCat(name, ": ", size, "; device cuda takes multiples of 8"));
+    }
+  }
+  if (config.moe.num_experts > kMaxExperts) {
+    return absl::UnimplementedError(
+        absl::StrCat("num_experts: ", config.moe.num_experts, "; device cuda takes ", kMaxExperts, " at most"));
+  }
+  return absl::OkStatus();
+}
+
 int64_t CudaWeightBytes(const Checkpoint& checkpoint) {
   int64_t elements = 0;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
@@ -606,9 +620,13 @@ absl::StatusOr<int64_t> FreeDeviceBytes(int device) {
                                       ? absl::StrCat("there is no GPU ", device, " here, but ", count)
                                       : absl::StrCat("no GPU can be used here: ", cudaGetErrorString(error)));
   }
-  CheckCuda(cudaSetDevice(device), "cudaSetDevice");
   size_t free = 0, total = 0;
-  CheckCuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  cudaError_t error = cudaSetDevice(device);
+  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return absl::UnavailableError(absl::StrCat("GPU ", device, " cannot be used: ", cudaGetErrorString(error)));
+  }
   return static_cast<int64_t>(free);
 }
 

@@ -29,6 +29,9 @@ struct CudaOpsOptions {
 // RESOURCE_EXHAUSTED: its memory is full.
 absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions& options, const ModelConfig& config);
 
+// UNIMPLEMENTED, with the key of config.json: a size that there are no kernels for. Needs no device.
+absl::Status CheckCudaModel(const ModelConfig& config);
+
 // Bytes that a model's weights take on the device.
 int64_t CudaWeightBytes(const Checkpoint& checkpoint);
 

@@ -27,7 +27,11 @@ absl::StatusOr<DeviceMemory> DeviceMemory::Allocate(Kind kind, size_t bytes) {
                               : absl::StrCat("no pinned memory for ", FormatBytes(static_cast<int64_t>(bytes))));
   }
   CheckCuda(error, "cudaMalloc");
-  if (kind == Kind::kDevice) CheckCuda(cudaMemset(memory.data_, 0, bytes), "cudaMemset");
+  if (kind == Kind::kDevice) {
+    CheckCuda(cudaMemset(memory.data_, 0, bytes), "cudaMemset");
+    // Streams that do not wait for the default one may use it next.
+    CheckCuda(cudaStreamSynchronize(cudaStreamLegacy), "cudaStreamSynchronize");
+  }
   return memory;
 }
 

@@ -40,8 +40,8 @@ DeviceSampler::~DeviceSampler() {
   for (Slot& slot : slots_) cudaEventDestroy(slot.arrived);
 }
 
-bool DeviceSampler::IsForDevice(const SamplingParams& params) {
-  return !HasPenalties(params) && params.logit_bias.empty() && !params.logprobs.has_value() && params.min_tokens == 0;
+bool DeviceSampler::IsChosenOnDevice(const SamplingParams& params) {
+  return !HasPenalties(params) && params.logit_bias.empty() && params.min_tokens == 0;
 }
 
 void DeviceSampler::Start(const float* logits, int64_t columns, absl::Span<const SampleInput> inputs) {
@@ -85,17 +85,19 @@ void DeviceSampler::Start(const float* logits, int64_t columns, absl::Span<const
 void DeviceSampler::SampleOnHost(const float* logits, int64_t columns, absl::Span<const SampleInput> inputs,
                                  Pending& pending) {
   std::vector<float> row(columns);
-  std::vector<int32_t> chosen;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (!IsForDevice(*inputs[i].params)) {
-      CheckCuda(cudaMemcpy(row.data(), logits + i * columns, columns * sizeof(float), cudaMemcpyDeviceToHost),
-                "cudaMemcpy");
-      pending.tokens[i] = SampleToken(absl::MakeSpan(row), inputs[i]);
+    const SamplingParams& params = *inputs[i].params;
+    if (IsForDevice(params)) continue;
+    CheckCuda(cudaMemcpy(row.data(), logits + i * columns, columns * sizeof(float), cudaMemcpyDeviceToHost),
+              "cudaMemcpy");
+    SampledToken& token = pending.tokens[i];
+    if (!IsChosenOnDevice(params)) {
+      token = SampleToken(absl::MakeSpan(row), inputs[i]);
+    } else if (token.valid) {
+      token = DescribeToken(row, token.token, *params.logprobs);
     }
-    chosen.push_back(pending.tokens[i].token);
   }
-  CheckCuda(cudaMemcpy(tokens_.as<void>(), chosen.data(), chosen.size() * sizeof(int32_t), cudaMemcpyHostToDevice),
-            "cudaMemcpy");
+  // The device's own tokens stay as they are: all are collected before the next step, which is told them.
 }
 
 void DeviceSampler::Complete(Pending& pending) {

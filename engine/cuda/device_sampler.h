@@ -15,8 +15,9 @@
 
 namespace tandem {
 
-// Chooses tokens on the device. What looks at more than the logits (penalties, biases, log probabilities, tokens that
-// must not come yet) is chosen on the host by SampleToken, for which it waits.
+// Chooses tokens on the device. Requests that look at more than the logits (penalties, biases, tokens that must not
+// come yet) are chosen for on the host by SampleToken, all of a request's tokens, so that a seed means the same
+// throughout; log probabilities are taken there, too. The whole step is waited for then.
 //
 // Thread-safety: not thread-safe. Ownership: owns buffers and events; the stream outlives it.
 class DeviceSampler {
@@ -24,7 +25,10 @@ class DeviceSampler {
   static absl::StatusOr<std::unique_ptr<DeviceSampler>> Create(int max_rows, cudaStream_t stream);
   ~DeviceSampler();
 
-  static bool IsForDevice(const SamplingParams& params);
+  // Whether nothing of such a request is done on the host.
+  static bool IsForDevice(const SamplingParams& params) {
+    return IsChosenOnDevice(params) && !params.logprobs.has_value();
+  }
   // Where the last step's tokens lie on the device, [rows].
   const int32_t* tokens() const { return tokens_.as<const int32_t>(); }
 
@@ -46,9 +50,10 @@ class DeviceSampler {
     cudaEvent_t arrived = nullptr;
   };
   explicit DeviceSampler(cudaStream_t stream) : stream_(stream) {}
+  static bool IsChosenOnDevice(const SamplingParams& params);
   // Waits for what the device chose, and fills it in.
   void Complete(Pending& pending);
-  // Chooses those on the host that are not for the device.
+  // Chooses those that the device does not, and takes log probabilities.
   void SampleOnHost(const float* logits, int64_t columns, absl::Span<const SampleInput> inputs, Pending& pending);
   void AwaitEvent(cudaEvent_t event);
 

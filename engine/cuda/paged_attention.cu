@@ -53,8 +53,10 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   // Blocks along x: splits of each 8 columns.
   const int split = blockIdx.x % a.splits, column_tile = blockIdx.x / a.splits;
   const int num_columns = sequence.num_rows * group, first_column = column_tile * kColumns;
-  if (sequence.context_tokens == 0 || first_column >= num_columns) return;
-  if (a.single_rows_only && sequence.num_rows > 1) return;
+  if (sequence.context_tokens == 0 || first_column >= num_columns || (a.single_rows_only && sequence.num_rows > 1)) {
+    WaitForEarlierKernels();  // Or the grid might end before the one that the next kernel must wait for.
+    return;
+  }
   const int columns = min(kColumns, num_columns - first_column);
   const int first_row = first_column / group, last_row = (first_column + columns - 1) / group;
   // Tokens that the last row of these columns sees.

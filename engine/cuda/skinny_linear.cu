@@ -230,25 +230,35 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
   }
 }
 
+struct SharedNeeds {
+  size_t bytes = 0;          // Of a block.
+  int staged_row_bytes = 0;  // 0: the input is not kept there.
+};
+SharedNeeds SharedNeedsOf(const SkinnyLinearArguments& a) {
+  const int groups = a.rows <= 8 ? 1 : 2, row_bytes = a.in_features * 2 + kRowPad;
+  SharedNeeds needs;
+  needs.bytes = size_t{2} * kWarps * (a.is_gated ? 2 : 1) * kTileRows * (8 * groups + 1) * sizeof(float);
+  if (a.norm == nullptr && a.rows * row_bytes > kMaxStaged) return needs;
+  needs.bytes += static_cast<size_t>(a.rows) * row_bytes;
+  needs.staged_row_bytes = row_bytes;
+  return needs;
+}
+
 template <int kGroups, bool kGated>
 cudaError_t Launch(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
-  const int staged_row_bytes = a.in_features * 2 + kRowPad;
-  const size_t sum_bytes = size_t{2} * kWarps * (kGated ? 2 : 1) * kTileRows * (8 * kGroups + 1) * sizeof(float);
-  const bool is_staged = a.norm != nullptr || a.rows * staged_row_bytes <= kMaxStaged;
-  const size_t bytes = sum_bytes + (is_staged ? a.rows * staged_row_bytes : 0);
+  const SharedNeeds needs = SharedNeedsOf(a);
   const int tiles = a.out_features / (kGated ? 2 : 1) / kTileRows;
-  return LaunchEarly(SkinnyLinearKernel<kGroups, kGated>, std::min(tiles, multiprocessors), kThreads, bytes, stream, a,
-                     is_staged ? staged_row_bytes : 0);
+  return LaunchEarly(SkinnyLinearKernel<kGroups, kGated>, std::min(tiles, multiprocessors), kThreads, needs.bytes,
+                     stream, a, needs.staged_row_bytes);
 }
 
 }  // namespace
 
 bool IsSkinny(const SkinnyLinearArguments& a) {
   const int tile = a.is_gated ? 2 * kTileRows : kTileRows;
-  const int staged_row_bytes = a.in_features * 2 + kRowPad;
-  constexpr int kMaxShared = 200 << 10;
+  constexpr size_t kMostShared = 224 << 10;  // A block may have 227 KB, of which some is the kernel's own.
   return a.rows >= 1 && a.rows <= kMaxSkinnyRows && a.in_features % kStep == 0 && a.out_features % tile == 0 &&
-         (a.norm == nullptr || a.rows * staged_row_bytes <= kMaxShared);
+         SharedNeedsOf(a).bytes <= kMostShared;
 }
 
 cudaError_t LaunchSkinnyLinear(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {

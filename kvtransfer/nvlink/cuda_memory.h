@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "common/source_event.h"
 #include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transport.h"
 
@@ -25,7 +26,6 @@ class CudaSourceEvent final : public SourceEvent {
   ~CudaSourceEvent() override;
   absl::StatusOr<bool> PollReady() const override;
   absl::Status Wait() const;
-  void* device_event() const override { return event_; }
 
  private:
   explicit CudaSourceEvent(int device) : device_(device) {}

@@ -66,7 +66,7 @@ class MappedNvlinkPool final : public NvlinkPool {
     RETURN_IF_ERROR(CheckRuns(order.runs, size_bytes_));
     for (size_t first = 0; first < order.runs.size(); first += kMaxRunsOfPush) {
       const size_t end = std::min(order.runs.size(), first + kMaxRunsOfPush);
-      WriteOrder part{.source_base = order.source_base, .ready = order.ready, .sums = order.sums};
+      WriteOrder part{.source_base = order.source_base, .sums = order.sums};
       part.runs.assign(order.runs.begin() + first, order.runs.begin() + end);
       if (part.sums != nullptr) {
         part.page_of_run.assign(order.page_of_run.begin() + first, order.page_of_run.begin() + end);
@@ -76,7 +76,6 @@ class MappedNvlinkPool final : public NvlinkPool {
     PushWaiting();
     return failure_;
   }
-  bool waits_for_source() const override { return true; }
 
   absl::StatusOr<bool> PollFlushed() override {
     PushWaiting();
@@ -117,15 +116,6 @@ class MappedNvlinkPool final : public NvlinkPool {
  private:
   // UNAVAILABLE: not now.
   absl::Status PushOne(WriteOrder& order) {
-    if (order.ready != nullptr) {
-      if (void* event = order.ready->device_event(); event != nullptr) {
-        RETURN_IF_ERROR(pusher_->WaitFor(static_cast<cudaEvent_t>(event)));
-      } else {
-        ASSIGN_OR_RETURN(const bool ready, order.ready->PollReady());
-        if (!ready) return absl::UnavailableError("the source is not there yet");
-      }
-      order.ready.reset();
-    }
     return Push(order.source_base, order.runs, nullptr, 0, std::nullopt, {order.sums, order.page_of_run}).status();
   }
 

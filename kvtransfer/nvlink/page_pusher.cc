@@ -72,12 +72,6 @@ absl::Status PagePusher::CollectSums() {
   return absl::OkStatus();
 }
 
-absl::Status PagePusher::WaitFor(cudaEvent_t event) {
-  const CurrentDevice current(options_.device);
-  RETURN_IF_ERROR(current.status());
-  return CudaStatus(cudaStreamWaitEvent(stream_, event, 0), "cudaStreamWaitEvent");
-}
-
 absl::StatusOr<bool> PagePusher::PollEnded() {
   const CurrentDevice current(options_.device);
   RETURN_IF_ERROR(current.status());

@@ -41,8 +41,6 @@ class PagePusher {
   // UNAVAILABLE: try again when an earlier push has ended.
   absl::StatusOr<CopyChoice> Push(absl::Span<const CopyRun> runs, const PageCopier::Push& push,
                                   std::optional<CopyChoice> forced = std::nullopt, SumsWanted sums = {});
-  // Lets the pushes that follow wait for an event of this device, recorded already; no host waits.
-  absl::Status WaitFor(cudaEvent_t event);
   // Whether all bytes of all pushes so far can be read at the destination, and their sums are told. INTERNAL: the
   // device failed.
   absl::StatusOr<bool> PollEnded();

@@ -62,7 +62,6 @@ class Bench {
     CheckCuda(cudaEventCreate(&begin_), "cudaEventCreate");
     CheckCuda(cudaEventCreate(&end_), "cudaEventCreate");
     cublas_ = *CublasLinear::Create(stream_);
-    cublas_->SetTuning(true);
     weights_ = RandomBf16(kWeightElements);
     in_ = RandomBf16(int64_t{8192} * 28672);
     out_ = Allocate(int64_t{8192} * 28672 * 2);

@@ -48,7 +48,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (const auto* commit = std::get_if<CommitMessage>(&*message))
     receiver.OnCommit(Incarnation(1), *commit).status().IgnoreError();
-  const absl::StatusOr<std::vector<PushOrder>> pushes = sender.TakePushes(1 << 30, /*pool_waits=*/false);
+  const absl::StatusOr<std::vector<PushOrder>> pushes = sender.TakePushes(1 << 30);
   for (const PushOrder& push : *pushes) {
     for (const CopyRun& run : push.write.runs) {
       if (run.source < 0 || run.source + run.bytes > layout.pool_bytes() ||

@@ -137,25 +137,6 @@ TEST_F(NvlinkTransportTest, ManyWritesAreTakenAtOnceAndArriveInOrder) {
   EXPECT_THAT(peer_->Verify({4'096, 20'000, 3}, seed), IsOk());
 }
 
-TEST_F(NvlinkTransportTest, AWriteWaitsForTheEventOfItsSourceAndNoHostDoes) {
-  ASSERT_THAT(peer_->Poison(), IsOk());
-  ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
-  cudaStream_t computing = nullptr;
-  ASSERT_THAT(CudaStatus(cudaStreamCreateWithFlags(&computing, cudaStreamNonBlocking), "stream"), IsOk());
-  // Hundreds of other contents come first: a push that does not wait takes one of those.
-  for (uint64_t seed = 300; seed > 0; --seed) {
-    ASSERT_THAT(CudaStatus(FillPattern(pool_->base(), pool_->bytes(), seed, 0, computing), "fill"), IsOk());
-  }
-  ASSERT_OK_AND_ASSIGN(auto event, CudaSourceEvent::Record(0, computing));
-  ASSERT_THAT(remote->Write({.source_base = pool_->base(), .runs = MakeRuns(kLatentPages, kPoolBytes), .ready = event}),
-              IsOk());
-  ASSERT_OK_AND_ASSIGN(const bool ready, event->PollReady());
-  EXPECT_FALSE(ready) << "the host waited";
-  ASSERT_TRUE(AwaitFlushed(*remote));
-  EXPECT_THAT(peer_->Verify(kLatentPages, 1), IsOk());
-  cudaStreamDestroy(computing);
-}
-
 TEST_F(NvlinkTransportTest, SumsAreTheSameByEveryMethod) {
   ASSERT_OK_AND_ASSIGN(auto remote, transport_->Open(peer_->pool()));
   const uint64_t seed = std::random_device{}();
