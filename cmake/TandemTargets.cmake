@@ -5,7 +5,6 @@ target_compile_options(tandem_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror;-Wno-sign-compare;-Wno-missing-field-initializers>
   $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>)
 target_include_directories(tandem_flags INTERFACE "${CMAKE_SOURCE_DIR}")
-target_compile_definitions(tandem_flags INTERFACE TANDEM_WITH_CUDA=$<BOOL:${TANDEM_WITH_CUDA}>)
 find_program(TANDEM_MOLD mold)
 if(TANDEM_MOLD)
   target_link_options(tandem_flags INTERFACE -fuse-ld=mold)
