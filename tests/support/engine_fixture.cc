@@ -12,7 +12,7 @@ template <typename T>
 T ValueOrDie(absl::StatusOr<T> result) {
   if (result.ok()) return *std::move(result);
   fprintf(stderr, "%s\n", result.status().ToString().c_str());
-  abort();
+  exit(1);
 }
 
 Engine::Options ForDevice(Engine::Options options) {
