@@ -22,10 +22,12 @@ constexpr Incarnation kPrefill(7);
 constexpr HandoverId kHandover(5);
 constexpr RequestId kLeg(1);
 
-class DecodeWorkerTest : public testing::Test {
+// Whether engine steps are ordered before the tokens of the one before are known.
+class DecodeWorkerTest : public testing::TestWithParam<bool> {
  protected:
   DecodeWorkerTest()
-      : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull}, clock_),
+      : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull, .run_ahead = GetParam()},
+                 clock_),
         metrics_(metrics_server_),
         pages_(engine()),
         receiver_({}, engine().layout(), fixture_.memory(), pages_),
@@ -89,7 +91,7 @@ class DecodeWorkerTest : public testing::Test {
   DecodeWorker worker_;
 };
 
-TEST_F(DecodeWorkerTest, ContinuesWithReceivedKv) {
+TEST_P(DecodeWorkerTest, ContinuesWithReceivedKv) {
   // The same request on a worker of its own says what must come, and whose KV to write.
   EngineFixture source(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull}, clock_);
   std::vector<TokenId> wanted = source.Generate(Prompt(), {.max_tokens = 6, .ignore_eos = true});
@@ -114,25 +116,25 @@ TEST_F(DecodeWorkerTest, ContinuesWithReceivedKv) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(DecodeWorkerTest, PrefillsItselfWithoutAHandover) {
+TEST_P(DecodeWorkerTest, PrefillsItselfWithoutAHandover) {
   Start(Leg(HandoverId()));
   RunToEnd();
   EXPECT_THAT(Tokens(), SizeIs(6));
   EXPECT_EQ(worker_.num_legs(), 0);
 }
 
-TEST_F(DecodeWorkerTest, SendsTheTokensOfAStepInOneFrame) {
+TEST_P(DecodeWorkerTest, SendsTheTokensOfAStepInOneFrame) {
   for (uint64_t id : {1, 2, 3}) {
     StartLeg start = Leg(HandoverId());
     start.id = RequestId(id);
     Start(start);
   }
   frames_.clear();
-  worker_.OnEngineEvents(engine().Step(nullptr));
+  while (frames_.empty()) worker_.OnEngineEvents(engine().Step(nullptr));
   EXPECT_THAT(frames_, testing::ElementsAre(3));
 }
 
-TEST_F(DecodeWorkerTest, CancelBeforeTheCommitQuarantinesUntilAbortDone) {
+TEST_P(DecodeWorkerTest, CancelBeforeTheCommitQuarantinesUntilAbortDone) {
   Start(Leg());
   FromPeer(OfferMessage{kHandover, Prompt()});
   worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg}}});
@@ -142,7 +144,7 @@ TEST_F(DecodeWorkerTest, CancelBeforeTheCommitQuarantinesUntilAbortDone) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(DecodeWorkerTest, CancelBetweenCommitAndTheNextStepFreesEverything) {
+TEST_P(DecodeWorkerTest, CancelBetweenCommitAndTheNextStepFreesEverything) {
   Start(Leg());
   FromPeer(OfferMessage{kHandover, Prompt()});
   FromPeer(CommitMessage{kHandover, Sent<GrantMessage>()[0].epoch, 2, {}, 5});
@@ -151,7 +153,7 @@ TEST_F(DecodeWorkerTest, CancelBetweenCommitAndTheNextStepFreesEverything) {
   EXPECT_FALSE(engine().HasWork());
 }
 
-TEST_F(DecodeWorkerTest, ALostPrefillFailsItsLegsRetryably) {
+TEST_P(DecodeWorkerTest, ALostPrefillFailsItsLegsRetryably) {
   Start(Leg());
   FromPeer(OfferMessage{kHandover, Prompt()});
   worker_.OnPeerLost(kPrefill, /*writes_over=*/false);
@@ -161,7 +163,7 @@ TEST_F(DecodeWorkerTest, ALostPrefillFailsItsLegsRetryably) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(DecodeWorkerTest, DeadlineEndsALegThatWaitsForKv) {
+TEST_P(DecodeWorkerTest, DeadlineEndsALegThatWaitsForKv) {
   StartLeg start = Leg();
   start.remaining = absl::Seconds(1);
   Start(start);
@@ -173,7 +175,7 @@ TEST_F(DecodeWorkerTest, DeadlineEndsALegThatWaitsForKv) {
   EXPECT_EQ(worker_.num_legs(), 0);
 }
 
-TEST_F(DecodeWorkerTest, AnOfferWithoutALegIsRefusedInTheEnd) {
+TEST_P(DecodeWorkerTest, AnOfferWithoutALegIsRefusedInTheEnd) {
   FromPeer(OfferMessage{kHandover, Prompt()});
   clock_.Advance(absl::Seconds(6));
   worker_.OnTurn();
@@ -181,7 +183,7 @@ TEST_F(DecodeWorkerTest, AnOfferWithoutALegIsRefusedInTheEnd) {
   EXPECT_THAT(Sent<RefuseMessage>()[0].reason, testing::HasSubstr("not started the decode leg"));
 }
 
-TEST_F(DecodeWorkerTest, RefusesKvOfOtherTokensThanItsLegHas) {
+TEST_P(DecodeWorkerTest, RefusesKvOfOtherTokensThanItsLegHas) {
   Start(Leg());
   std::vector<TokenId> other = Prompt();
   other.push_back(7);
@@ -190,7 +192,7 @@ TEST_F(DecodeWorkerTest, RefusesKvOfOtherTokensThanItsLegHas) {
   EXPECT_THAT(Sent<GrantMessage>(), IsEmpty());
 }
 
-TEST_F(DecodeWorkerTest, GrantsNoMoreHandoversThanMayRun) {
+TEST_P(DecodeWorkerTest, GrantsNoMoreHandoversThanMayRun) {
   const int max_running = 32;  // The engine's default.
   for (int i = 0; i <= max_running; ++i) {
     StartLeg start = Leg(HandoverId(100 + i));
@@ -206,7 +208,7 @@ TEST_F(DecodeWorkerTest, GrantsNoMoreHandoversThanMayRun) {
   EXPECT_THAT(Sent<GrantMessage>(), SizeIs(max_running + 1));  // One ended, and the last came in.
 }
 
-TEST_F(DecodeWorkerTest, SecondHandoverOfAPromptNamesOnlyMissingPages) {
+TEST_P(DecodeWorkerTest, SecondHandoverOfAPromptNamesOnlyMissingPages) {
   Start(Leg());
   FromPeer(OfferMessage{kHandover, Prompt()});
   FromPeer(CommitMessage{kHandover, Sent<GrantMessage>()[0].epoch, 2, {}, 5});
@@ -219,6 +221,9 @@ TEST_F(DecodeWorkerTest, SecondHandoverOfAPromptNamesOnlyMissingPages) {
   EXPECT_EQ(Sent<GrantMessage>()[1].first_missing_page, 1);
   EXPECT_THAT(Sent<GrantMessage>()[1].pages, SizeIs(1));
 }
+
+INSTANTIATE_TEST_SUITE_P(Order, DecodeWorkerTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "RunAhead" : "OneByOne"; });
 
 }  // namespace
 }  // namespace tandem

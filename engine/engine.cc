@@ -15,13 +15,6 @@
 
 namespace tandem {
 
-namespace {
-
-// Of a GPU's memory, kept free for recorded steps and what the driver takes for kernels.
-constexpr int64_t kReservedGpuBytes = int64_t{1} << 30;
-
-}  // namespace
-
 absl::Status Engine::SizePool(const Checkpoint& checkpoint, const Options& options, int64_t bytes, Needs& needs) {
   KvLayout& layout = needs.layout;
   const int64_t num_pages = bytes / layout.page_bytes();
@@ -88,8 +81,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoin
                                     std::min(options.max_step_tokens, options.max_running)));
 #if TANDEM_WITH_CUDA
   if (needs.layout.num_pages == 0) {
+    constexpr int64_t kReservedBytes = int64_t{1} << 30;  // For recorded steps, and what the driver takes for kernels.
     ASSIGN_OR_RETURN(const int64_t free, FreeDeviceBytes(*options.gpu));
-    RETURN_IF_ERROR(SizePool(*checkpoint, options, free - kReservedGpuBytes, needs));
+    RETURN_IF_ERROR(SizePool(*checkpoint, options, free - kReservedBytes, needs));
   }
 #endif
   return std::unique_ptr<Engine>(

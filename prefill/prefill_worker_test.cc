@@ -42,10 +42,11 @@ class FakeDestination final : public KvDestination {
   int moved = 0;  // Token-layers of the newest hand-over.
 };
 
-class PrefillWorkerTest : public testing::Test {
+// Whether engine steps are ordered before the tokens of the one before are known.
+class PrefillWorkerTest : public testing::TestWithParam<bool> {
  protected:
   PrefillWorkerTest()
-      : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.max_step_tokens = 16}, clock_),
+      : fixture_(SourcePath("tests/golden/tiny/llama3_f32"), {.max_step_tokens = 16, .run_ahead = GetParam()}, clock_),
         metrics_(metrics_server_),
         worker_(absl::Seconds(30), clock_, destination_, metrics_, [this](int64_t, EventFrame frame) {
           frames_.push_back(frame.events.size());
@@ -60,15 +61,23 @@ class PrefillWorkerTest : public testing::Test {
     start.sampling.ignore_eos = true;
     worker_.OnCommands(engine(), /*session=*/1, {.starts = {start}});
   }
-  void Step() {
+  void StepOnce() {
     worker_.OnEngineEvents(
         engine(), engine().Step([this](const KvProgress& progress) { worker_.OnProgress(engine(), progress); }));
+  }
+  // A step, and what it has sampled.
+  void Step() {
+    StepOnce();
+    if (GetParam()) StepOnce();
   }
   void Outcome(HandoverOutcome::Kind kind, HandoverId handover = kHandover,
                ErrorReason reason = ErrorReason::kUnknown) {
     worker_.OnOutcome(engine(), {.handover = handover, .kind = kind, .error_reason = reason});
   }
-  bool AllPagesFree() { return engine().cache().pool().available() == engine().cache().pool().num_pages(); }
+  bool AllPagesFree() {
+    while (engine().HasWork()) StepOnce();  // What is in flight keeps its pages.
+    return engine().cache().pool().available() == engine().cache().pool().num_pages();
+  }
 
   FakeClock clock_;
   EngineFixture fixture_;
@@ -80,7 +89,7 @@ class PrefillWorkerTest : public testing::Test {
   PrefillWorker worker_;
 };
 
-TEST_F(PrefillWorkerTest, OffersWhenScheduledStreamsTheFirstTokenAndFreesPagesAfterAck) {
+TEST_P(PrefillWorkerTest, OffersWhenScheduledStreamsTheFirstTokenAndFreesPagesAfterAck) {
   StartLegOf(40);
   EXPECT_THAT(destination_.starts, IsEmpty());
   for (int i = 0; i < 3; ++i) Step();
@@ -97,11 +106,11 @@ TEST_F(PrefillWorkerTest, OffersWhenScheduledStreamsTheFirstTokenAndFreesPagesAf
   EXPECT_EQ(worker_.num_legs(), 0);
 }
 
-TEST_F(PrefillWorkerTest, CancelStopsComputingAtOnceButKeepsThePagesUntilTheOutcome) {
+TEST_P(PrefillWorkerTest, CancelStopsComputingAtOnceButKeepsThePagesUntilTheOutcome) {
   StartLegOf(40);
   Step();
   worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg}}});
-  EXPECT_FALSE(engine().HasWork());
+  EXPECT_TRUE(engine().scheduler().empty());
   EXPECT_THAT(destination_.cancelled, SizeIs(1));
   EXPECT_FALSE(AllPagesFree());
   Outcome(HandoverOutcome::Kind::kAborted);
@@ -109,14 +118,14 @@ TEST_F(PrefillWorkerTest, CancelStopsComputingAtOnceButKeepsThePagesUntilTheOutc
   EXPECT_THAT(events_, IsEmpty());  // The router did not ask to be told.
 }
 
-TEST_F(PrefillWorkerTest, CancelOfAQueuedLegFreesItAtOnce) {
+TEST_P(PrefillWorkerTest, CancelOfAQueuedLegFreesItAtOnce) {
   StartLegOf(40);
   worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg}}});
   EXPECT_EQ(worker_.num_legs(), 0);
   EXPECT_FALSE(engine().HasWork());
 }
 
-TEST_F(PrefillWorkerTest, ARouterThatIsGoneTakesItsLegsAlong) {
+TEST_P(PrefillWorkerTest, ARouterThatIsGoneTakesItsLegsAlong) {
   StartLegOf(10);
   Step();
   worker_.OnSessionClosed(engine(), /*session=*/2);
@@ -127,7 +136,7 @@ TEST_F(PrefillWorkerTest, ARouterThatIsGoneTakesItsLegsAlong) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(PrefillWorkerTest, KeepsTheKvOfAFailedHandoverForAnotherDecode) {
+TEST_P(PrefillWorkerTest, KeepsTheKvOfAFailedHandoverForAnotherDecode) {
   StartLegOf(10);
   Step();
   Outcome(HandoverOutcome::Kind::kLost, kHandover, ErrorReason::kLinkDown);
@@ -145,7 +154,7 @@ TEST_F(PrefillWorkerTest, KeepsTheKvOfAFailedHandoverForAnotherDecode) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(PrefillWorkerTest, KeepsThePagesWhileAnOlderHandoverMayReadThem) {
+TEST_P(PrefillWorkerTest, KeepsThePagesWhileAnOlderHandoverMayReadThem) {
   StartLegOf(10);
   Step();
   worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg, .retarget = kDecode2, .handover = kHandover2}}});
@@ -158,7 +167,7 @@ TEST_F(PrefillWorkerTest, KeepsThePagesWhileAnOlderHandoverMayReadThem) {
   EXPECT_EQ(worker_.num_legs(), 0);
 }
 
-TEST_F(PrefillWorkerTest, TellsWhichHandoverWasTakenWhenItIsNoLongerTheCurrentOne) {
+TEST_P(PrefillWorkerTest, TellsWhichHandoverWasTakenWhenItIsNoLongerTheCurrentOne) {
   StartLegOf(10);
   Step();
   worker_.OnCommands(engine(), 1, {.cancels = {{.id = kLeg, .retarget = kDecode2, .handover = kHandover2}}});
@@ -170,7 +179,7 @@ TEST_F(PrefillWorkerTest, TellsWhichHandoverWasTakenWhenItIsNoLongerTheCurrentOn
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(PrefillWorkerTest, RetargetInTheMiddleOfThePromptMovesAllOfIt) {
+TEST_P(PrefillWorkerTest, RetargetInTheMiddleOfThePromptMovesAllOfIt) {
   StartLegOf(40);
   Step();
   Outcome(HandoverOutcome::Kind::kRefused);
@@ -182,14 +191,14 @@ TEST_F(PrefillWorkerTest, RetargetInTheMiddleOfThePromptMovesAllOfIt) {
   EXPECT_THAT(destination_.finished, SizeIs(1));
 }
 
-TEST_F(PrefillWorkerTest, TellsWhyAHandoverFailed) {
+TEST_P(PrefillWorkerTest, TellsWhyAHandoverFailed) {
   StartLegOf(10);
   Step();
   Outcome(HandoverOutcome::Kind::kAborted, kHandover, ErrorReason::kChecksumMismatch);
   EXPECT_EQ(GetErrorReason(events_.back().handover_error), ErrorReason::kChecksumMismatch);
 }
 
-TEST_F(PrefillWorkerTest, GivesUpWhenNobodyTakesTheKv) {
+TEST_P(PrefillWorkerTest, GivesUpWhenNobodyTakesTheKv) {
   StartLegOf(10);
   Step();
   Outcome(HandoverOutcome::Kind::kRefused);
@@ -199,7 +208,7 @@ TEST_F(PrefillWorkerTest, GivesUpWhenNobodyTakesTheKv) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(PrefillWorkerTest, APassedDeadlineEndsALegBeforeAndAfterItsFirstToken) {
+TEST_P(PrefillWorkerTest, APassedDeadlineEndsALegBeforeAndAfterItsFirstToken) {
   for (int steps : {0, 1}) {
     StartLeg start{
         .id = kLeg, .tokens = {5, 6, 7}, .remaining = absl::Seconds(1), .peer = kDecode, .handover = kHandover};
@@ -216,7 +225,7 @@ TEST_F(PrefillWorkerTest, APassedDeadlineEndsALegBeforeAndAfterItsFirstToken) {
   }
 }
 
-TEST_F(PrefillWorkerTest, AnAnswerThatEndsWithItsFirstTokenWithdrawsTheHandover) {
+TEST_P(PrefillWorkerTest, AnAnswerThatEndsWithItsFirstTokenWithdrawsTheHandover) {
   StartLegOf(10, /*max_tokens=*/1);
   Step();
   EXPECT_EQ(events_.back().finish, LegFinish::kLength);
@@ -226,7 +235,7 @@ TEST_F(PrefillWorkerTest, AnAnswerThatEndsWithItsFirstTokenWithdrawsTheHandover)
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(PrefillWorkerTest, WithoutAHandoverNothingIsOffered) {
+TEST_P(PrefillWorkerTest, WithoutAHandoverNothingIsOffered) {
   StartLegOf(10, /*max_tokens=*/1, HandoverId());
   Step();
   EXPECT_EQ(events_.back().finish, LegFinish::kLength);
@@ -236,12 +245,15 @@ TEST_F(PrefillWorkerTest, WithoutAHandoverNothingIsOffered) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-TEST_F(PrefillWorkerTest, RefusesWhatTheEngineRefuses) {
+TEST_P(PrefillWorkerTest, RefusesWhatTheEngineRefuses) {
   worker_.OnCommands(engine(), 1, {.starts = {StartLeg{.id = kLeg}}});
   ASSERT_THAT(events_, SizeIs(1));
   EXPECT_THAT(events_[0].error, StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ(worker_.num_legs(), 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(Order, PrefillWorkerTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "RunAhead" : "OneByOne"; });
 
 }  // namespace
 }  // namespace tandem
