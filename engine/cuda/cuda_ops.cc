@@ -3,20 +3,16 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstring>
-#include <deque>
 #include <map>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
-#include "common/log.h"
 #include "common/status_macros.h"
 #include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/cuda_check.h"
+#include "engine/cuda/cuda_tensors.h"
 #include "engine/cuda/device_memory.h"
 #include "engine/cuda/device_sampler.h"
 #include "engine/cuda/moe_kernels.h"
@@ -30,81 +26,11 @@
 namespace tandem {
 namespace {
 
-using Bf16 = __nv_bfloat16;
-
 // Products of more rows are computed for a multiple of so many, so that there are few shapes to look algorithms up for.
 constexpr int64_t kRowRounding = 64;
 // Blocks of attention that a device is given at least, by cutting sequences into parts.
 constexpr int kBlocksPerMultiprocessor = 1;
 constexpr int kMaxSplits = 32;
-
-class CudaActivation final : public Activation {
- public:
-  CudaActivation(int64_t max_rows, int64_t columns, ActivationType type, DeviceMemory memory)
-      : Activation(max_rows, columns), type_(type), memory_(std::move(memory)) {}
-  bool is_float() const { return type_ == ActivationType::kFloat; }
-  template <typename T = Bf16>
-  T* data() const {
-    return memory_.as<T>();
-  }
-
- private:
-  const ActivationType type_;
-  const DeviceMemory memory_;
-};
-
-class CudaLinear final : public LinearWeight {
- public:
-  CudaLinear(int64_t out, int64_t in, std::shared_ptr<DeviceMemory> weight, DeviceMemory bias)
-      : LinearWeight(out, in), weight_(std::move(weight)), bias_(std::move(bias)) {}
-  const Bf16* weight() const { return weight_->as<const Bf16>(); }
-  const Bf16* bias() const { return bias_.as<const Bf16>(); }  // Null: none.
-
- private:
-  const std::shared_ptr<DeviceMemory> weight_;  // Shared by a tied embedding.
-  const DeviceMemory bias_;
-};
-
-class CudaVector final : public VectorWeight {
- public:
-  explicit CudaVector(DeviceMemory memory) : memory_(std::move(memory)) {}
-  const Bf16* data() const { return memory_.as<const Bf16>(); }
-
- private:
-  const DeviceMemory memory_;
-};
-
-class CudaEmbedding final : public EmbeddingTable {
- public:
-  explicit CudaEmbedding(std::shared_ptr<DeviceMemory> table) : table_(std::move(table)) {}
-  const Bf16* data() const { return table_->as<const Bf16>(); }
-
- private:
-  const std::shared_ptr<DeviceMemory> table_;
-};
-
-const CudaActivation& Cuda(const Activation& activation) { return static_cast<const CudaActivation&>(activation); }
-const CudaLinear& Cuda(const LinearWeight& weight) { return static_cast<const CudaLinear&>(weight); }
-const Bf16* Data(const VectorWeight& weight) { return static_cast<const CudaVector&>(weight).data(); }
-
-// A point in the engine's stream.
-class StreamEvent final : public SourceEvent {
- public:
-  StreamEvent(int device, cudaStream_t stream) : device_(device) {
-    CheckCuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
-    CheckCuda(cudaEventRecord(event_, stream), "cudaEventRecord");
-  }
-  ~StreamEvent() override { cudaEventDestroy(event_); }
-  absl::StatusOr<bool> PollReady() const override {
-    const cudaError_t error = cudaEventQuery(event_);
-    if (error == cudaSuccess || error == cudaErrorNotReady) return error == cudaSuccess;
-    return absl::InternalError(absl::StrCat("GPU ", device_, ": ", cudaGetErrorString(error)));
-  }
-
- private:
-  const int device_;
-  cudaEvent_t event_ = nullptr;
-};
 
 class CudaOps final : public Ops {
  public:
@@ -160,7 +86,7 @@ class CudaOps final : public Ops {
 
   void Linear(const Activation& in, const LinearWeight& weight, int rows, bool add, Activation& out) override {
     if (rows == 0) return;
-    SkinnyLinearArguments skinny = Skinny(in, weight, rows, out);
+    SkinnyLinearArguments skinny = SkinnyCall(in, weight, rows, out);
     skinny.add = add;
     if (IsSkinny(skinny) && !(add && skinny.is_float)) {
       CheckCuda(LaunchSkinnyLinear(skinny, multiprocessors_, stream_), "LaunchSkinnyLinear");
@@ -183,7 +109,7 @@ class CudaOps final : public Ops {
   void NormLinear(const Activation& in, const VectorWeight& norm, float epsilon, const LinearWeight& weight, int rows,
                   Activation& scratch, Activation& out) override {
     if (rows == 0) return;
-    SkinnyLinearArguments skinny = Skinny(in, weight, rows, out);
+    SkinnyLinearArguments skinny = SkinnyCall(in, weight, rows, out);
     skinny.norm = Data(norm);
     skinny.epsilon = epsilon;
     if (!IsSkinny(skinny)) {
@@ -195,7 +121,7 @@ class CudaOps final : public Ops {
 
   void NormGatedLinear(const Activation& in, const VectorWeight& norm, float epsilon, const LinearWeight& weight,
                        int rows, Activation& scratch, Activation& gate_up, Activation& out) override {
-    SkinnyLinearArguments skinny = Skinny(in, weight, rows, out);
+    SkinnyLinearArguments skinny = SkinnyCall(in, weight, rows, out);
     skinny.norm = Data(norm);
     skinny.epsilon = epsilon;
     skinny.is_gated = true;
@@ -207,7 +133,7 @@ class CudaOps final : public Ops {
   }
 
   void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv) override {
-    CheckCuda(LaunchRopeAndAppend(step_, shape_, Rotation(norm), Pages(layer, kv), Cuda(qkv).data(), stream_),
+    CheckCuda(LaunchRopeAndAppend(step_, shape_, Rotation(norm), PagesOf(layer, kv), Cuda(qkv).data(), stream_),
               "LaunchRopeAndAppend");
   }
 
@@ -284,19 +210,6 @@ class CudaOps final : public Ops {
     CheckCuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
   }
 
-  SkinnyLinearArguments Skinny(const Activation& in, const LinearWeight& weight, int rows,
-                               const Activation& out) const {
-    SkinnyLinearArguments skinny;
-    skinny.weight = Cuda(weight).weight();
-    skinny.bias = Cuda(weight).bias();
-    skinny.in = Cuda(in).data();
-    skinny.out = Cuda(out).data<void>();
-    skinny.is_float = Cuda(out).is_float();
-    skinny.rows = rows;
-    skinny.out_features = static_cast<int>(weight.out());
-    skinny.in_features = static_cast<int>(weight.in());
-    return skinny;
-  }
   HeadRotation Rotation(const QkNorm& norm) const {
     HeadRotation rotation;
     if (norm.q != nullptr) rotation.q_norm = Data(*norm.q);
@@ -306,20 +219,11 @@ class CudaOps final : public Ops {
     rotation.adjacent_pairs = adjacent_pairs_;
     return rotation;
   }
-  LayerPages Pages(int layer, const KvPoolView& kv) const {
-    LayerPages pages;
-    pages.base = kv.base + layer * kv.layout.layer_bytes();
-    pages.page_bytes = kv.layout.page_bytes();
-    pages.value_offset = kv.layout.own_heads() * kv.layout.head_bytes();
-    pages.head_bytes = kv.layout.head_bytes();
-    pages.page_tokens = kv.layout.page_tokens;
-    return pages;
-  }
   PagedAttentionArguments Attention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) const {
     PagedAttentionArguments arguments;
     arguments.step = step_;
     arguments.shape = shape_;
-    arguments.pages = Pages(layer, kv);
+    arguments.pages = PagesOf(layer, kv);
     arguments.qkv = Cuda(qkv).data();
     arguments.splits = Splits(step_.num_sequences);
     arguments.partial = partial_.as<float>();
@@ -583,51 +487,6 @@ void CudaOps::Moe(const Activation& in, const Activation& router_logits, const M
 
 absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions& options, const ModelConfig& config) {
   return CudaOps::Create(options, config);
-}
-
-absl::Status CheckCudaModel(const ModelConfig& config) {
-  if (config.head_dim != 32 && config.head_dim != 64 && config.head_dim != 128) {
-    return absl::UnimplementedError(
-        absl::StrCat("head_dim: ", config.head_dim, "; device cuda has kernels for 32, 64 and 128"));
-  }
-  for (const auto& [name, size] : {std::pair{"hidden_size", config.hidden_size},
-                                   {"intermediate_size", config.intermediate_size},
-                                   {"moe_intermediate_size", config.moe.intermediate_size}}) {
-    if (size % 8 != 0) {
-      return absl::UnimplementedError(absl::StrCat(name, ": ", size, "; device cuda takes multiples of 8"));
-    }
-  }
-  if (config.moe.num_experts > kMaxExperts) {
-    return absl::UnimplementedError(
-        absl::StrCat("num_experts: ", config.moe.num_experts, "; device cuda takes ", kMaxExperts, " at most"));
-  }
-  return absl::OkStatus();
-}
-
-int64_t CudaWeightBytes(const Checkpoint& checkpoint) {
-  int64_t elements = 0;
-  for (const auto& [name, tensor] : checkpoint.tensors()) {
-    if (!checkpoint.config().tied_embeddings || name != "lm_head") elements += tensor.num_elements();
-  }
-  return elements * static_cast<int64_t>(sizeof(Bf16));
-}
-
-absl::StatusOr<int64_t> FreeDeviceBytes(int device) {
-  int count = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || device >= count) {
-    cudaGetLastError();
-    return absl::UnavailableError(error == cudaSuccess
-                                      ? absl::StrCat("there is no GPU ", device, " here, but ", count)
-                                      : absl::StrCat("no GPU can be used here: ", cudaGetErrorString(error)));
-  }
-  size_t free = 0, total = 0;
-  cudaError_t error = cudaSetDevice(device);
-  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    return absl::UnavailableError(absl::StrCat("GPU ", device, " cannot be used: ", cudaGetErrorString(error)));
-  }
-  return static_cast<int64_t>(free);
 }
 
 }  // namespace tandem

@@ -1,0 +1,59 @@
+#include <cuda_runtime_api.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/cuda/cuda_ops.h"
+#include "engine/cuda/cuda_tensors.h"
+#include "engine/cuda/moe_kernels.h"
+
+// What is asked about a model and a device before there are ops.
+
+namespace tandem {
+
+absl::Status CheckCudaModel(const ModelConfig& config) {
+  if (config.head_dim != 32 && config.head_dim != 64 && config.head_dim != 128) {
+    return absl::UnimplementedError(
+        absl::StrCat("head_dim: ", config.head_dim, "; device cuda has kernels for 32, 64 and 128"));
+  }
+  for (const auto& [name, size] : {std::pair{"hidden_size", config.hidden_size},
+                                   {"intermediate_size", config.intermediate_size},
+                                   {"moe_intermediate_size", config.moe.intermediate_size}}) {
+    if (size % 8 != 0) {
+      return absl::UnimplementedError(absl::StrCat(name, ": ", size, "; device cuda takes multiples of 8"));
+    }
+  }
+  if (config.moe.num_experts > kMaxExperts) {
+    return absl::UnimplementedError(
+        absl::StrCat("num_experts: ", config.moe.num_experts, "; device cuda takes ", kMaxExperts, " at most"));
+  }
+  return absl::OkStatus();
+}
+
+int64_t CudaWeightBytes(const Checkpoint& checkpoint) {
+  int64_t elements = 0;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (!checkpoint.config().tied_embeddings || name != "lm_head") elements += tensor.num_elements();
+  }
+  return elements * static_cast<int64_t>(sizeof(Bf16));
+}
+
+absl::StatusOr<int64_t> FreeDeviceBytes(int device) {
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || device >= count) {
+    cudaGetLastError();
+    return absl::UnavailableError(error == cudaSuccess
+                                      ? absl::StrCat("there is no GPU ", device, " here, but ", count)
+                                      : absl::StrCat("no GPU can be used here: ", cudaGetErrorString(error)));
+  }
+  size_t free = 0, total = 0;
+  cudaError_t error = cudaSetDevice(device);
+  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return absl::UnavailableError(absl::StrCat("GPU ", device, " cannot be used: ", cudaGetErrorString(error)));
+  }
+  return static_cast<int64_t>(free);
+}
+
+}  // namespace tandem

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "engine/cuda/cuda_check.h"
+#include "engine/cuda/device_memory.h"
+#include "engine/cuda/skinny_linear.h"
+#include "engine/cuda/step_view.h"
+#include "engine/ops.h"
+
+namespace tandem {
+
+// What the ops of engine/cuda pass to each other; all in the device's memory.
+
+using Bf16 = __nv_bfloat16;
+
+class CudaActivation final : public Activation {
+ public:
+  CudaActivation(int64_t max_rows, int64_t columns, ActivationType type, DeviceMemory memory)
+      : Activation(max_rows, columns), type_(type), memory_(std::move(memory)) {}
+  bool is_float() const { return type_ == ActivationType::kFloat; }
+  template <typename T = Bf16>
+  T* data() const {
+    return memory_.as<T>();
+  }
+
+ private:
+  const ActivationType type_;
+  const DeviceMemory memory_;
+};
+
+class CudaLinear final : public LinearWeight {
+ public:
+  CudaLinear(int64_t out, int64_t in, std::shared_ptr<DeviceMemory> weight, DeviceMemory bias)
+      : LinearWeight(out, in), weight_(std::move(weight)), bias_(std::move(bias)) {}
+  const Bf16* weight() const { return weight_->as<const Bf16>(); }
+  const Bf16* bias() const { return bias_.as<const Bf16>(); }  // Null: none.
+
+ private:
+  const std::shared_ptr<DeviceMemory> weight_;  // Shared by a tied embedding.
+  const DeviceMemory bias_;
+};
+
+class CudaVector final : public VectorWeight {
+ public:
+  explicit CudaVector(DeviceMemory memory) : memory_(std::move(memory)) {}
+  const Bf16* data() const { return memory_.as<const Bf16>(); }
+
+ private:
+  const DeviceMemory memory_;
+};
+
+class CudaEmbedding final : public EmbeddingTable {
+ public:
+  explicit CudaEmbedding(std::shared_ptr<DeviceMemory> table) : table_(std::move(table)) {}
+  const Bf16* data() const { return table_->as<const Bf16>(); }
+
+ private:
+  const std::shared_ptr<DeviceMemory> table_;
+};
+
+inline const CudaActivation& Cuda(const Activation& activation) {
+  return static_cast<const CudaActivation&>(activation);
+}
+inline const CudaLinear& Cuda(const LinearWeight& weight) { return static_cast<const CudaLinear&>(weight); }
+inline const Bf16* Data(const VectorWeight& weight) { return static_cast<const CudaVector&>(weight).data(); }
+
+// A point in the engine's stream.
+class StreamEvent final : public SourceEvent {
+ public:
+  StreamEvent(int device, cudaStream_t stream) : device_(device) {
+    CheckCuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
+    CheckCuda(cudaEventRecord(event_, stream), "cudaEventRecord");
+  }
+  ~StreamEvent() override { cudaEventDestroy(event_); }
+  absl::StatusOr<bool> PollReady() const override {
+    const cudaError_t error = cudaEventQuery(event_);
+    if (error == cudaSuccess || error == cudaErrorNotReady) return error == cudaSuccess;
+    return absl::InternalError(absl::StrCat("GPU ", device_, ": ", cudaGetErrorString(error)));
+  }
+
+ private:
+  const int device_;
+  cudaEvent_t event_ = nullptr;
+};
+
+// A call of the kernel for few rows, without what is fused with it.
+inline SkinnyLinearArguments SkinnyCall(const Activation& in, const LinearWeight& weight, int rows,
+                                        const Activation& out) {
+  SkinnyLinearArguments call;
+  call.weight = Cuda(weight).weight();
+  call.bias = Cuda(weight).bias();
+  call.in = Cuda(in).data();
+  call.out = Cuda(out).data<void>();
+  call.is_float = Cuda(out).is_float();
+  call.rows = rows;
+  call.out_features = static_cast<int>(weight.out());
+  call.in_features = static_cast<int>(weight.in());
+  return call;
+}
+
+inline LayerPages PagesOf(int layer, const KvPoolView& kv) {
+  LayerPages pages;
+  pages.base = kv.base + layer * kv.layout.layer_bytes();
+  pages.page_bytes = kv.layout.page_bytes();
+  pages.value_offset = kv.layout.own_heads() * kv.layout.head_bytes();
+  pages.head_bytes = kv.layout.head_bytes();
+  pages.page_tokens = kv.layout.page_tokens;
+  return pages;
+}
+
+}  // namespace tandem

@@ -1,0 +1,280 @@
+// Attention of engine/cuda against sums in double precision on the host, on random data.
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "engine/cuda/paged_attention.h"
+#include "engine/cuda/prefill_attention.h"
+#include "gtest/gtest.h"
+#include "tests/gpu/device_values.h"
+
+namespace tandem {
+namespace {
+
+using CudaAttentionTest = CudaKernelsTest;
+
+// A pool, sequences in it and what attention over them gives.
+struct AttentionCase {
+  HeadShape shape;
+  int page_tokens;
+  std::vector<std::pair<int, int>> sequences;  // Rows and tokens of context.
+};
+
+class AttentionRig {
+ public:
+  AttentionRig(const AttentionCase& c, std::mt19937& random) : c_(c) {
+    int pages = 0;
+    for (const auto& [rows, context] : c.sequences) {
+      sequences_.push_back({num_rows_, rows, context, pages});
+      for (int i = 0; i < rows; ++i) {
+        positions_.push_back(context - rows + i);
+        sequence_of_row_.push_back(static_cast<int>(sequences_.size()) - 1);
+      }
+      num_rows_ += rows;
+      max_rows_ = std::max(max_rows_, rows);
+      pages += (context + c.page_tokens - 1) / c.page_tokens;
+    }
+    page_table_.resize(pages);
+    std::iota(page_table_.begin(), page_table_.end(), 3);
+    std::shuffle(page_table_.begin(), page_table_.end(), random);
+    layer_elements_ = int64_t{2} * c.shape.num_kv_heads * c.page_tokens * c.shape.head_dim;
+    page_elements_ = 2 * layer_elements_;  // Two layers; this is the second.
+    pool_elements_ = page_elements_ * (pages + 5);
+  }
+  int columns() const { return (c_.shape.num_heads + 2 * c_.shape.num_kv_heads) * c_.shape.head_dim; }
+  int num_rows() const { return num_rows_; }
+  int max_rows() const { return max_rows_; }
+  int64_t pool_elements() const { return pool_elements_; }
+  const std::vector<SequenceView>& sequences() const { return sequences_; }
+  std::vector<int32_t>& page_table() { return page_table_; }
+  std::vector<int32_t>& positions() { return positions_; }
+  std::vector<int32_t>& sequence_of_row() { return sequence_of_row_; }
+  LayerPages Pages(Bf16* pool) const {
+    LayerPages pages;
+    pages.base = reinterpret_cast<uint8_t*>(pool + layer_elements_);
+    pages.page_bytes = page_elements_ * 2;
+    pages.head_bytes = int64_t{c_.page_tokens} * c_.shape.head_dim * 2;
+    pages.value_offset = c_.shape.num_kv_heads * pages.head_bytes;
+    pages.page_tokens = c_.page_tokens;
+    return pages;
+  }
+  // Index in the pool of a token's first element.
+  int64_t Slot(int sequence, int token, int plane, int head) const {
+    const int page = page_table_[sequences_[sequence].first_page + token / c_.page_tokens];
+    return page * page_elements_ + layer_elements_ +
+           ((int64_t{plane} * c_.shape.num_kv_heads + head) * c_.page_tokens + token % c_.page_tokens) *
+               c_.shape.head_dim;
+  }
+  // Attention of `queries` [row][head][dim] over a pool.
+  std::vector<double> Attend(const std::vector<Bf16>& qkv, const std::vector<Bf16>& pool) const {
+    const int dim = c_.shape.head_dim, group = c_.shape.num_heads / c_.shape.num_kv_heads;
+    std::vector<double> out;
+    for (int row = 0; row < num_rows_; ++row) {
+      const int sequence = sequence_of_row_[row], seen = positions_[row] + 1;
+      for (int head = 0; head < c_.shape.num_heads; ++head) {
+        std::vector<double> weights(seen);
+        double top = -1e300, sum = 0;
+        for (int token = 0; token < seen; ++token) {
+          const int64_t slot = Slot(sequence, token, 0, head / group);
+          double score = 0;
+          for (int d = 0; d < dim; ++d) {
+            score += Value(qkv[size_t(row) * columns() + head * dim + d]) * Value(pool[slot + d]);
+          }
+          weights[token] = score / std::sqrt(dim);
+          top = std::max(top, weights[token]);
+        }
+        for (double& weight : weights) sum += weight = std::exp(weight - top);
+        std::vector<double> values(dim);
+        for (int token = 0; token < seen; ++token) {
+          const int64_t slot = Slot(sequence, token, 1, head / group);
+          for (int d = 0; d < dim; ++d) values[d] += weights[token] / sum * Value(pool[slot + d]);
+        }
+        out.insert(out.end(), values.begin(), values.end());
+      }
+    }
+    return out;
+  }
+
+ private:
+  const AttentionCase c_;
+  std::vector<SequenceView> sequences_;
+  std::vector<int32_t> page_table_, positions_, sequence_of_row_;
+  int num_rows_ = 0, max_rows_ = 1;
+  int64_t layer_elements_ = 0, page_elements_ = 0, pool_elements_ = 0;
+};
+
+std::vector<AttentionCase> AttentionCases(bool single_rows) {
+  std::vector<AttentionCase> cases;
+  for (const HeadShape& shape : {HeadShape{4, 2, 32}, {9, 3, 64}, {8, 2, 128}, {8, 1, 64}, {16, 1, 128}, {6, 6, 128}}) {
+    for (int page_tokens : {1, 5, 16, 64}) {
+      if (single_rows) {
+        cases.push_back({shape, page_tokens, {{1, 1}}});
+        cases.push_back({shape, page_tokens, {{1, 700}}});
+        cases.push_back({shape, page_tokens, {{1, 17}, {1, 16}, {1, 333}, {1, 2}, {1, 64}}});
+      } else {
+        cases.push_back({shape, page_tokens, {{40, 40}}});
+        cases.push_back({shape, page_tokens, {{1, 90}, {33, 100}, {130, 260}}});
+      }
+    }
+  }
+  return cases;
+}
+
+TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
+  for (const AttentionCase& c : AttentionCases(/*single_rows=*/true)) {
+    for (const auto& [splits, adjacent] : {std::pair{1, false}, {4, true}, {32, false}}) {
+      SCOPED_TRACE(testing::Message() << "heads " << c.shape.num_heads << "/" << c.shape.num_kv_heads << " of "
+                                      << c.shape.head_dim << ", pages of " << c.page_tokens << ", "
+                                      << c.sequences.size() << " sequences, splits " << splits);
+      AttentionRig rig(c, random_);
+      const int dim = c.shape.head_dim, half = dim / 2;
+      Both<Bf16> pool(Random(rig.pool_elements())), qkv(Random(size_t(rig.num_rows()) * rig.columns())),
+          q_norm(Random(dim)), k_norm(Random(dim));
+      Both<Bf16> out(Random(size_t(rig.num_rows()) * c.shape.num_heads * dim));
+      std::vector<float2> turns;
+      for (int position : rig.positions()) {
+        for (int i = 0; i < half; ++i) {
+          const double angle = position * std::pow(10000.0, -2.0 * i / dim);
+          turns.push_back({float(std::cos(angle)), float(std::sin(angle))});
+        }
+      }
+      Both<float2> device_turns(turns);
+      Both<SequenceView> sequences(rig.sequences());
+      Both<int32_t> pages(rig.page_table());
+      const int count = static_cast<int>(rig.sequences().size());
+      Both<float> partial(std::vector<float>(PartialFloats(c.shape, count, splits)));
+      Both<uint32_t> arrived(std::vector<uint32_t>(NumArrived(c.shape, count)));
+      PagedAttentionArguments a;
+      a.step.sequences = sequences.device();
+      a.step.pages = pages.device();
+      a.step.rows = rig.num_rows();
+      a.step.num_sequences = count;
+      a.shape = c.shape;
+      a.pages = rig.Pages(pool.device());
+      a.qkv = qkv.device();
+      a.rotation.q_norm = q_norm.device();
+      a.rotation.k_norm = k_norm.device();
+      a.rotation.epsilon = 1e-6f;
+      a.rotation.turns = device_turns.device();
+      a.rotation.adjacent_pairs = adjacent;
+      a.appends = true;
+      a.splits = splits;
+      a.partial = partial.device();
+      a.arrived = arrived.device();
+      a.out = out.device();
+      for (int repeat = 0; repeat < 2; ++repeat) {
+        Check(LaunchPagedAttention(a, nullptr));
+        Finish();
+      }
+
+      // The same on the host.
+      std::vector<Bf16> rotated = qkv.host;
+      std::vector<Bf16> wanted_pool = pool.host;
+      for (int row = 0; row < rig.num_rows(); ++row) {
+        const auto rotate = [&](int head, const std::vector<Bf16>& norm) {
+          Bf16* x = rotated.data() + size_t(row) * rig.columns() + head * dim;
+          double squares = 0;
+          for (int i = 0; i < dim; ++i) squares += Value(x[i]) * Value(x[i]);
+          for (int i = 0; i < half; ++i) {
+            const int first = adjacent ? 2 * i : i, second = adjacent ? 2 * i + 1 : i + half;
+            const double scale = 1 / std::sqrt(squares / dim + 1e-6);
+            const double u = Value(x[first]) * scale * Value(norm[first]),
+                         v = Value(x[second]) * scale * Value(norm[second]);
+            const float2 turn = turns[size_t(row) * half + i];
+            // Squares are those before this pair changes.
+            x[first] = __float2bfloat16(float(u * turn.x - v * turn.y));
+            x[second] = __float2bfloat16(float(u * turn.y + v * turn.x));
+          }
+        };
+        for (int head = 0; head < c.shape.num_heads; ++head) rotate(head, q_norm.host);
+        for (int head = 0; head < c.shape.num_kv_heads; ++head) {
+          const int key_head = c.shape.num_heads + head, value_head = key_head + c.shape.num_kv_heads;
+          rotate(key_head, k_norm.host);
+          const Bf16* row_begin = rotated.data() + size_t(row) * rig.columns();
+          std::copy_n(row_begin + key_head * dim, dim,
+                      wanted_pool.begin() + rig.Slot(row, rig.positions()[row], 0, head));
+          std::copy_n(row_begin + value_head * dim, dim,
+                      wanted_pool.begin() + rig.Slot(row, rig.positions()[row], 1, head));
+        }
+      }
+      ExpectNear(out.Read(), rig.Attend(rotated, wanted_pool), 0.02, "out");
+      std::vector<double> all;
+      for (Bf16 value : wanted_pool) all.push_back(Value(value));
+      ExpectNear(pool.Read(), all, 0.01, "pool");
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
+  for (const AttentionCase& c : AttentionCases(/*single_rows=*/false)) {
+    SCOPED_TRACE(testing::Message() << "heads " << c.shape.num_heads << "/" << c.shape.num_kv_heads << " of "
+                                    << c.shape.head_dim << ", pages of " << c.page_tokens << ", " << c.sequences.size()
+                                    << " sequences");
+    AttentionRig rig(c, random_);
+    const int dim = c.shape.head_dim;
+    Both<Bf16> pool(Random(rig.pool_elements())), qkv(Random(size_t(rig.num_rows()) * rig.columns()));
+    Both<Bf16> out(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
+    Both<SequenceView> sequences(rig.sequences());
+    Both<int32_t> pages(rig.page_table());
+    PagedAttentionArguments a;
+    a.step.sequences = sequences.device();
+    a.step.pages = pages.device();
+    a.step.rows = rig.num_rows();
+    a.step.num_sequences = static_cast<int>(rig.sequences().size());
+    a.shape = c.shape;
+    a.pages = rig.Pages(pool.device());
+    a.qkv = qkv.device();
+    a.max_rows = rig.max_rows();
+    a.out = out.device();
+    Check(LaunchPagedAttention(a, nullptr));
+    Finish();
+    const std::vector<double> wanted = rig.Attend(qkv.host, pool.host);
+    ExpectNear(out.Read(), wanted, 0.02, "by the kernel for single rows");
+    if (!HasPrefillAttention(c.shape, compute_major_)) continue;
+
+    // Chunks by FlashInfer's kernel, single rows by ours.
+    Both<Bf16> other(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
+    std::vector<int32_t> first_rows, first_pages, contexts;
+    for (const SequenceView& sequence : rig.sequences()) {
+      if (sequence.num_rows == 1) continue;
+      first_rows.push_back(sequence.first_row);
+      first_pages.push_back(sequence.first_page);
+      contexts.push_back(sequence.context_tokens);
+    }
+    first_rows.push_back(rig.num_rows());
+    first_pages.push_back(static_cast<int>(rig.page_table().size()));
+    void *workspace, *host;
+    Check(cudaMalloc(&workspace, kPrefillWorkspaceBytes));
+    Check(cudaMallocHost(&host, kPrefillWorkspaceBytes));
+    PrefillPlan plan;
+    Check(MakePrefillPlan(c.shape, first_rows.data(), first_pages.data(), contexts.data(),
+                          static_cast<int>(contexts.size()), workspace, host, nullptr, &plan));
+    PrefillAttentionArguments p;
+    p.shape = c.shape;
+    p.pages = a.pages;
+    p.page_table = pages.device();
+    p.qkv = qkv.device();
+    p.rows = rig.num_rows();
+    p.out = other.device();
+    Check(LaunchPrefillAttention(p, plan, nullptr));
+    a.out = other.device();
+    a.single_rows_only = true;
+    a.max_rows = 1;
+    Check(LaunchPagedAttention(a, nullptr));
+    Finish();
+    ExpectNear(other.Read(), wanted, 0.02, "by the kernel for chunks");
+    cudaFree(workspace);
+    cudaFreeHost(host);
+    if (HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace tandem
