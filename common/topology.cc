@@ -17,7 +17,8 @@ namespace tandem {
 namespace {
 
 constexpr int64_t kMaxCount = 1'000'000;
-constexpr int64_t kGpuStepTokens = 2048, kGpuRunningRequests = 128;  // Defaults.
+constexpr int64_t kGpuStepTokens = 2048, kGpuRunningRequests = 128;            // Defaults.
+constexpr int64_t kMaxGpuStepTokens = 65'536, kMaxGpuRunningRequests = 4'096;  // What plans and grids have room for.
 constexpr absl::Duration kLeastWorkerTimeout = absl::Milliseconds(500);
 
 ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
@@ -110,8 +111,10 @@ PoolSettings ReadPool(ConfigNode node) {
   if (pool.kv_memory_bytes <= 0 && (!on_gpu || node.Has("kv_memory"))) node.AddError("kv_memory", "must be over 0 B");
   pool.page_tokens = static_cast<int>(node.GetInt("page_tokens", pool.page_tokens, 1, 1024));
   ConfigNode limits = node.GetMap("limits");
-  pool.max_step_tokens = limits.GetInt("max_step_tokens", pool.max_step_tokens, 1, kMaxCount);
-  pool.max_running_requests = limits.GetInt("max_running_requests", pool.max_running_requests, 1, kMaxCount);
+  pool.max_step_tokens =
+      limits.GetInt("max_step_tokens", pool.max_step_tokens, 1, on_gpu ? kMaxGpuStepTokens : kMaxCount);
+  pool.max_running_requests =
+      limits.GetInt("max_running_requests", pool.max_running_requests, 1, on_gpu ? kMaxGpuRunningRequests : kMaxCount);
   pool.max_waiting_requests = limits.GetInt("max_waiting_requests", pool.max_waiting_requests, 1, kMaxCount);
   pool.kv_hold = limits.GetDuration("kv_hold", pool.kv_hold);
   if (pool.max_step_tokens < pool.max_running_requests && pool.role == Role::kDecode) {

@@ -127,6 +127,10 @@ INSTANTIATE_TEST_SUITE_P(
                     "- name: p2\n    role: decode\n    device: cuda\n  - name: decode\n    role: decode\n    device: "
                     "cuda\n    first_gpu: 0",
                     "GPU 0 is used by p2-0 and by decode-0"},
+        BadTopology{"StepTooLongForAGpu", "replicas: 2", "device: cuda\n    limits: {max_step_tokens: 100000}",
+                    "from 1 to 65536, got 100000"},
+        BadTopology{"BatchTooLargeForAGpu", "replicas: 2", "device: cuda\n    limits: {max_running_requests: 5000}",
+                    "from 1 to 4096, got 5000"},
         BadTopology{"GpuOfACpuPool", "replicas: 2", "first_gpu: 1", "first_gpu: is for device cuda"},
         BadTopology{"PrecisionOfGpus", "served_name: m", "served_name: m\n  precision: bf16",
                     "precision: bf16 is for device cuda"},

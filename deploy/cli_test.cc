@@ -74,12 +74,15 @@ class CheckedFileTest : public testing::Test {
   }
   ~CheckedFileTest() override { std::filesystem::remove_all(folder_); }
 
-  // Checks a topology of one aggregated worker.
-  ProgramResult Check(const std::string& model, const std::string& kv_memory) {
+  // Checks a topology of one aggregated worker with these settings.
+  ProgramResult CheckPool(const std::string& model, const std::string& settings) {
     const std::string file = folder_ / "t.yaml";
     std::ofstream(file) << "model:\n  path: " << model << "\n  served_name: m\nrouter: {listen: 'unix:/r'}\npools:\n"
-                        << "  - {name: decode, role: decode, kv_memory: " << kv_memory << "}\n";
+                        << "  - {name: decode, role: decode, " << settings << "}\n";
     return Tandem({"check", file});
+  }
+  ProgramResult Check(const std::string& model, const std::string& kv_memory) {
+    return CheckPool(model, "kv_memory: " + kv_memory);
   }
   std::filesystem::path folder_;
 };
@@ -97,6 +100,17 @@ TEST_F(CheckedFileTest, KvMemoryUnderAPageIsRefusedWithItsLineAndThePageSize) {
   const ProgramResult result = Check(kModel, "64 B");
   EXPECT_THAT(result, Ends(2, "t.yaml:6: pool decode: KV memory of 64 B holds no page"));
   EXPECT_THAT(result.errors, HasSubstr("one of 16 tokens takes"));
+}
+
+// A build with the code for GPUs needs none to check; one without says what to build.
+TEST_F(CheckedFileTest, AGpuIsShownOrTheBuildThatKnowsOneIsNamed) {
+  const ProgramResult result = CheckPool(kModel, "device: cuda");
+  if (result.exit_code == 0) {
+    EXPECT_THAT(result.output, testing::AllOf(HasSubstr("gpu 0"), HasSubstr("what's free")));
+  } else {
+    EXPECT_THAT(result,
+                Ends(2, "t.yaml:6: pool decode: device cuda: this build has no code for GPUs; build the preset"));
+  }
 }
 
 }  // namespace

@@ -7,88 +7,8 @@
 #include "common/error_reason.h"
 #include "common/log.h"
 #include "common/status_macros.h"
-#include "common/units.h"
-#include "engine/cpu/cpu_ops.h"
-#if TANDEM_WITH_CUDA
-#include "engine/cuda/cuda_ops.h"
-#endif
 
 namespace tandem {
-
-absl::Status Engine::SizePool(const Checkpoint& checkpoint, const Options& options, int64_t bytes, Needs& needs) {
-  KvLayout& layout = needs.layout;
-  const int64_t num_pages = bytes / layout.page_bytes();
-  if (num_pages < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("KV memory of ", FormatBytes(std::max<int64_t>(0, bytes)),
-                                                   " holds no page; one of ", options.page_tokens, " tokens takes ",
-                                                   FormatBytes(layout.page_bytes()), "; raise kv_memory"));
-  }
-  layout.num_pages = static_cast<int>(std::min<int64_t>(num_pages, 1 << 30));
-  needs.max_context_tokens = static_cast<int>(
-      std::min<int64_t>(checkpoint.config().max_context_tokens, int64_t{layout.num_pages} * layout.page_tokens));
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const Options& options) {
-  Needs needs{.layout = KvShape(checkpoint.config()), .max_context_tokens = checkpoint.config().max_context_tokens};
-  needs.layout.page_tokens = options.page_tokens;
-  needs.layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;
-  if (options.gpu.has_value()) {
-#if TANDEM_WITH_CUDA
-    RETURN_IF_ERROR(CheckCudaModel(checkpoint.config()));
-    needs.weight_bytes = CudaWeightBytes(checkpoint);
-#else
-    return absl::UnimplementedError("device cuda: this build has no code for GPUs; build the preset cuda-release");
-#endif
-    if (options.kv_memory_bytes == 0) return needs;
-  } else {
-    RETURN_IF_ERROR(CheckCpuSettings());
-    needs.weight_bytes = CpuWeightBytes(checkpoint, options.precision);
-  }
-  RETURN_IF_ERROR(SizePool(checkpoint, options, options.kv_memory_bytes, needs));
-  return needs;
-}
-
-absl::StatusOr<std::unique_ptr<Ops>> Engine::MakeOps(const Checkpoint& checkpoint, const Options& options,
-                                                     const Needs& needs) {
-  if (!options.gpu.has_value()) return NewCpuOps(options.threads, options.precision);
-#if TANDEM_WITH_CUDA
-  ASSIGN_OR_RETURN(const int64_t free, FreeDeviceBytes(*options.gpu));
-  if (const int64_t wanted = needs.weight_bytes + options.kv_memory_bytes; wanted > free) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "GPU ", *options.gpu, " has ", FormatBytes(free), " free; the weights take ", FormatBytes(needs.weight_bytes),
-        options.kv_memory_bytes > 0 ? absl::StrCat(" and kv_memory ", FormatBytes(options.kv_memory_bytes)) : ""));
-  }
-  const int64_t pages_of_sequence = (needs.max_context_tokens + options.page_tokens - 1) / options.page_tokens;
-  return NewCudaOps({.device = *options.gpu,
-                     .max_rows = options.max_step_tokens,
-                     .max_sequences = options.max_running,
-                     .max_pages = pages_of_sequence * options.max_running,
-                     .weight_bytes = needs.weight_bytes},
-                    checkpoint.config());
-#else
-  static_cast<void>(checkpoint), static_cast<void>(needs);
-  return absl::UnimplementedError("this build has no code for GPUs");
-#endif
-}
-
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
-                                                       const Clock& clock) {
-  ASSIGN_OR_RETURN(Needs needs, Plan(*checkpoint, options));
-  ASSIGN_OR_RETURN(std::unique_ptr<Ops> ops, MakeOps(*checkpoint, options, needs));
-  ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
-                   LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
-                                    std::min(options.max_step_tokens, options.max_running)));
-#if TANDEM_WITH_CUDA
-  if (needs.layout.num_pages == 0) {
-    constexpr int64_t kReservedBytes = int64_t{1} << 30;  // For recorded steps, and what the driver takes for kernels.
-    ASSIGN_OR_RETURN(const int64_t free, FreeDeviceBytes(*options.gpu));
-    RETURN_IF_ERROR(SizePool(*checkpoint, options, free - kReservedBytes, needs));
-  }
-#endif
-  return std::unique_ptr<Engine>(
-      new Engine(std::move(checkpoint), options, clock, needs, std::move(ops), std::move(model)));
-}
 
 absl::Status Engine::WarmUp() {
   if (!options_.gpu.has_value()) return absl::OkStatus();
@@ -96,8 +16,11 @@ absl::Status Engine::WarmUp() {
   const auto forward = [&](const StepBatch& batch) -> const Activation& {
     return model_->Forward(batch, kv, layout_.num_layers, [](int, int) {});
   };
-  RETURN_IF_ERROR(ops_->RecordSteps(forward, [](double done) {
-    LogInfo("recording steps", {{"percent", static_cast<int>(100 * done)}});
+  absl::Time told = clock_.Now();
+  RETURN_IF_ERROR(ops_->RecordSteps(forward, [&](double done) {
+    if (done < 1 && clock_.Now() - told < absl::Seconds(1)) return;
+    told = clock_.Now();
+    LogInfo("steps are recorded", {{"percent", static_cast<int>(100 * done)}});
   }));
   // Prompts of growing length, so that the kernels for each are loaded.
   for (int tokens = 2; tokens <= options_.max_step_tokens; tokens *= 2) {

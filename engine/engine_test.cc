@@ -49,7 +49,7 @@ class EngineTest : public testing::TestWithParam<bool> {
     const PagePool& pool = engine().cache().pool();
     return pool.available() == pool.num_pages();
   }
-  // Output of prompt `salt` of so many tokens is as wanted. On a GPU, sums in another order may turn two tokens that
+  // What followed `prompt` is as wanted. On a GPU, sums in another order may turn two tokens that
   // are as good: what follows is not compared then.
   void ExpectOutput(const std::vector<TokenId>& got, const std::vector<TokenId>& wanted, std::vector<TokenId> prompt) {
     if (!TestsRunOnGpu() || got == wanted) {

@@ -13,9 +13,6 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-// A temperature below this is greedy: logits divided by it may be infinite.
-constexpr float kGreedyBelow = 1e-5f;
-
 struct Candidate {
   TokenId token;
   float logit;

@@ -18,6 +18,9 @@ struct SampleInput {
   absl::Span<const TokenId> forbidden;
 };
 
+// A temperature below this is greedy: logits divided by it may be infinite.
+inline constexpr float kGreedyBelow = 1e-5f;
+
 // Chooses a token from `logits` [vocabulary], which it may overwrite. Ties go to the lower id. With
 // equal inputs the result is equal, bit for bit. Not valid unless all logits are finite.
 SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input);

@@ -118,6 +118,22 @@ TEST(SamplingTest, LogprobsAreOfTheModelBeforeFilters) {
   EXPECT_NEAR(token.top[1].logprob, std::log(0.2), 1e-5);
 }
 
+TEST(SamplingTest, ATokenThatADeviceChoseIsDescribedAsOneChosenHere) {
+  const std::vector<float> logits = {1, 4, 2, 3};
+  const SamplingParams params{.logprobs = 3};
+  std::vector<float> copy = logits;
+  const SampledToken wanted = SampleToken(absl::MakeSpan(copy), {&params});
+  const SampledToken got = DescribeToken(logits, 1, 3);
+  EXPECT_EQ(got.token, wanted.token);
+  EXPECT_EQ(got.logprob, wanted.logprob);
+  ASSERT_THAT(got.top, SizeIs(3));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(got.top[i].token, wanted.top[i].token);
+    EXPECT_EQ(got.top[i].logprob, wanted.top[i].logprob);
+  }
+  EXPECT_LT(*DescribeToken(logits, 0, 1).logprob, *wanted.logprob);
+}
+
 TEST(SamplingTest, UniformDrawsAreUniform) {
   double sum = 0;
   for (int i = 0; i < 10000; ++i) {

@@ -54,7 +54,7 @@ void DeviceSampler::Start(const float* logits, int64_t columns, absl::Span<const
     auto* settings = reinterpret_cast<SampleSettings*>(staging_->Acquire());
     for (size_t i = 0; i < inputs.size(); ++i) {
       const SamplingParams& params = *inputs[i].params;
-      settings[i] = {.temperature = params.temperature,
+      settings[i] = {.temperature = params.temperature < kGreedyBelow ? 0 : params.temperature,
                      .top_p = params.top_p,
                      .min_p = params.min_p,
                      .top_k = params.top_k,

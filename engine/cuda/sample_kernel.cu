@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   best = BestOfBlock(best);
   finite = __syncthreads_and(finite);
-  const bool greedy = settings.temperature < 1e-5f;
+  const bool greedy = settings.temperature <= 0;
   if (greedy || !finite) {
     if (threadIdx.x == 0) {
       tokens[row] = finite ? best.index : 0;

@@ -8,7 +8,7 @@ namespace tandem {
 
 // How one row's token is chosen; as SamplingParams, without what looks at other tokens.
 struct SampleSettings {
-  float temperature = 0;  // Not above kGreedyBelow: greedy.
+  float temperature = 0;  // 0: greedy.
   float top_p = 1;
   float min_p = 0;
   int32_t top_k = 0;

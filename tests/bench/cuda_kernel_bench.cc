@@ -1,6 +1,7 @@
-// The kernels of engine/cuda at the shapes of Llama-3.1-8B, each against its floor: bytes over the read bandwidth that
-// this program measures first, or operations over the rate of cuBLAS on 8192^3. Data are random, and larger than the
-// cache. Prints the card, then one line a kernel; with an argument, only the bandwidth and the rate.
+// The kernels of engine/cuda at the shapes of Llama-3.1-8B, each against its floor: bytes over the bandwidth of a copy
+// (read and written), which this program measures first, or operations over the rate of cuBLAS on 8192^3. Data are
+// random, and larger than the cache. Prints the card, then one line a kernel; with an argument, only the bandwidth and
+// the rate.
 
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
@@ -34,6 +35,14 @@ DeviceMemory Allocate(size_t bytes) {
     exit(1);
   }
   return *std::move(memory);
+}
+
+template <typename T>
+DeviceMemory CopyOf(const std::vector<T>& values) {
+  DeviceMemory memory = Allocate(values.size() * sizeof(T));
+  CheckCuda(cudaMemcpy(memory.as<void>(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
+            "cudaMemcpy");
+  return memory;
 }
 
 // Values of about 1 / 50, so that products draw power.
@@ -70,8 +79,7 @@ class Bench {
 
   // `rates_only`: no kernels of ours.
   void Run(bool rates_only) {
-    // What a kernel that only reads gets: torch-like sums are not at hand, so the skinny kernel's own best is compared
-    // with a copy's bytes.
+    // A copy's bytes, read and written: what only reads may be a little faster.
     const double copy = MicrosecondsOf(
         [&](int) {
           CheckCuda(cudaMemcpyAsync(out_.as<void>(), in_.as<void>(), int64_t{8192} * 28672 * 2,
@@ -176,29 +184,63 @@ class Bench {
     printf("skinny %-8s rows %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", name, rows, us, rate, rate / bandwidth_);
   }
 
-  // What a decode step spends in its layers, as a graph.
-  void Layers(int batch, int context, int splits) {
-    constexpr int kLayers = 32, page_tokens = 16;
-    const int pages_of_one = context / page_tokens;
-    const int64_t page_elements = int64_t{2} * kShape.num_kv_heads * page_tokens * kShape.head_dim;
+  // Sequences of one row with pages in random order, and attention over them. There are several layers' worth of pages,
+  // so that none is in the cache when its turn comes.
+  struct DecodeRig {
+    DeviceMemory pool, sequences, table, partial, arrived, turns;
+    int64_t layer_bytes = 0;
+    int copies = 1;
+    PagedAttentionArguments arguments;
+
+    // Of the layer of this number.
+    void Attend(int layer, cudaStream_t stream) {
+      arguments.pages.base = pool.as<uint8_t>() + layer % copies * layer_bytes;
+      CheckCuda(LaunchPagedAttention(arguments, stream), "LaunchPagedAttention");
+    }
+  };
+  DecodeRig MakeDecodeRig(int batch, int context, int splits, const Bf16* qkv, Bf16* out) {
+    constexpr int kPageTokens = 16;
+    const int pages_of_one = context / kPageTokens;
+    const int64_t page_bytes = int64_t{2} * kShape.num_kv_heads * kPageTokens * kShape.head_dim * 2;
     const int64_t pages = int64_t{pages_of_one} * batch;
-    const int copies = static_cast<int>(std::max<int64_t>(1, (int64_t{512} << 20) / (pages * page_elements * 2)));
-    DeviceMemory pool = RandomBf16(pages * page_elements * copies);
+    DecodeRig rig;
+    rig.layer_bytes = pages * page_bytes;
+    rig.copies = static_cast<int>(std::max<int64_t>(1, (int64_t{512} << 20) / rig.layer_bytes));
+    rig.pool = RandomBf16(rig.layer_bytes / 2 * rig.copies);
     std::vector<SequenceView> sequences;
     std::vector<int32_t> table;
     for (int i = 0; i < batch; ++i) sequences.push_back({i, 1, context, i * pages_of_one});
     for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>((i * 7919) % pages));
-    DeviceMemory device_sequences = Allocate(sequences.size() * sizeof(SequenceView)),
-                 device_table = Allocate(table.size() * 4);
-    CheckCuda(cudaMemcpy(device_sequences.as<void>(), sequences.data(), sequences.size() * sizeof(SequenceView),
-                         cudaMemcpyHostToDevice),
-              "cudaMemcpy");
-    CheckCuda(cudaMemcpy(device_table.as<void>(), table.data(), table.size() * 4, cudaMemcpyHostToDevice),
-              "cudaMemcpy");
-    DeviceMemory partial = Allocate(PartialFloats(kShape, batch, splits) * 4),
-                 arrived = Allocate(NumArrived(kShape, batch) * 4), turns = Allocate(batch * 64 * 8);
+    rig.sequences = CopyOf(sequences);
+    rig.table = CopyOf(table);
+    rig.partial = Allocate(PartialFloats(kShape, batch, splits) * 4);
+    rig.arrived = Allocate(NumArrived(kShape, batch) * 4);
+    rig.turns = Allocate(batch * (kShape.head_dim / 2) * sizeof(float2));
+    PagedAttentionArguments& a = rig.arguments;
+    a.step.sequences = rig.sequences.as<SequenceView>();
+    a.step.pages = rig.table.as<int32_t>();
+    a.step.rows = a.step.num_sequences = batch;
+    a.shape = kShape;
+    a.pages.page_bytes = page_bytes;
+    a.pages.head_bytes = kPageTokens * kShape.head_dim * 2;
+    a.pages.value_offset = kShape.num_kv_heads * a.pages.head_bytes;
+    a.pages.page_tokens = kPageTokens;
+    a.qkv = qkv;
+    a.rotation.turns = rig.turns.as<float2>();
+    a.appends = true;
+    a.splits = splits;
+    a.partial = rig.partial.as<float>();
+    a.arrived = rig.arrived.as<uint32_t>();
+    a.out = out;
+    return rig;
+  }
+
+  // What a decode step spends in its layers, as a graph.
+  void Layers(int batch, int context, int splits) {
+    constexpr int kLayers = 32;
     DeviceMemory hidden = Allocate(batch * 4096 * 2), qkv = Allocate(batch * 6144 * 2),
                  attended = Allocate(batch * 4096 * 2), activated = Allocate(batch * 14336 * 2);
+    DecodeRig rig = MakeDecodeRig(batch, context, splits, qkv.as<Bf16>(), attended.as<Bf16>());
     int64_t at = 0;
     const auto linear = [&](const DeviceMemory& in, const DeviceMemory& out, int out_features, int in_features,
                             bool norm, bool gated, bool add) {
@@ -215,40 +257,23 @@ class Bench {
       a.rows = batch, a.out_features = out_features, a.in_features = in_features;
       CheckCuda(LaunchSkinnyLinear(a, multiprocessors_, stream_), "LaunchSkinnyLinear");
     };
-    PagedAttentionArguments a;
-    a.step.sequences = device_sequences.as<SequenceView>();
-    a.step.pages = device_table.as<int32_t>();
-    a.step.rows = a.step.num_sequences = batch;
-    a.shape = kShape;
-    a.pages.page_bytes = page_elements * 2;
-    a.pages.head_bytes = page_tokens * kShape.head_dim * 2;
-    a.pages.value_offset = kShape.num_kv_heads * a.pages.head_bytes;
-    a.pages.page_tokens = page_tokens;
-    a.qkv = qkv.as<Bf16>();
-    a.rotation.turns = turns.as<float2>();
-    a.appends = true;
-    a.splits = splits;
-    a.partial = partial.as<float>();
-    a.arrived = arrived.as<uint32_t>();
-    a.out = attended.as<Bf16>();
-    cudaGraph_t graph;
-    cudaGraphExec_t executable;
     for (bool with_attention : {true, false}) {
-      CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+      cudaGraph_t graph;
+      cudaGraphExec_t executable;
+      CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
       for (int layer = 0; layer < kLayers; ++layer) {
         linear(hidden, qkv, 6144, 4096, true, false, false);
-        a.pages.base = pool.as<uint8_t>() + layer % copies * pages * page_elements * 2;
-        if (with_attention) CheckCuda(LaunchPagedAttention(a, stream_), "LaunchPagedAttention");
+        if (with_attention) rig.Attend(layer, stream_);
         linear(attended, hidden, 4096, 4096, false, false, true);
         linear(hidden, activated, 28672, 4096, true, true, false);
         linear(activated, hidden, 4096, 14336, false, false, true);
       }
-      CheckCuda(cudaStreamEndCapture(stream_, &graph), "capture");
+      CheckCuda(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
       CheckCuda(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
       const double us =
           MicrosecondsOf([&](int) { CheckCuda(cudaGraphLaunch(executable, stream_), "cudaGraphLaunch"); }, 10);
-      const double bytes = 32.0 * 2 * (6144.0 * 4096 + 4096.0 * 4096 + 28672.0 * 4096 + 4096.0 * 14336) +
-                           (with_attention ? 32 * 2.0 * static_cast<double>(pages * page_elements) : 0);
+      const double weight_bytes = 2 * (6144.0 * 4096 + 4096.0 * 4096 + 28672.0 * 4096 + 4096.0 * 14336);
+      const double bytes = kLayers * (weight_bytes + (with_attention ? static_cast<double>(rig.layer_bytes) : 0));
       printf("32 layers, batch %3d context %d splits %d %s: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context,
              splits, with_attention ? "all" : "without attention", us, bytes / us * 1e-6,
              bytes / us * 1e-6 / bandwidth_);
@@ -258,50 +283,11 @@ class Bench {
   }
 
   void Decode(int batch, int context, int splits) {
-    const int page_tokens = 16, pages_of_one = context / page_tokens;
-    const int64_t page_elements = int64_t{2} * kShape.num_kv_heads * page_tokens * kShape.head_dim;
-    const int64_t pages = int64_t{pages_of_one} * batch;
-    // Several layers' worth, so that none is in the cache.
-    const int copies = static_cast<int>(std::max<int64_t>(1, (int64_t{512} << 20) / (pages * page_elements * 2)));
-    DeviceMemory pool = RandomBf16(pages * page_elements * copies);
-    std::vector<SequenceView> sequences;
-    std::vector<int32_t> table;
-    for (int i = 0; i < batch; ++i) sequences.push_back({i, 1, context, i * pages_of_one});
-    for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>((i * 7919) % pages));
-    DeviceMemory device_sequences = Allocate(sequences.size() * sizeof(SequenceView)),
-                 device_table = Allocate(table.size() * 4);
-    CheckCuda(cudaMemcpy(device_sequences.as<void>(), sequences.data(), sequences.size() * sizeof(SequenceView),
-                         cudaMemcpyHostToDevice),
-              "cudaMemcpy");
-    CheckCuda(cudaMemcpy(device_table.as<void>(), table.data(), table.size() * 4, cudaMemcpyHostToDevice),
-              "cudaMemcpy");
-    DeviceMemory partial = Allocate(PartialFloats(kShape, batch, splits) * 4),
-                 arrived = Allocate(NumArrived(kShape, batch) * 4), turns = Allocate(batch * 64 * 8);
-    PagedAttentionArguments a;
-    a.step.sequences = device_sequences.as<SequenceView>();
-    a.step.pages = device_table.as<int32_t>();
-    a.step.rows = a.step.num_sequences = batch;
-    a.shape = kShape;
-    a.pages.page_bytes = page_elements * 2;
-    a.pages.head_bytes = page_tokens * kShape.head_dim * 2;
-    a.pages.value_offset = kShape.num_kv_heads * a.pages.head_bytes;
-    a.pages.page_tokens = page_tokens;
-    a.qkv = in_.as<Bf16>();
-    a.rotation.turns = turns.as<float2>();
-    a.appends = true;
-    a.splits = splits;
-    a.partial = partial.as<float>();
-    a.arrived = arrived.as<uint32_t>();
-    a.out = out_.as<Bf16>();
-    const double us = MicrosecondsOf(
-        [&](int i) {
-          a.pages.base = pool.as<uint8_t>() + i % copies * pages * page_elements * 2;
-          CheckCuda(LaunchPagedAttention(a, stream_), "LaunchPagedAttention");
-        },
-        100);
-    const double bytes = 2.0 * static_cast<double>(pages * page_elements);
+    DecodeRig rig = MakeDecodeRig(batch, context, splits, in_.as<Bf16>(), out_.as<Bf16>());
+    const double us = MicrosecondsOf([&](int i) { rig.Attend(i, stream_); }, 100);
+    const double rate = static_cast<double>(rig.layer_bytes) / us * 1e-6;
     printf("attention batch %3d context %5d splits %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context, splits,
-           us, bytes / us * 1e-6, bytes / us * 1e-6 / bandwidth_);
+           us, rate, rate / bandwidth_);
   }
 
   void Prefill(int rows, int context) {
@@ -309,10 +295,8 @@ class Bench {
     const int64_t page_elements = int64_t{2} * kShape.num_kv_heads * page_tokens * kShape.head_dim;
     std::vector<int32_t> table(pages), first_rows = {0, rows}, first_pages = {0, pages}, contexts = {context};
     for (int i = 0; i < pages; ++i) table[i] = i;
-    DeviceMemory device_table = Allocate(table.size() * 4), workspace = Allocate(kPrefillWorkspaceBytes);
+    DeviceMemory device_table = CopyOf(table), workspace = Allocate(kPrefillWorkspaceBytes);
     DeviceMemory host = *DeviceMemory::Allocate(DeviceMemory::Kind::kPinned, kPrefillWorkspaceBytes);
-    CheckCuda(cudaMemcpy(device_table.as<void>(), table.data(), table.size() * 4, cudaMemcpyHostToDevice),
-              "cudaMemcpy");
     PrefillPlan plan;
     CheckCuda(MakePrefillPlan(kShape, first_rows.data(), first_pages.data(), contexts.data(), 1, workspace.as<void>(),
                               host.as<void>(), stream_, &plan),

@@ -1,9 +1,9 @@
 // Speed of the whole engine on one GPU, with the shape of the model in a folder (tests/gpu/make_checkpoint.py makes
 // one): decode steps at several batch sizes, and prefill. Each beside its floor: (weight bytes + KV bytes read) over a
-// read bandwidth in TB/s, or operations over a rate in TFLOP/s, both measured elsewhere in the same call and given
+// bandwidth in TB/s, or operations over a rate in TFLOP/s, both measured elsewhere in the same call and given
 // here.
 //
-//   gpu_engine_bench MODEL READ_TB_PER_S TFLOP_PER_S [decode] [prefill] [generate]
+//   gpu_engine_bench MODEL TB_PER_S TFLOP_PER_S [decode] [prefill] [generate]
 //
 // `generate` prints, for three prompts, the prompt and 32 greedy tokens on a line each, for comparisons.
 
@@ -142,7 +142,7 @@ class Bench {
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   if (argc < 4) {
-    fprintf(stderr, "usage: gpu_engine_bench MODEL READ_TB_PER_S TFLOP_PER_S [decode] [prefill] [generate]\n");
+    fprintf(stderr, "usage: gpu_engine_bench MODEL TB_PER_S TFLOP_PER_S [decode] [prefill] [generate]\n");
     return 2;
   }
   tandem::Bench bench(argv[1], atof(argv[2]), atof(argv[3]));

@@ -49,16 +49,13 @@ TEST(SmolLm2Golden, QuantisedPathStaysCloseToTheReference) {
     ASSERT_OK_AND_ASSIGN(auto scores, fixture.engine().ScoreAll(PromptAndContinuation(prompt)));
     Agreement agreement = Compare(scores, prompt, static_cast<int>(prompt.ids.size()) - 1);
     EXPECT_LT(agreement.largest_flipped_margin, 0.5) << prompt.name;
-    all.steps += agreement.steps;
-    all.equal += agreement.equal;
-    all.delta_sum += agreement.delta_sum;
-    all.deltas += agreement.deltas;
+    all += agreement;
   }
   EXPECT_EQ(all.steps, 1152);
   EXPECT_GE(all.equal, 0.97 * all.steps);
-  EXPECT_LE(all.delta_sum / all.deltas, 0.12);
+  EXPECT_LE(all.mean_delta(), 0.12);
   RecordProperty("equal_steps", all.equal);
-  printf("equal %d of %d, mean top-5 |delta logprob| %.4f\n", all.equal, all.steps, all.delta_sum / all.deltas);
+  printf("equal %d of %d, mean top-5 |delta logprob| %.4f\n", all.equal, all.steps, all.mean_delta());
 }
 
 class TinyGolden : public testing::TestWithParam<const char*> {};
@@ -76,7 +73,7 @@ TEST_P(TinyGolden, FullPrecisionEqualsTheReferenceOnEveryStep) {
     Agreement agreement = Compare(scores, prompt, 0);
     EXPECT_EQ(agreement.equal, agreement.steps);
     EXPECT_GE(agreement.steps, prompt.continuation.size());
-    EXPECT_LT(agreement.delta_sum / agreement.deltas, 1e-3);
+    EXPECT_LT(agreement.mean_delta(), 1e-3);
   }
 }
 

@@ -25,6 +25,26 @@ struct LinearCase {
   bool norm, gated, add, bias, is_float;
 };
 
+// Needs no device: a block's shared memory holds the input of few rows, and what it does not hold goes to cuBLAS.
+TEST(SkinnyLinearTest, TakesWhatFitsInAMultiprocessor) {
+  const Bf16 norm[1] = {};
+  const auto is_skinny = [&](int rows, int in, bool gated) {
+    SkinnyLinearArguments a;
+    a.norm = norm;
+    a.is_gated = gated;
+    a.rows = rows, a.in_features = in, a.out_features = 4096;
+    return IsSkinny(a);
+  };
+  EXPECT_TRUE(is_skinny(16, 4096, true));
+  EXPECT_TRUE(is_skinny(8, 8192, true));
+  // With the sums of a gated tile these are over the 227 KB that a block may have.
+  for (const auto& [rows, in] : {std::pair{16, 6144}, {15, 6656}, {14, 7168}, {12, 8192}}) {
+    EXPECT_FALSE(is_skinny(rows, in, true)) << rows << " rows of " << in;
+  }
+  EXPECT_FALSE(is_skinny(17, 512, false));
+  EXPECT_FALSE(is_skinny(1, 500, false));
+}
+
 TEST_F(CudaKernelsTest, SkinnyLinearIsThatOfTheHost) {
   std::vector<LinearCase> cases;
   for (int rows : {1, 2, 3, 7, 8, 9, 13, 16}) {

@@ -5,6 +5,15 @@
 
 namespace tandem {
 
+Agreement& Agreement::operator+=(const Agreement& other) {
+  steps += other.steps;
+  equal += other.equal;
+  largest_flipped_margin = std::max(largest_flipped_margin, other.largest_flipped_margin);
+  delta_sum += other.delta_sum;
+  deltas += other.deltas;
+  return *this;
+}
+
 Agreement Compare(const std::vector<std::vector<float>>& scores, const GoldenPrompt& prompt, int first_position) {
   Agreement agreement;
   for (size_t i = 0; i < prompt.top5.size() && first_position + i < scores.size(); ++i) {

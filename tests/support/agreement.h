@@ -14,6 +14,9 @@ struct Agreement {
   double largest_flipped_margin = 0;
   double delta_sum = 0;  // |log probability - reference| of the reference's five best.
   int deltas = 0;
+
+  double mean_delta() const { return delta_sum / deltas; }
+  Agreement& operator+=(const Agreement& other);
 };
 
 // Teacher-forced: every step sees the reference's tokens. margin and top5 of a golden prompt begin
