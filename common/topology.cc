@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -21,11 +22,19 @@ constexpr int64_t kGpuStepTokens = 2048, kGpuRunningRequests = 128;            /
 constexpr int64_t kMaxGpuStepTokens = 65'536, kMaxGpuRunningRequests = 4'096;  // What plans and grids have room for.
 constexpr absl::Duration kLeastWorkerTimeout = absl::Milliseconds(500);
 
+// Absolute and, where there is such a file, without links and dots. Whoever opens it says what is wrong with it.
+std::string ResolvedPath(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::path resolved = std::filesystem::canonical(path, error);
+  if (error) resolved = std::filesystem::absolute(path, error);
+  return error ? path : resolved;
+}
+
 ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
   ModelSettings model;
   model.where = node.Where("path");
   model.path = node.RequireString("path");
-  if (!model.path.empty()) model.path = std::filesystem::weakly_canonical(folder / model.path);
+  if (!model.path.empty()) model.path = ResolvedPath(folder / model.path);
   model.served_name = node.RequireString("served_name");
   const std::string precision = node.GetEnum("precision", "auto", {"auto", "quantised", "full", "bf16"});
   model.precision = precision == "full"   ? Precision::kFull

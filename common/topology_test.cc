@@ -40,6 +40,13 @@ TEST(TopologyTest, LinksAreJudgedByTheRatesThatTheyShouldReach) {
   EXPECT_EQ(topology.links.minimum_share, 0.25);
 }
 
+TEST(TopologyTest, LeavesAPathThatNoFileCanHaveToWhoOpensIt) {
+  const std::string name(300, 'm');
+  ASSERT_OK_AND_ASSIGN(Topology topology,
+                       Topology::Parse(absl::StrReplaceAll(kGood, {{"model.gguf", name}}), "/t.yaml"));
+  EXPECT_EQ(topology.model.path, "/" + name);
+}
+
 TEST(TopologyTest, ResolvesProcessesAndPorts) {
   ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse(kGood, "/x/t.yaml"));
   EXPECT_EQ(topology.model.path, "/x/model.gguf");

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -31,7 +32,7 @@ int64_t MachineMemoryBytes() {
 absl::StatusOr<ProcessNeeds> AskProcess(const Topology& topology, const ProcessPlan& process,
                                         const std::string& program_folder) {
   const std::string program = absl::StrCat(program_folder, "/", process.program);
-  if (!std::filesystem::exists(program))
+  if (std::error_code error; !std::filesystem::exists(program, error))
     return absl::NotFoundError(absl::StrCat(program, " is missing; was it built?"));
   std::vector<std::string> arguments = {program, "--check", absl::StrCat("--topology=", topology.file)};
   if (process.pool >= 0) arguments.push_back(absl::StrCat("--worker=", process.name));

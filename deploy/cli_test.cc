@@ -34,6 +34,10 @@ TEST(CliTest, WrongUsageNamesTheCommandAndWhatItTakes) {
   EXPECT_THAT(Tandem({}), Ends(2, "tandem check FILE"));
   EXPECT_THAT(Tandem({"chek", "file"}), Ends(2, "there is no command chek"));
   EXPECT_THAT(Tandem({"up"}), Ends(2, "usage: tandem up FILE"));
+  for (const std::string& name : {std::string(), std::string(300, 'x')}) {  // What no file can be called.
+    EXPECT_THAT(Tandem({"up", name}), Ends(2, name + ": cannot be read"));
+    EXPECT_THAT(Tandem({"check", name}), Ends(2, name + ": cannot be read"));
+  }
   EXPECT_THAT(Tandem({"status", "extra"}), Ends(2, "usage: tandem status"));
   EXPECT_THAT(Tandem({"generate"}), Ends(2, "generate needs a \"question\""));
   EXPECT_THAT(Tandem({"generate", "--text=a", "b"}), Ends(2, "not both"));
@@ -94,6 +98,7 @@ TEST_F(CheckedFileTest, AModelThatCannotBeServedIsRefusedWithItsLine) {
   std::ofstream(folder_ / "junk.gguf") << "no model";
   EXPECT_THAT(Check("junk.gguf", "1 MiB"), Ends(2, "t.yaml:2: model.path: "));
   EXPECT_THAT(Check("missing.gguf", "1 MiB"), Ends(2, "missing.gguf: No such file"));
+  EXPECT_THAT(Check(std::string(300, 'm'), "1 MiB"), Ends(2, "mmm: File name too long"));
 }
 
 TEST_F(CheckedFileTest, KvMemoryUnderAPageIsRefusedWithItsLineAndThePageSize) {

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
@@ -42,7 +43,7 @@ Launcher::~Launcher() { StopAll(absl::ZeroDuration()); }
 absl::Status Launcher::StartAll() {
   for (const auto& child : children_) {
     std::string program = absl::StrCat(options_.program_folder, "/", child->plan.program);
-    if (!std::filesystem::exists(program))
+    if (std::error_code error; !std::filesystem::exists(program, error))
       return absl::NotFoundError(absl::StrCat(program, " is missing; was it built?"));
   }
   for (const auto& child : children_) Spawn(*child);

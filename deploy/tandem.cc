@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <system_error>
 
 #include <string>
 #include <vector>
@@ -61,6 +62,13 @@ int Fail(const absl::Status& status, int code = 1) {
 // Where this program and those that it starts are.
 std::string ProgramFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
 
+// What is no path stays as it is; reading it says so.
+std::string AbsolutePath(const std::string& file) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::absolute(file, error);
+  return error ? file : path.string();
+}
+
 int Check(const std::string& file) {
   absl::StatusOr<Topology> topology = Topology::Load(file);
   if (!topology.ok()) return Fail(topology.status(), 2);
@@ -71,7 +79,7 @@ int Check(const std::string& file) {
 }
 
 int Up(const std::string& file) {
-  absl::StatusOr<Topology> topology = Topology::Load(std::filesystem::absolute(file));
+  absl::StatusOr<Topology> topology = Topology::Load(AbsolutePath(file));
   if (!topology.ok()) return Fail(topology.status(), 2);
   absl::StatusOr<std::string> table = DescribeTopology(*topology, ProgramFolder());
   if (!table.ok()) return Fail(table.status(), 2);

@@ -53,6 +53,7 @@ def main() -> None:
          "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True},
                                                                  {"type": "ByteLevel", "use_regex": True}]},
          "normalizer": {"type": "NFC"}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}))
+    (SEEDS / "topology/long_path").write_text("model: {path: " + "x" * 300 + ", served_name: m}\n")
     (SEEDS / "topology/laptop").write_bytes(pathlib.Path("deploy/topologies/laptop.yaml").read_bytes())
     for case in json.loads(pathlib.Path("tests/golden/jinja/cases.json").read_text())[:40]:
         (SEEDS / "chat_template" / case["name"]).write_text(case["template"])
