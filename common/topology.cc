@@ -60,10 +60,11 @@ std::string ReadListenAddress(ConfigNode& node, absl::string_view key, const std
   return address;
 }
 
-std::string ReadMetricsAddress(ConfigNode& node, absl::string_view key, const std::string& default_value) {
+// Empty: off.
+std::string ReadHttpAddress(ConfigNode& node, absl::string_view key, const std::string& default_value) {
   std::string address = node.GetString(key, default_value);
   if (!address.empty() && !IsHostAndPort(address, 0)) {
-    node.AddError(key, absl::StrCat("expected host:port, or nothing for no metrics, got \"", address, "\""));
+    node.AddError(key, absl::StrCat("expected host:port, or nothing to turn it off, got \"", address, "\""));
   }
   return address;
 }
@@ -71,7 +72,8 @@ std::string ReadMetricsAddress(ConfigNode& node, absl::string_view key, const st
 RouterSettings ReadRouter(ConfigNode node) {
   RouterSettings router;
   router.listen = ReadListenAddress(node, "listen", router.listen);
-  router.metrics_listen = ReadMetricsAddress(node, "metrics_listen", router.metrics_listen);
+  router.http_listen = ReadHttpAddress(node, "http_listen", router.http_listen);
+  router.metrics_listen = ReadHttpAddress(node, "metrics_listen", router.metrics_listen);
   router.max_active_requests = node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
   router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
   router.worker_timeout = node.GetDuration("worker_timeout", router.worker_timeout);
@@ -175,7 +177,8 @@ void CheckPorts(const Topology& topology, ConfigNode& root, std::vector<ConfigNo
   auto is_any = [](const std::string& host) { return host == "0.0.0.0" || host == "[::]"; };
   std::map<std::string, std::vector<User>> users;  // By port, or by path of a Unix socket.
   for (const ProcessPlan& process : topology.Processes()) {
-    for (const std::string& address : {process.service_address, process.link_address, process.metrics_address}) {
+    for (const std::string& address :
+         {process.service_address, process.http_address, process.link_address, process.metrics_address}) {
       if (address.empty() || absl::EndsWith(address, ":0")) continue;
       const size_t colon = address.rfind(':');
       if (colon == std::string::npos) continue;  // An error of its own.
@@ -283,6 +286,7 @@ std::vector<ProcessPlan> Topology::Processes() const {
   processes.push_back({.name = "router",
                        .program = "tandem-router",
                        .service_address = router.listen,
+                       .http_address = router.http_listen,
                        .metrics_address = router.metrics_listen});
   std::map<std::string, int> next_gpu;  // By host.
   for (int i = 0; i < pools.size(); ++i) {

@@ -33,6 +33,7 @@ struct ModelSettings {
 
 struct RouterSettings {
   std::string listen = "127.0.0.1:7070";             // gRPC address.
+  std::string http_listen = "127.0.0.1:8000";        // OpenAI's HTTP interface; empty: off.
   std::string metrics_listen = "127.0.0.1:7071";     // Prometheus text over HTTP; empty: off.
   int64_t max_active_requests = 256;                 // More are refused with RESOURCE_EXHAUSTED.
   int64_t max_retries = 3;                           // Moves to another worker, per request.
@@ -84,7 +85,8 @@ struct ProcessPlan {
   int pool = -1;  // Index into pools; -1 for the router.
   int replica = 0;
   std::optional<int> gpu;
-  std::string service_address, link_address, metrics_address;  // Port 0 where it is drawn at start.
+  // Port 0 where it is drawn at start.
+  std::string service_address, http_address, link_address, metrics_address;
 };
 
 // A whole cluster as one YAML file says it; docs/configuration.md lists every key.

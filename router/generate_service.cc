@@ -3,13 +3,10 @@
 #include <grpcpp/grpcpp.h>
 
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/functional/any_invocable.h"
 #include "absl/time/clock.h"
-#include "common/mailbox.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
 #include "common/rpc/unary_method.h"
@@ -78,9 +75,6 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
   return raw;
 }
 
-// A text longer than this is tokenised off the owner thread.
-constexpr size_t kLongTextBytes = 8 << 10;
-
 using RouterService = v1::Router::AsyncService;
 
 // What all Generate calls share.
@@ -91,8 +85,7 @@ struct GenerateShared {
   Gate& gate;
   const Clock& clock;
   CompletionLoop* loop = nullptr;
-  // Long texts, for the tokenising thread.
-  Mailbox<absl::AnyInvocable<void()>>& long_texts;
+  LongTexts& long_texts;
 };
 
 // One Generate call, from waiting for a client to the last message. Updates that come while a write
@@ -158,16 +151,18 @@ class GenerateCall final : public ResponseSink {
       Finish(absl::UnavailableError("the router is shutting down"), {});
       return;
     }
-    if (proto_.ByteSizeLong() <= kLongTextBytes || proto_.has_token_ids()) {
+    const size_t bytes = proto_.ByteSizeLong();
+    if (bytes <= LongTexts::kLongBytes || proto_.has_token_ids()) {
       Submit(shared_.builder.Build(ToRaw(proto_)), arrival, deadline);
       return;
     }
-    shared_.long_texts.Push([self = self_, arrival, deadline] {
+    absl::Status status = shared_.long_texts.Run(bytes, [self = self_, arrival, deadline] {
       absl::StatusOr<Request> request = self->shared_.builder.Build(ToRaw(self->proto_));
       self->shared_.core.Run([self, request = std::move(request), arrival, deadline]() mutable {
         self->Submit(std::move(request), arrival, deadline);
       });
     });
+    if (!status.ok()) Submit(status, arrival, deadline);
   }
 
   void Submit(absl::StatusOr<Request> request, absl::Time arrival, absl::Time deadline) {
@@ -182,7 +177,7 @@ class GenerateCall final : public ResponseSink {
     shared_request->deadline = deadline;
     shared_request->sink = self_;
     name_ = shared_request->name;
-    request_ = shared_request.get();
+    request_ = shared_request;
     shared_.core.Submit(std::move(shared_request));
   }
 
@@ -212,7 +207,7 @@ class GenerateCall final : public ResponseSink {
   }
 
   void LeaveCore() {
-    if (const Request* request = std::exchange(request_, nullptr); request != nullptr) shared_.core.CancelCall(request);
+    if (request_ != nullptr) shared_.core.CancelCall(std::move(request_));
   }
 
   // The message that waits behind a write in flight for more of this sample.
@@ -266,7 +261,7 @@ class GenerateCall final : public ResponseSink {
       finished_event_{*this, &GenerateCall::OnFinished}, done_{*this, &GenerateCall::OnDone};
   // Co-owners: gRPC until its last event, the core until the call's end, the tokenising thread.
   std::shared_ptr<GenerateCall> self_;
-  const Request* request_ = nullptr;  // While the core knows it.
+  std::shared_ptr<const Request> request_;  // While the core knows it; co-owner: the core.
   std::string name_;
   v1::GenerateResponse outgoing_;
   std::vector<v1::GenerateResponse> pending_;
@@ -308,15 +303,8 @@ void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::Cluster
 class GenerateServiceParts final : public GenerateService {
  public:
   GenerateServiceParts(const GenerateServiceOptions& options, const RequestBuilder& builder, RouterCore& core,
-                       Gate& gate, const Clock& clock)
-      : options_(options), shared_{service_, builder, core, gate, clock, nullptr, long_texts_} {
-    tokenising_thread_ = std::thread([this] {
-      while (!long_texts_.closed()) {
-        for (auto& work : long_texts_.TakeAll(absl::InfiniteDuration())) work();
-      }
-    });
-  }
-  ~GenerateServiceParts() override { Stop(); }
+                       LongTexts& long_texts, Gate& gate, const Clock& clock)
+      : options_(options), shared_{service_, builder, core, gate, clock, nullptr, long_texts} {}
 
   HostedService hosted() override { return {&service_, v1::Router::service_full_name()}; }
   void Start(CompletionLoop& loop) override {
@@ -324,19 +312,13 @@ class GenerateServiceParts final : public GenerateService {
     GenerateCall::Listen(shared_);
     ServeRareCalls(loop);
   }
-  void Stop() override {
-    long_texts_.Close();
-    if (tokenising_thread_.joinable()) tokenising_thread_.join();
-  }
 
  private:
   void ServeRareCalls(CompletionLoop& loop);
 
   const GenerateServiceOptions options_;
   RouterService service_;
-  Mailbox<absl::AnyInvocable<void()>> long_texts_;
   GenerateShared shared_;
-  std::thread tokenising_thread_;
 };
 
 void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
@@ -367,9 +349,9 @@ void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
 }  // namespace
 
 std::unique_ptr<GenerateService> GenerateService::Create(const GenerateServiceOptions& options,
-                                                         const RequestBuilder& builder, RouterCore& core, Gate& gate,
-                                                         const Clock& clock) {
-  return std::make_unique<GenerateServiceParts>(options, builder, core, gate, clock);
+                                                         const RequestBuilder& builder, RouterCore& core,
+                                                         LongTexts& long_texts, Gate& gate, const Clock& clock) {
+  return std::make_unique<GenerateServiceParts>(options, builder, core, long_texts, gate, clock);
 }
 
 }  // namespace tandem

@@ -7,6 +7,7 @@
 #include "common/gate.h"
 #include "common/rpc/completion_loop.h"
 #include "common/rpc/server_runner.h"
+#include "router/long_texts.h"
 #include "router/request_builder.h"
 #include "router/router_core.h"
 
@@ -21,22 +22,21 @@ struct GenerateServiceOptions {
 // The RPC edge for clients: tandem.v1.Router on top of the core.
 //
 // Calls live on the core's owner thread, which waits on their completion queue: a token
-// costs no hop between threads. Long texts are tokenised on a thread of the service.
+// costs no hop between threads.
 //
-// Thread-safety: Start once, when the server runs; Stop once.
+// Thread-safety: Start once, when the server runs.
 // Ownership: outlives the loop, and uses it only while it is handled; borrows everything else, which outlives it.
 class GenerateService {
  public:
   // `gate` counts the calls inside.
   static std::unique_ptr<GenerateService> Create(const GenerateServiceOptions& options, const RequestBuilder& builder,
-                                                 RouterCore& core, Gate& gate, const Clock& clock);
+                                                 RouterCore& core, LongTexts& long_texts, Gate& gate,
+                                                 const Clock& clock);
   virtual ~GenerateService() = default;
   // To register with the server.
   virtual HostedService hosted() = 0;
   // Begins to take calls from the loop's queue.
   virtual void Start(CompletionLoop& loop) = 0;
-  // No text is tokenised any more.
-  virtual void Stop() = 0;
 };
 
 }  // namespace tandem

@@ -59,7 +59,7 @@ absl::Status CheckSampling(const SamplingParams& sampling, int vocabulary) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<TokenId>> RequestBuilder::BuildPrompt(const RawRequest& raw) const {
+absl::StatusOr<std::vector<TokenId>> RequestBuilder::Tokenize(const RawRequest& raw) const {
   std::vector<TokenId> tokens;
   if (const auto* text = std::get_if<std::string>(&raw.prompt)) {
     absl::StatusOr<std::vector<TokenId>> encoded = tokenizer_.Encode(*text);
@@ -91,11 +91,14 @@ absl::StatusOr<std::vector<TokenId>> RequestBuilder::BuildPrompt(const RawReques
   return tokens;
 }
 
+absl::Status RequestBuilder::CheckModel(absl::string_view model) const {
+  if (model.empty() || model == served_name_) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat("model: \"", model, "\" is not served; this router serves \"", served_name_, "\""));
+}
+
 absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
-  if (!raw.model.empty() && raw.model != served_name_) {
-    return absl::NotFoundError(
-        absl::StrCat("model: \"", raw.model, "\" is not served; this router serves \"", served_name_, "\""));
-  }
+  RETURN_IF_ERROR(CheckModel(raw.model));
   if (raw.name.size() > kMaxNameBytes) return absl::InvalidArgumentError("request_id: must be at most 256 bytes");
   RETURN_IF_ERROR(CheckRange("priority", raw.priority, -100, 100));
   RETURN_IF_ERROR(CheckRange("n", raw.num_samples, 0, kMaxSamples));
@@ -111,7 +114,7 @@ absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
     }
   }
   Request request;
-  ASSIGN_OR_RETURN(request.prompt, BuildPrompt(raw));
+  ASSIGN_OR_RETURN(request.prompt, Tokenize(raw));
   request.name =
       raw.name.empty() ? absl::StrCat("req-", absl::Hex(DrawRandomId(), absl::kZeroPad16)) : std::move(raw.name);
   request.sampling = std::move(raw.sampling);

@@ -39,10 +39,12 @@ class RequestBuilder {
   // INVALID_ARGUMENT "field: what is wrong"; NOT_FOUND for another model's name. Arrival, deadline
   // and sink are the caller's to set.
   absl::StatusOr<Request> Build(RawRequest raw) const;
+  // NOT_FOUND for another model's name; an empty one is that of the only model.
+  absl::Status CheckModel(absl::string_view model) const;
+  // The token ids of a prompt; errors as those of Build.
+  absl::StatusOr<std::vector<TokenId>> Tokenize(const RawRequest& raw) const;
 
  private:
-  absl::StatusOr<std::vector<TokenId>> BuildPrompt(const RawRequest& raw) const;
-
   const std::string served_name_;
   const Tokenizer& tokenizer_;
   const ChatTemplate* const chat_template_;

@@ -70,6 +70,7 @@ void RouterCore::Main() {
       next_tick_ = clock_.Now() + kTick;
     }
     FlushCommands();
+    outside_.EndTurn();
     if (inbox_.closed()) break;
     if (wait != nullptr && posted.empty()) wait->WaitAndHandle(next_tick_ - clock_.Now());
   }
@@ -89,11 +90,9 @@ void RouterCore::CountRefused(const absl::Status& status) {
 void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
   const absl::Time now = clock_.Now();
   absl::Status admitted = admission_.Admit(request->num_samples, now);
-  for (const auto& [key, call] : calls_) {
-    if (admitted.ok() && call->request->name == request->name) {
-      for (int i = 0; i < request->num_samples; ++i) admission_.Release(now);
-      admitted = absl::AlreadyExistsError(absl::StrCat("request_id: \"", request->name, "\" is running already"));
-    }
+  if (admitted.ok() && calls_by_name_.contains(request->name)) {
+    for (int i = 0; i < request->num_samples; ++i) admission_.Release(now);
+    admitted = absl::AlreadyExistsError(absl::StrCat("request_id: \"", request->name, "\" is running already"));
   }
   if (!admitted.ok()) {
     metrics_.CountRequest(admitted);
@@ -105,6 +104,7 @@ void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
   call->request = request;
   call->open_samples = request->num_samples;
   calls_[request.get()] = std::move(owned_call);
+  calls_by_name_[request->name] = call;
   RequestSession::Options options{options_.max_retries, options_.placement_timeout, options_.split};
   std::vector<Session*> started;
   for (int sample = 0; sample < request->num_samples; ++sample) {
@@ -119,8 +119,8 @@ void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
   }
 }
 
-void RouterCore::CancelCall(const Request* request) {
-  Post([this, request] { CancelCallNow(request); });
+void RouterCore::CancelCall(std::shared_ptr<const Request> request) {
+  Post([this, request = std::move(request)] { CancelCallNow(request.get()); });
 }
 
 void RouterCore::CancelCallNow(const Request* request) {
@@ -138,13 +138,13 @@ void RouterCore::CancelCallNow(const Request* request) {
 
 void RouterCore::CancelByName(const std::string& name, std::function<void(absl::Status)> done) {
   Post([this, name, done = std::move(done)] {
-    for (const auto& [request, call] : calls_) {
-      if (request->name != name) continue;
-      CancelCallNow(request);
-      done(absl::OkStatus());
+    auto call = calls_by_name_.find(name);
+    if (call == calls_by_name_.end()) {
+      done(absl::NotFoundError(absl::StrCat("request_id: no request \"", name, "\" is running here")));
       return;
     }
-    done(absl::NotFoundError(absl::StrCat("request_id: no request \"", name, "\" is running here")));
+    CancelCallNow(call->second->request.get());
+    done(absl::OkStatus());
   });
 }
 
@@ -359,6 +359,7 @@ void RouterCore::End(Session* session, const absl::Status& status) {
   }
   metrics_.CountRequest(call->status);
   call->request->sink->Finish(call->status, call->usage);
+  calls_by_name_.erase(call->request->name);
   calls_.erase(call->request.get());
 }
 

@@ -54,6 +54,8 @@ class RouterOutside {
   virtual void Direct(Incarnation worker, const RouterDirective& directive) = 0;
   // Ends a worker's registration stream: it was replaced or declared lost.
   virtual void Expel(Incarnation worker, const std::string& reason) = 0;
+  // A turn of the owner thread is over: sinks were told all that it brought.
+  virtual void EndTurn() = 0;
 };
 
 // The router's heart: owns the cluster view and all sessions, on one thread.
@@ -87,7 +89,7 @@ class RouterCore {
   // Counts a call that was refused before it became a request.
   void CountRefused(const absl::Status& status);
   // Ends a call: its client is gone. Nothing when it ended already.
-  void CancelCall(const Request* request);
+  void CancelCall(std::shared_ptr<const Request> request);
   // Ends a call by its name; `done` gets OK or NOT_FOUND.
   void CancelByName(const std::string& name, std::function<void(absl::Status)> done);
 
@@ -156,6 +158,7 @@ class RouterCore {
   Admission admission_;
   absl::flat_hash_map<Incarnation, std::unique_ptr<WorkerClient>> clients_;
   absl::flat_hash_map<const Request*, std::unique_ptr<Call>> calls_;
+  absl::flat_hash_map<std::string, Call*> calls_by_name_;
   absl::flat_hash_map<Session*, std::unique_ptr<Session>> sessions_;
   absl::flat_hash_map<RequestId, LegEntry> legs_;
   std::vector<Session*> waiting_;                            // For placement, oldest first.

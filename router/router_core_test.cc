@@ -56,6 +56,7 @@ class FakeOutside final : public RouterOutside {
   }
   void Direct(Incarnation, const RouterDirective&) override {}
   void Expel(Incarnation worker, const std::string&) override { expelled.push_back(worker); }
+  void EndTurn() override {}
   std::vector<std::pair<Incarnation, StartLeg>> starts;
   std::vector<std::pair<Incarnation, RequestId>> cancels;
   std::vector<Incarnation> expelled;
@@ -136,7 +137,7 @@ TEST_F(RouterCoreTest, CancelOfACallOfSeveralSamplesEndsItOnce) {
   Register(kDecode);
   std::shared_ptr<Request> request = Submit(/*samples=*/4);
   EXPECT_THAT(outside_.starts, SizeIs(4));
-  core_.CancelCall(request.get());
+  core_.CancelCall(request);
   Settle();
   EXPECT_THAT(sink_->ends, ElementsAre(StatusIs(absl::StatusCode::kCancelled)));
   EXPECT_THAT(outside_.cancels, SizeIs(4));

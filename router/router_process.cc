@@ -13,29 +13,37 @@
 #include "model/checkpoint.h"
 #include "router/control_service.h"
 #include "router/generate_service.h"
+#include "router/http/http_server.h"
+#include "router/http/openai_service.h"
+#include "router/http/turn_relay.h"
 #include "router/router_core.h"
 #include "router/worker_client.h"
 
 namespace tandem {
 namespace {
 
+// How long calls that are told of the end have to hear it.
+constexpr absl::Duration kStopGrace = absl::Milliseconds(200);
+
 class RouterParts final : public RouterProcess, public RouterOutside, private OwnerWait {
  public:
   ~RouterParts() override {
     gate_.Close();
-    if (generate_ != nullptr) generate_->Stop();
+    long_texts_.Stop();
     if (core_ != nullptr) {
       core_->FailAll();
       core_->Run([this] { control_.Close(); });
     }
+    if (http_server_ != nullptr) http_server_->Stop(kStopGrace);
     // The owner thread handles the calls until none is left; then the server's end handles what remains.
-    if (server_ != nullptr) server_->Shutdown(absl::Milliseconds(200));
+    if (server_ != nullptr) server_->Shutdown(kStopGrace);
     if (core_ != nullptr) core_->Stop();
   }
 
   // Checkpoint, tokenizer and chat template.
   absl::Status LoadModel(const Topology& topology);
   absl::Status Build(const Topology& topology, const ProcessPlan& plan);
+  absl::Status StartHttp(const Topology& topology);
 
   const std::string& address() const override { return server_->address(); }
 
@@ -51,6 +59,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   }
   void Direct(Incarnation worker, const RouterDirective& directive) override { control_.Direct(worker, directive); }
   void Expel(Incarnation worker, const std::string& reason) override { control_.Expel(worker, reason); }
+  void EndTurn() override { relay_.EndTurn(); }
 
   // OwnerWait.
   void WaitAndHandle(absl::Duration timeout) override { server_->loop().WaitAndHandle(timeout); }
@@ -64,7 +73,12 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   std::unique_ptr<ChatTemplate> chat_template_;
   std::unique_ptr<RequestBuilder> builder_;
   Gate gate_;
+  LongTexts long_texts_;
+  TurnRelay relay_;
   ControlService control_;
+  // What the core's sinks and calls may touch until it has ended stands before it.
+  std::unique_ptr<OpenAiService> openai_;
+  std::unique_ptr<HttpServer> http_server_;
   std::unique_ptr<RouterCore> core_;
   std::unique_ptr<GenerateService> generate_;
   std::unique_ptr<ServerRunner> server_;
@@ -100,16 +114,42 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
       std::make_unique<RouterCore>(options, *tokenizer_, metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
   generate_ = GenerateService::Create(
       {topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()}, *builder_,
-      *core_, gate_, Clock::Real());
+      *core_, long_texts_, gate_, Clock::Real());
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_->hosted(), control_.hosted()}));
   generate_->Start(server_->loop());
   control_.Start(server_->loop(), *core_);
+  if (!topology.router.http_listen.empty()) RETURN_IF_ERROR(StartHttp(topology));
   core_->Start(this);
   if (!plan.metrics_address.empty()) RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   LogInfo("serving", {{"address", server_->address()},
+                      {"http", http_server_ == nullptr ? "off" : http_server_->address()},
                       {"metrics_port", metrics_server_.port()},
                       {"model", topology.model.served_name},
                       {"pid", getpid()}});
+  return absl::OkStatus();
+}
+
+absl::Status RouterParts::StartHttp(const Topology& topology) {
+  openai_ = std::make_unique<OpenAiService>(OpenAiShared{.served_name = topology.model.served_name,
+                                                         .max_context_tokens = checkpoint_->config().max_context_tokens,
+                                                         .tokenizer = *tokenizer_,
+                                                         .builder = *builder_,
+                                                         .core = *core_,
+                                                         .long_texts = long_texts_,
+                                                         .relay = relay_,
+                                                         .gate = gate_,
+                                                         .clock = Clock::Real()},
+                                            metrics_server_);
+  HttpServer::Options options;
+  options.address = topology.router.http_listen;
+  absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Create(options, *openai_);
+  if (!server.ok()) {
+    return absl::Status(server.status().code(), absl::StrCat("router.http_listen: ", server.status().message()));
+  }
+  http_server_ = *std::move(server);
+  openai_->Attach(*http_server_);
+  relay_.Attach(*http_server_);
+  http_server_->Start();
   return absl::OkStatus();
 }
 

@@ -1,0 +1,339 @@
+#include "router/http/http_connection.h"
+
+#include <algorithm>
+#include <boost/asio/buffer.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+
+namespace tandem {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+using BoostError = boost::system::error_code;
+
+constexpr absl::Duration kLinger = absl::Seconds(2);
+constexpr size_t kKeptOutputBytes = 16 << 10;
+
+absl::string_view View(boost::beast::string_view view) { return {view.data(), view.size()}; }
+
+class BeastHeaders final : public HttpHeaders {
+ public:
+  explicit BeastHeaders(const http::fields& fields) : fields_(fields) {}
+  absl::string_view Get(absl::string_view name) const override { return View(fields_[{name.data(), name.size()}]); }
+
+ private:
+  const http::fields& fields_;
+};
+
+// The path of a target: without scheme and host, which proxies send, and without the query.
+absl::string_view PathOf(absl::string_view target) {
+  if (const size_t scheme = target.find("://"); scheme != absl::string_view::npos && !absl::StartsWith(target, "/")) {
+    const size_t slash = target.find('/', scheme + 3);
+    target = slash == absl::string_view::npos ? "/" : target.substr(slash);
+  }
+  return target.substr(0, target.find('?'));
+}
+
+std::pair<int, absl::string_view> Refusal(const BoostError& error) {
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    return {431, "the request's header is too large"};
+  }
+  if (error == http::error::body_limit) return {413, "the request's body is too large"};
+  return {400, "this is no HTTP/1.1 request"};
+}
+
+}  // namespace
+
+class HttpConnection::Parser final : public http::request_parser<http::string_body> {
+ public:
+  explicit Parser(const HttpServer::Options& options) {
+    eager(true);
+    header_limit(static_cast<uint32_t>(options.max_header_bytes));
+    body_limit(options.max_body_bytes);
+  }
+  bool told_to_continue = false;
+};
+
+// The answer to one request.
+class HttpConnection::Exchange final : public HttpReply {
+ public:
+  explicit Exchange(std::shared_ptr<HttpConnection> connection) : connection_(std::move(connection)) {}
+
+  void Send(HttpResponse response) override {
+    if (connection_ == nullptr || ended_ || stream_started_) return;
+    std::string more = absl::StrCat("Content-Length: ", response.body.size(), "\r\n");
+    for (const auto& [name, value] : response.headers) absl::StrAppend(&more, name, ": ", value, "\r\n");
+    connection_->AppendHead(response.status, response.content_type, more);
+    if (!connection_->is_head_) connection_->Append(response.body);
+    ended_ = true;
+  }
+  void ExpectStream() override { expects_stream_ = true; }
+  bool stream_started() const override { return stream_started_; }
+  void Write(absl::string_view events) override {
+    if (connection_ == nullptr || ended_) return;
+    StartStream();
+    if (connection_->http10_) {
+      connection_->Append(events);
+    } else {
+      connection_->Append(absl::StrCat(absl::Hex(events.size()), "\r\n"));
+      connection_->Append(events);
+      connection_->Append("\r\n");
+    }
+    if (connection_->output_.size() - connection_->sent_ > connection_->shared_.options.max_unsent_bytes) {
+      connection_->Close();
+    }
+  }
+  void EndStream() override {
+    if (connection_ == nullptr || ended_) return;
+    StartStream();
+    if (!connection_->http10_) connection_->Append("0\r\n\r\n");
+    ended_ = true;
+    connection_->ScheduleFlush();
+  }
+  void OnGone(absl::AnyInvocable<void()> callback) override { on_gone_ = std::move(callback); }
+  void OnOver(absl::AnyInvocable<void()> callback) override { on_over_ = std::move(callback); }
+
+  bool ended() const { return ended_; }
+  bool needs_ping() const { return expects_stream_ && !ended_; }
+  void Finish(bool client_left) {
+    std::shared_ptr<HttpConnection> connection = std::exchange(connection_, nullptr);
+    if (connection == nullptr) return;
+    if (client_left && !ended_ && on_gone_ != nullptr) std::exchange(on_gone_, nullptr)();
+    if (on_over_ != nullptr) std::exchange(on_over_, nullptr)();
+  }
+
+ private:
+  void StartStream() {
+    if (std::exchange(stream_started_, true)) return;
+    if (connection_->http10_) connection_->keep_alive_ = false;  // Its end is the connection's.
+    connection_->AppendHead(200, "text/event-stream; charset=utf-8",
+                            connection_->http10_ ? "Cache-Control: no-cache\r\n"
+                                                 : "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n");
+  }
+
+  std::shared_ptr<HttpConnection> connection_;  // Until the answer has left, or the client.
+  absl::AnyInvocable<void()> on_gone_, on_over_;
+  bool expects_stream_ = false, stream_started_ = false, ended_ = false;
+};
+
+void HttpConnections::FlushAll() {
+  // Flushing one may begin its next request, which may be answered at once.
+  for (size_t i = 0; i < to_flush.size(); ++i) std::shared_ptr<HttpConnection>(to_flush[i])->Flush();
+  to_flush.clear();
+}
+
+HttpConnection::HttpConnection(asio::ip::tcp::socket socket, HttpConnections& shared)
+    : socket_(std::move(socket)), shared_(shared) {
+  since_ = last_flush_ = Clock::Real().Now();
+}
+
+HttpConnection::~HttpConnection() = default;
+
+void HttpConnection::Start() {
+  BoostError error;
+  socket_.non_blocking(true, error);
+  socket_.set_option(asio::ip::tcp::no_delay(true), error);
+  AwaitReadable();
+}
+
+// --- Requests ---
+
+void HttpConnection::AwaitReadable() {
+  if (closed_ || std::exchange(awaits_readable_, true)) return;
+  socket_.async_wait(asio::ip::tcp::socket::wait_read, [self = shared_from_this()](const BoostError& error) {
+    self->awaits_readable_ = false;
+    if (!error) self->OnReadable();
+  });
+}
+
+void HttpConnection::OnReadable() {
+  if (closed_) return;
+  BoostError error;
+  const size_t count = socket_.read_some(asio::buffer(shared_.read_buffer), error);
+  if (error && error != asio::error::would_block) {
+    Close();
+    return;
+  }
+  const absl::string_view bytes(shared_.read_buffer.data(), count);
+  if (lingering_) {
+    AwaitReadable();
+  } else if (exchange_ != nullptr) {  // The requests after this one, or the client's end.
+    input_.append(bytes.data(), bytes.size());
+    if (input_.size() < shared_.options.max_pipelined_bytes) AwaitReadable();
+  } else if (input_.empty()) {
+    Parse(bytes);
+    AwaitReadable();
+  } else {
+    input_.append(bytes.data(), bytes.size());
+    Parse(std::exchange(input_, {}));
+    AwaitReadable();
+  }
+}
+
+void HttpConnection::Parse(absl::string_view bytes) {
+  while (!bytes.empty() && exchange_ == nullptr && !closed_ && !lingering_) {
+    if (parser_ == nullptr) {
+      parser_ = std::make_unique<Parser>(shared_.options);
+      since_ = Clock::Real().Now();
+    }
+    BoostError error;
+    const size_t used = parser_->put(asio::buffer(bytes.data(), bytes.size()), error);
+    bytes.remove_prefix(used);
+    if (error == http::error::need_more) {
+      if (used == 0) break;
+      continue;
+    }
+    if (error) {
+      const auto [status, message] = Refusal(error);
+      Refuse(status, message);
+      return;
+    }
+    if (parser_->is_done()) {
+      HandleParsed();
+    } else if (used == 0) {
+      break;
+    }
+  }
+  if (parser_ != nullptr && parser_->is_header_done() && !std::exchange(parser_->told_to_continue, true) &&
+      absl::EqualsIgnoreCase(View(parser_->get()[http::field::expect]), "100-continue")) {
+    Append("HTTP/1.1 100 Continue\r\n\r\n");
+  }
+  input_.assign(bytes.data(), bytes.size());
+  if (input_.size() > shared_.options.max_header_bytes && exchange_ == nullptr && !closed_ && !lingering_) {
+    Refuse(431, "the request's header is too large");
+  }
+}
+
+void HttpConnection::HandleParsed() {
+  const std::unique_ptr<Parser> parser = std::move(parser_);
+  http::request<http::string_body>& message = parser->get();
+  http10_ = message.version() < 11;
+  keep_alive_ = message.keep_alive() && !shared_.stopping;
+  is_head_ = message.method() == http::verb::head;
+  last_flush_ = Clock::Real().Now();
+  exchange_ = std::make_shared<Exchange>(shared_from_this());
+  const BeastHeaders headers(message);
+  HttpRequest request{std::string(View(message.method_string())), std::string(PathOf(View(message.target()))),
+                      std::move(message.body()), headers};
+  shared_.handler.Handle(std::move(request), exchange_);
+}
+
+// --- Answers ---
+
+void HttpConnection::AppendHead(int status, absl::string_view content_type, absl::string_view more) {
+  const absl::string_view reason = View(http::obsolete_reason(http::int_to_status(static_cast<unsigned>(status))));
+  Append(absl::StrCat("HTTP/1.1 ", status, " ", reason, "\r\nDate: ", shared_.date, "\r\nContent-Type: ", content_type,
+                      "\r\n", more,
+                      keep_alive_ ? (http10_ ? "Connection: keep-alive\r\n" : "") : "Connection: close\r\n", "\r\n"));
+}
+
+void HttpConnection::Append(absl::string_view output) {
+  if (closed_) return;
+  output_.append(output.data(), output.size());
+  ScheduleFlush();
+}
+
+void HttpConnection::ScheduleFlush() {
+  if (!std::exchange(flush_scheduled_, true)) shared_.to_flush.push_back(shared_from_this());
+}
+
+void HttpConnection::Flush() {
+  flush_scheduled_ = false;
+  if (closed_ || awaits_writable_) return;
+  last_flush_ = Clock::Real().Now();
+  while (sent_ < output_.size()) {
+    BoostError error;
+    const size_t count = socket_.write_some(asio::buffer(output_.data() + sent_, output_.size() - sent_), error);
+    if (error == asio::error::would_block) {
+      output_.erase(0, std::exchange(sent_, 0));
+      awaits_writable_ = true;
+      socket_.async_wait(asio::ip::tcp::socket::wait_write, [self = shared_from_this()](const BoostError& failure) {
+        self->awaits_writable_ = false;
+        if (!failure) self->Flush();
+      });
+      return;
+    }
+    if (error) {
+      Close();
+      return;
+    }
+    sent_ += count;
+  }
+  output_.clear();
+  sent_ = 0;
+  if (output_.capacity() > kKeptOutputBytes) output_.shrink_to_fit();
+  if (exchange_ != nullptr && exchange_->ended()) FinishExchange();
+}
+
+void HttpConnection::FinishExchange() {
+  std::exchange(exchange_, nullptr)->Finish(/*client_left=*/false);
+  if (!keep_alive_ || shared_.stopping) {
+    Linger();
+    return;
+  }
+  since_ = Clock::Real().Now();
+  if (!input_.empty()) Parse(std::exchange(input_, {}));
+  AwaitReadable();
+}
+
+void HttpConnection::Refuse(int status, absl::string_view message) {
+  if (closed_ || lingering_) return;
+  keep_alive_ = is_head_ = http10_ = false;
+  parser_ = nullptr;
+  exchange_ = std::make_shared<Exchange>(shared_from_this());
+  exchange_->Send({.status = status, .body = shared_.handler.ErrorBody(status, message)});
+}
+
+// --- Ends ---
+
+void HttpConnection::Linger() {
+  // Closing while bytes of the client are unread would reset the connection, and may take the answer with it.
+  lingering_ = true;
+  since_ = Clock::Real().Now();
+  input_.clear();
+  BoostError error;
+  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
+  AwaitReadable();
+}
+
+void HttpConnection::EndAfterThis() {
+  if (exchange_ == nullptr && output_.empty()) {
+    Close();
+  } else {
+    keep_alive_ = false;
+  }
+}
+
+void HttpConnection::Close() {
+  if (std::exchange(closed_, true)) return;
+  const std::shared_ptr<HttpConnection> self = shared_from_this();
+  BoostError error;
+  socket_.close(error);
+  shared_.open.erase(this);
+  if (std::shared_ptr<Exchange> exchange = std::exchange(exchange_, nullptr); exchange != nullptr) {
+    exchange->Finish(/*client_left=*/true);
+  }
+}
+
+void HttpConnection::CheckTimes(absl::Time now) {
+  const HttpServer::Options& options = shared_.options;
+  if (lingering_) {
+    if (now - since_ > kLinger) Close();
+  } else if (!output_.empty() && now - last_flush_ > options.write_timeout) {
+    Close();
+  } else if (exchange_ != nullptr) {
+    if (exchange_->needs_ping() && now - last_flush_ > options.ping_interval) exchange_->Write(":\n\n");
+  } else if (parser_ != nullptr) {
+    if (now - since_ > options.request_timeout) Refuse(408, "the request did not come within its time");
+  } else if (now - since_ > options.idle_timeout) {
+    Close();
+  }
+}
+
+}  // namespace tandem

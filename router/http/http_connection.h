@@ -1,0 +1,92 @@
+#pragma once
+
+// Boost.Asio shows here: for http_server.cc and http_connection.cc only.
+
+#include <array>
+#include <boost/asio/ip/tcp.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "router/http/http_message.h"
+#include "router/http/http_server.h"
+
+namespace tandem {
+
+class HttpConnection;
+
+// What the connections of a server share. The server's thread only.
+struct HttpConnections {
+  const HttpServer::Options& options;
+  HttpHandler& handler;
+  absl::flat_hash_map<HttpConnection*, std::shared_ptr<HttpConnection>> open;
+  // Have output of this turn.
+  std::vector<std::shared_ptr<HttpConnection>> to_flush;
+  // A connection reads into it and parses from it; only what is left of a turn is copied.
+  std::array<char, 64 << 10> read_buffer;
+  std::string date;  // As header fields have it.
+  bool stopping = false;
+
+  void FlushAll();
+};
+
+// One connection: reads requests, one after the other, and sends the answers.
+//
+// Nothing is buffered for a connection that is idle, and a token costs one system call: it is sent at once from the
+// turn in which it came, and only what the kernel does not take waits for the socket.
+//
+// Thread-safety: the server's thread only.
+// Ownership: owned by HttpConnections::open and by waits at the socket. Owns its exchange, and is owned by it until
+// that is over.
+class HttpConnection final : public std::enable_shared_from_this<HttpConnection> {
+ public:
+  HttpConnection(boost::asio::ip::tcp::socket socket, HttpConnections& shared);
+  ~HttpConnection();
+
+  void Start();
+  // Answers with an error, and closes when the client has had time to read it.
+  void Refuse(int status, absl::string_view message);
+  // Sends what can be sent.
+  void Flush();
+  // Enforces the timeouts.
+  void CheckTimes(absl::Time now);
+  // No request after the one that is answered.
+  void EndAfterThis();
+  // Whoever answers is told that the client is gone.
+  void Close();
+
+ private:
+  class Exchange;
+  class Parser;
+
+  void AwaitReadable();
+  void OnReadable();
+  // Parses as many requests as there are, until one is not whole or is being answered.
+  void Parse(absl::string_view bytes);
+  void HandleParsed();
+  void Append(absl::string_view output);
+  void ScheduleFlush();
+  void AppendHead(int status, absl::string_view content_type, absl::string_view more);
+  void FinishExchange();
+  void Linger();
+
+  boost::asio::ip::tcp::socket socket_;
+  HttpConnections& shared_;
+  std::unique_ptr<Parser> parser_;      // Of a request that has begun.
+  std::shared_ptr<Exchange> exchange_;  // While a request is answered.
+  std::string input_;                   // Read and not parsed.
+  std::string output_;
+  size_t sent_ = 0;  // Of output_.
+  bool http10_ = false, keep_alive_ = true, is_head_ = false;
+  bool awaits_readable_ = false, awaits_writable_ = false, flush_scheduled_ = false;
+  bool lingering_ = false;  // The last answer is out; what the client still sends is read and dropped.
+  bool closed_ = false;
+  absl::Time since_;       // The request's first byte; else the begin of idleness or lingering.
+  absl::Time last_flush_;  // When there was output last, and the socket took some.
+};
+
+}  // namespace tandem

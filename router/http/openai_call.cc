@@ -1,0 +1,226 @@
+#include "router/http/openai_call.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "router/http/openai_error.h"
+#include "router/http/openai_writer.h"
+
+namespace tandem {
+namespace {
+
+// A body that was understood.
+struct PreparedCall {
+  OpenAiRequest call;
+  std::vector<Request> requests;  // One for each prompt.
+};
+
+// Thread-safe.
+absl::StatusOr<PreparedCall> Prepare(const RequestBuilder& builder, OpenAiEndpoint endpoint, const std::string& name,
+                                     absl::string_view body) {
+  PreparedCall prepared;
+  ASSIGN_OR_RETURN(prepared.call, ParseOpenAiRequest(endpoint, body));
+  std::vector<RawRequest>& prompts = prepared.call.prompts;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    prompts[i].name = prompts.size() == 1 ? name : absl::StrCat(name, "-", i);
+    ASSIGN_OR_RETURN(Request request, builder.Build(std::move(prompts[i])));
+    prepared.requests.push_back(std::move(request));
+  }
+  return prepared;
+}
+
+absl::StatusOr<std::string> NameOf(const HttpHeaders& headers) {
+  const absl::string_view id = headers.Get("X-Request-Id");
+  if (id.empty()) return absl::StrCat("req-", absl::Hex(DrawRandomId(), absl::kZeroPad16));
+  if (!std::all_of(id.begin(), id.end(), absl::ascii_isgraph)) {
+    return absl::InvalidArgumentError("request_id: must be printable ASCII without spaces");
+  }
+  return std::string(id);
+}
+
+// Thread-safety: the HTTP server's thread, but for Prepare.
+// Ownership: kept by the reply's callbacks and by the sinks of its requests, until both have ended.
+class OpenAiCall final : public RequestListener, public std::enable_shared_from_this<OpenAiCall> {
+ public:
+  OpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, std::string name, std::shared_ptr<HttpReply> reply)
+      : shared_(shared),
+        endpoint_(endpoint),
+        name_(std::move(name)),
+        reply_(std::move(reply)),
+        arrival_(shared.clock.Now()) {}
+
+  void Begin(std::string body) {
+    reply_->OnGone([self = shared_from_this()] { self->OnClientLeft(); });
+    if (body.size() <= LongTexts::kLongBytes) {
+      Submit(Prepare(shared_.builder, endpoint_, name_, body));
+      return;
+    }
+    const size_t bytes = body.size();
+    absl::Status status = shared_.long_texts.Run(bytes, [self = shared_from_this(), body = std::move(body)] {
+      auto prepared = Prepare(self->shared_.builder, self->endpoint_, self->name_, body);
+      self->shared_.server->Post(
+          [self, prepared = std::move(prepared)]() mutable { self->Submit(std::move(prepared)); });
+    });
+    if (!status.ok()) Refuse(status);
+  }
+
+  void OnUpdate(int request, SampleUpdate update) override {
+    if (over_) return;
+    const int index = request * samples_ + update.index;
+    completion_tokens_ += static_cast<int>(update.tokens.size());
+    if (call_.stream) {
+      WriteEvent(index, std::move(update));
+      return;
+    }
+    OpenAiChoice& choice = choices_[index];
+    choice.text += update.text;
+    if (logprobs_) {
+      std::move(update.tokens.begin(), update.tokens.end(), std::back_inserter(choice.tokens));
+    }
+    choice.finish = update.finish;
+  }
+
+  void OnFinish(int request, const absl::Status& status, const RequestUsage& usage) override {
+    requests_[request] = nullptr;
+    if (over_) return;
+    if (!status.ok()) {
+      Fail(status);
+      return;
+    }
+    cached_tokens_ += usage.cached_tokens;
+    if (--open_requests_ == 0) FinishWell();
+  }
+
+ private:
+  void Submit(absl::StatusOr<PreparedCall> prepared) {
+    if (over_) return;  // The client left while its text was tokenised.
+    if (!prepared.ok()) {
+      Refuse(prepared.status());
+      return;
+    }
+    call_ = std::move(prepared->call);
+    samples_ = prepared->requests[0].num_samples;
+    logprobs_ = prepared->requests[0].sampling.logprobs.has_value();
+    open_requests_ = static_cast<int>(prepared->requests.size());
+    choices_.resize(static_cast<size_t>(samples_) * open_requests_);
+    for (size_t i = 0; i < choices_.size(); ++i) choices_[i].index = static_cast<int>(i);
+    started_.resize(choices_.size());
+    const absl::string_view prefix = endpoint_ == OpenAiEndpoint::kChatCompletions ? "chatcmpl-" : "cmpl-";
+    writer_.emplace(OpenAiWriter::Options{endpoint_, absl::StrCat(prefix, name_), shared_.served_name,
+                                          absl::ToUnixSeconds(absl::Now()), logprobs_},
+                    shared_.tokenizer);
+    if (call_.stream) reply_->ExpectStream();
+    for (Request& request : prepared->requests) {
+      prompt_tokens_ += static_cast<int>(request.prompt.size());
+      auto owned = std::make_shared<Request>(std::move(request));
+      owned->arrival = arrival_;
+      owned->sink = shared_.relay.NewSink(shared_from_this(), static_cast<int>(requests_.size()));
+      requests_.push_back(std::move(owned));
+    }
+    for (const auto& request : requests_) shared_.core.Submit(request);
+  }
+
+  void WriteEvent(int index, SampleUpdate update) {
+    const bool is_first = !started_[index];
+    started_[index] = true;
+    const bool has_news = !update.text.empty() || update.finish != RequestFinish::kNone || is_first ||
+                          (logprobs_ && !update.tokens.empty());
+    if (!has_news) return;  // Half a character, or what may become a stop string.
+    const OpenAiUsage usage = UsageSoFar();
+    events_.clear();
+    writer_->AppendEvent({index, std::move(update.text), std::move(update.tokens), update.finish}, is_first,
+                         call_.continuous_usage ? &usage : nullptr, events_);
+    reply_->Write(events_);
+  }
+
+  void FinishWell() {
+    over_ = true;
+    if (!call_.stream) {
+      reply_->Send({.body = writer_->Whole(choices_, UsageSoFar())});
+      return;
+    }
+    events_.clear();
+    if (call_.include_usage) writer_->AppendUsageEvent(UsageSoFar(), events_);
+    OpenAiWriter::AppendDone(events_);
+    reply_->Write(events_);
+    reply_->EndStream();
+  }
+
+  void Fail(const absl::Status& status) {
+    over_ = true;
+    CancelRequests();
+    if (!reply_->stream_started()) {
+      reply_->Send(OpenAiError(status));
+      return;
+    }
+    events_.clear();
+    OpenAiWriter::AppendErrorEvent(OpenAiErrorBody(status), events_);
+    reply_->Write(events_);
+    reply_->EndStream();
+  }
+
+  // It never reached the core.
+  void Refuse(const absl::Status& status) {
+    over_ = true;
+    shared_.core.CountRefused(status);
+    reply_->Send(OpenAiError(status));
+  }
+
+  void OnClientLeft() {
+    over_ = true;
+    CancelRequests();
+  }
+
+  void CancelRequests() {
+    for (auto& request : requests_) {
+      if (request != nullptr) shared_.core.CancelCall(std::move(request));
+    }
+  }
+
+  OpenAiUsage UsageSoFar() const { return {prompt_tokens_, completion_tokens_, cached_tokens_}; }
+
+  OpenAiShared& shared_;
+  const OpenAiEndpoint endpoint_;
+  const std::string name_;
+  const std::shared_ptr<HttpReply> reply_;  // Co-owner: the connection.
+  const absl::Time arrival_;
+  OpenAiRequest call_;
+  std::optional<OpenAiWriter> writer_;
+  // Those that have not ended. Co-owner: the core.
+  std::vector<std::shared_ptr<const Request>> requests_;
+  int samples_ = 1, open_requests_ = 0;
+  bool logprobs_ = false;
+  std::vector<OpenAiChoice> choices_;  // What is not streamed.
+  std::vector<bool> started_;          // Choices with an event.
+  std::string events_;
+  int prompt_tokens_ = 0, completion_tokens_ = 0, cached_tokens_ = 0;
+  bool over_ = false;
+};
+
+}  // namespace
+
+void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, HttpRequest request,
+                     std::shared_ptr<HttpReply> reply) {
+  if (!shared.gate.Enter()) {
+    const absl::Status status = absl::UnavailableError("the router is shutting down");
+    shared.core.CountRefused(status);
+    reply->Send(OpenAiError(status));
+    return;
+  }
+  reply->OnOver([&shared] { shared.gate.Leave(); });
+  absl::StatusOr<std::string> name = NameOf(request.headers);
+  if (!name.ok()) {
+    shared.core.CountRefused(name.status());
+    reply->Send(OpenAiError(name.status()));
+    return;
+  }
+  std::make_shared<OpenAiCall>(shared, endpoint, *std::move(name), std::move(reply))->Begin(std::move(request.body));
+}
+
+}  // namespace tandem

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "common/clock.h"
+#include "common/gate.h"
+#include "router/http/http_message.h"
+#include "router/http/openai_request.h"
+#include "router/http/turn_relay.h"
+#include "router/long_texts.h"
+#include "router/request_builder.h"
+#include "router/router_core.h"
+
+namespace tandem {
+
+// What all calls share; outlives them.
+struct OpenAiShared {
+  std::string served_name;
+  int max_context_tokens = 0;
+  const Tokenizer& tokenizer;
+  const RequestBuilder& builder;
+  RouterCore& core;
+  LongTexts& long_texts;
+  TurnRelay& relay;
+  Gate& gate;
+  const Clock& clock;
+  HttpServer* server = nullptr;
+};
+
+// Answers a call to /v1/completions or /v1/chat/completions: reads the body, submits a request for each prompt, and
+// writes what comes of them as events or as one body. The client's end ends the requests; an error of one ends the
+// others. The header X-Request-Id names the request.
+void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, HttpRequest request,
+                     std::shared_ptr<HttpReply> reply);
+
+}  // namespace tandem

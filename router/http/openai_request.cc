@@ -1,0 +1,395 @@
+#include "router/http/openai_request.h"
+
+#include <boost/json/monotonic_resource.hpp>
+#include <boost/json/parse.hpp>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace tandem {
+namespace {
+
+namespace json = boost::json;
+
+constexpr int kDefaultCompletionTokens = 16;  // As OpenAI's.
+constexpr int kMaxPrompts = 1024;
+
+absl::string_view View(const json::string& text) { return {text.data(), text.size()}; }
+
+absl::Status WrongType(absl::string_view field, absl::string_view expected, const json::value& got) {
+  static constexpr absl::string_view kKinds[] = {"null",     "a boolean", "an integer", "an integer",
+                                                 "a number", "a string",  "an array",   "an object"};
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": expected ", expected, ", got ", kKinds[static_cast<int>(got.kind())]));
+}
+
+// A number without a fraction, whether written as 5 or as 5.0.
+std::optional<int64_t> WholeNumber(const json::value& value) {
+  if (value.is_int64()) return value.get_int64();
+  if (value.is_uint64()) return std::nullopt;  // Over what fits.
+  if (value.is_double() && std::trunc(value.get_double()) == value.get_double() &&
+      std::abs(value.get_double()) < 9e15) {
+    return static_cast<int64_t>(value.get_double());
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<std::vector<TokenId>> TokenIds(absl::string_view field, const json::array& array) {
+  std::vector<TokenId> ids;
+  ids.reserve(array.size());
+  for (const json::value& item : array) {
+    const std::optional<int64_t> id = WholeNumber(item);
+    if (!id.has_value()) return WrongType(absl::StrCat(field, "[", ids.size(), "]"), "a token id", item);
+    if (*id < 0 || *id > std::numeric_limits<TokenId>::max()) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ": ", *id, " is no token id"));
+    }
+    ids.push_back(static_cast<TokenId>(*id));
+  }
+  return ids;
+}
+
+// The fields of one JSON object. Getters leave the target as it is where a field is missing or null, and keep the
+// first error.
+class Fields {
+ public:
+  explicit Fields(const json::object& object, std::string prefix = "") : object_(object), prefix_(std::move(prefix)) {}
+
+  // Null where it is missing or null.
+  const json::value* Find(absl::string_view name) const {
+    const json::value* value = object_.if_contains({name.data(), name.size()});
+    return value == nullptr || value->is_null() ? nullptr : value;
+  }
+  std::string NameOf(absl::string_view name) const { return absl::StrCat(prefix_, name); }
+
+  void Get(absl::string_view name, bool& target) {
+    if (const json::value* value = Find(name); value != nullptr) {
+      if (value->is_bool()) {
+        target = value->get_bool();
+      } else {
+        Keep(WrongType(NameOf(name), "true or false", *value));
+      }
+    }
+  }
+  void Get(absl::string_view name, std::string& target) {
+    if (const json::value* value = Find(name); value != nullptr) {
+      if (value->is_string()) {
+        target = std::string(View(value->get_string()));
+      } else {
+        Keep(WrongType(NameOf(name), "a string", *value));
+      }
+    }
+  }
+  void Get(absl::string_view name, float& target) {
+    if (const json::value* value = Find(name); value != nullptr) {
+      if (value->is_number()) {
+        target = value->to_number<float>();
+      } else {
+        Keep(WrongType(NameOf(name), "a number", *value));
+      }
+    }
+  }
+  void Get(absl::string_view name, int& target) {
+    if (const json::value* value = Find(name); value != nullptr) {
+      const std::optional<int64_t> number = WholeNumber(*value);
+      if (!number.has_value()) {
+        Keep(WrongType(NameOf(name), "an integer", *value));
+      } else if (std::abs(*number) > std::numeric_limits<int>::max()) {
+        Keep(absl::InvalidArgumentError(absl::StrCat(NameOf(name), ": out of range, got ", *number)));
+      } else {
+        target = static_cast<int>(*number);
+      }
+    }
+  }
+  void Keep(absl::Status status) {
+    if (status_.ok()) status_ = std::move(status);
+  }
+  // For fields that would change the answer.
+  void Refuse(absl::string_view name, absl::string_view why) {
+    Keep(absl::InvalidArgumentError(absl::StrCat(NameOf(name), ": ", why)));
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const json::object& object_;
+  const std::string prefix_;
+  absl::Status status_;
+};
+
+void GetStops(Fields& fields, RawRequest& raw) {
+  const json::value* value = fields.Find("stop");
+  if (value == nullptr) return;
+  if (value->is_string()) {
+    raw.stops = {std::string(View(value->get_string()))};
+    return;
+  }
+  if (!value->is_array()) return fields.Keep(WrongType("stop", "a string or an array of strings", *value));
+  for (const json::value& item : value->get_array()) {
+    if (!item.is_string()) return fields.Keep(WrongType("stop", "an array of strings", item));
+    raw.stops.emplace_back(View(item.get_string()));
+  }
+}
+
+void GetLogitBias(Fields& fields, SamplingParams& sampling) {
+  const json::value* value = fields.Find("logit_bias");
+  if (value == nullptr) return;
+  if (!value->is_object()) return fields.Keep(WrongType("logit_bias", "an object", *value));
+  for (const auto& [key, bias] : value->get_object()) {
+    TokenId token;
+    if (!absl::SimpleAtoi(absl::string_view(key.data(), key.size()), &token)) {
+      return fields.Refuse("logit_bias", absl::StrCat("\"", std::string(key), "\" is no token id"));
+    }
+    if (!bias.is_number()) return fields.Keep(WrongType("logit_bias", "numbers as values", bias));
+    sampling.logit_bias.emplace_back(token, bias.to_number<float>());
+  }
+}
+
+// OpenAI's chat has a switch and a number of alternatives, its completions one number.
+void GetLogprobs(Fields& fields, OpenAiEndpoint endpoint, SamplingParams& sampling) {
+  int count = 0;
+  if (endpoint == OpenAiEndpoint::kCompletions) {
+    if (fields.Find("logprobs") == nullptr) return;
+    fields.Get("logprobs", count);
+    sampling.logprobs = count;
+    return;
+  }
+  bool wanted = false;
+  fields.Get("logprobs", wanted);
+  fields.Get("top_logprobs", count);
+  if (wanted) {
+    sampling.logprobs = count;
+  } else if (count > 0) {
+    fields.Refuse("top_logprobs", "needs logprobs to be true");
+  }
+}
+
+void GetSampling(Fields& fields, OpenAiEndpoint endpoint, RawRequest& raw) {
+  SamplingParams& sampling = raw.sampling;
+  sampling.temperature = 1;
+  fields.Get("temperature", sampling.temperature);
+  fields.Get("top_p", sampling.top_p);
+  fields.Get("top_k", sampling.top_k);
+  if (sampling.top_k == -1) sampling.top_k = 0;  // What others call "all of them".
+  fields.Get("min_p", sampling.min_p);
+  fields.Get("repetition_penalty", sampling.repetition_penalty);
+  fields.Get("presence_penalty", sampling.presence_penalty);
+  fields.Get("frequency_penalty", sampling.frequency_penalty);
+  if (const json::value* seed = fields.Find("seed"); seed != nullptr) {
+    const std::optional<int64_t> number = WholeNumber(*seed);
+    if (!number.has_value() && !seed->is_uint64()) fields.Keep(WrongType("seed", "an integer", *seed));
+    sampling.seed = number.has_value() ? static_cast<uint64_t>(*number) : seed->is_uint64() ? seed->get_uint64() : 0;
+    raw.has_seed = true;
+  }
+  if (endpoint == OpenAiEndpoint::kCompletions) sampling.max_tokens = kDefaultCompletionTokens;
+  for (const char* name : {"max_tokens", "max_completion_tokens"}) {
+    if (fields.Find(name) == nullptr) continue;
+    fields.Get(name, sampling.max_tokens);
+    if (sampling.max_tokens < 1) fields.Refuse(name, absl::StrCat("must be at least 1, got ", sampling.max_tokens));
+  }
+  fields.Get("min_tokens", sampling.min_tokens);
+  fields.Get("ignore_eos", sampling.ignore_eos);
+  if (const json::value* ids = fields.Find("stop_token_ids"); ids != nullptr) {
+    if (!ids->is_array()) return fields.Keep(WrongType("stop_token_ids", "an array of token ids", *ids));
+    absl::StatusOr<std::vector<TokenId>> tokens = TokenIds("stop_token_ids", ids->get_array());
+    if (!tokens.ok()) return fields.Keep(tokens.status());
+    sampling.stop_token_ids = *std::move(tokens);
+  }
+  GetStops(fields, raw);
+  GetLogitBias(fields, sampling);
+  GetLogprobs(fields, endpoint, sampling);
+}
+
+// A message's content: a string, or text parts, which are joined.
+absl::StatusOr<std::string> ParseContent(const std::string& field, const json::value* content) {
+  if (content == nullptr) return std::string();
+  if (content->is_string()) return std::string(View(content->get_string()));
+  if (!content->is_array()) return WrongType(field, "a string or an array of text parts", *content);
+  std::string text;
+  for (const json::value& part : content->get_array()) {
+    if (!part.is_object()) return WrongType(field, "an array of text parts", part);
+    Fields fields(part.get_object(), field + ".");
+    std::string type, part_text;
+    fields.Get("type", type);
+    fields.Get("text", part_text);
+    RETURN_IF_ERROR(fields.status());
+    if (type != "text") {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, ": only parts of type \"text\" can be read, got \"", type, "\""));
+    }
+    absl::StrAppend(&text, text.empty() ? "" : "\n", part_text);
+  }
+  return text;
+}
+
+absl::StatusOr<std::vector<ChatMessage>> ParseMessages(const Fields& body) {
+  const json::value* value = body.Find("messages");
+  if (value == nullptr) return absl::InvalidArgumentError("messages: is missing");
+  if (!value->is_array()) return WrongType("messages", "an array of messages", *value);
+  std::vector<ChatMessage> messages;
+  for (const json::value& item : value->get_array()) {
+    const std::string field = absl::StrCat("messages[", messages.size(), "]");
+    if (!item.is_object()) return WrongType(field, "an object", item);
+    Fields fields(item.get_object(), field + ".");
+    ChatMessage message;
+    fields.Get("role", message.role);
+    if (message.role.empty()) fields.Refuse("role", "is missing");
+    RETURN_IF_ERROR(fields.status());
+    ASSIGN_OR_RETURN(message.content, ParseContent(field + ".content", fields.Find("content")));
+    messages.push_back(std::move(message));
+  }
+  return messages;
+}
+
+using Prompt = decltype(RawRequest::prompt);
+
+// One string, one list of token ids, or a list of either.
+absl::StatusOr<std::vector<Prompt>> ParsePrompts(const Fields& body) {
+  const json::value* value = body.Find("prompt");
+  if (value == nullptr) return absl::InvalidArgumentError("prompt: is missing");
+  constexpr absl::string_view kExpected = "a string, token ids, or an array of these";
+  std::vector<Prompt> prompts;
+  if (value->is_string()) {
+    prompts.emplace_back(std::string(View(value->get_string())));
+    return prompts;
+  }
+  if (!value->is_array()) return WrongType("prompt", kExpected, *value);
+  const json::array& array = value->get_array();
+  if (array.empty()) return absl::InvalidArgumentError("prompt: must not be empty");
+  if (array[0].is_number()) {
+    ASSIGN_OR_RETURN(std::vector<TokenId> ids, TokenIds("prompt", array));
+    prompts.emplace_back(std::move(ids));
+    return prompts;
+  }
+  if (array.size() > kMaxPrompts) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt: at most ", kMaxPrompts, " prompts, got ", array.size()));
+  }
+  for (const json::value& item : array) {
+    if (item.is_string()) {
+      prompts.emplace_back(std::string(View(item.get_string())));
+    } else if (item.is_array()) {
+      ASSIGN_OR_RETURN(std::vector<TokenId> ids,
+                       TokenIds(absl::StrCat("prompt[", prompts.size(), "]"), item.get_array()));
+      prompts.emplace_back(std::move(ids));
+    } else {
+      return WrongType(absl::StrCat("prompt[", prompts.size(), "]"), "a string or token ids", item);
+    }
+  }
+  return prompts;
+}
+
+void RefuseWhatIsNotThere(Fields& fields) {
+  bool echo = false;
+  fields.Get("echo", echo);
+  if (echo) fields.Refuse("echo", "is not supported");
+  std::string suffix;
+  fields.Get("suffix", suffix);
+  if (!suffix.empty()) fields.Refuse("suffix", "is not supported");
+  int samples = 1;
+  fields.Get("n", samples);
+  int best_of = samples;
+  fields.Get("best_of", best_of);
+  if (best_of != samples) fields.Refuse("best_of", "is not supported other than equal to n");
+  if (fields.Find("prompt_logprobs") != nullptr) fields.Refuse("prompt_logprobs", "is not supported");
+  if (const json::value* tools = fields.Find("tools");
+      tools != nullptr && !(tools->is_array() && tools->get_array().empty())) {
+    fields.Refuse("tools", "tool calls are not supported");
+  }
+  if (const json::value* format = fields.Find("response_format"); format != nullptr) {
+    if (!format->is_object()) return fields.Keep(WrongType("response_format", "an object", *format));
+    Fields inner(format->get_object(), "response_format.");
+    std::string type;
+    inner.Get("type", type);
+    fields.Keep(inner.status());
+    if (type != "text") {
+      fields.Refuse("response_format", absl::StrCat("only type \"text\" is supported, got \"", type, "\""));
+    }
+  }
+}
+
+absl::StatusOr<json::value> ParseObject(absl::string_view body, json::monotonic_resource& memory) {
+  json::error_code error;
+  json::value value = json::parse({body.data(), body.size()}, error, &memory);
+  if (error) return absl::InvalidArgumentError(absl::StrCat("the body is no valid JSON: ", error.message()));
+  if (!value.is_object()) return absl::InvalidArgumentError("the body must be a JSON object");
+  return value;
+}
+
+absl::StatusOr<RawRequest> WithMessages(const Fields& fields, RawRequest raw) {
+  ASSIGN_OR_RETURN(raw.prompt, ParseMessages(fields));
+  return raw;
+}
+
+}  // namespace
+
+absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, absl::string_view body) {
+  json::monotonic_resource memory;
+  ASSIGN_OR_RETURN(json::value value, ParseObject(body, memory));
+  Fields fields(value.get_object());
+  OpenAiRequest request{.endpoint = endpoint};
+  RawRequest raw;
+  fields.Get("model", raw.model);
+  fields.Get("priority", raw.priority);
+  fields.Get("n", raw.num_samples);
+  fields.Get("stream", request.stream);
+  if (const json::value* options = fields.Find("stream_options"); options != nullptr) {
+    if (!options->is_object()) {
+      fields.Keep(WrongType("stream_options", "an object", *options));
+    } else {
+      Fields inner(options->get_object(), "stream_options.");
+      inner.Get("include_usage", request.include_usage);
+      inner.Get("continuous_usage_stats", request.continuous_usage);
+      fields.Keep(inner.status());
+    }
+  }
+  GetSampling(fields, endpoint, raw);
+  RefuseWhatIsNotThere(fields);
+  RETURN_IF_ERROR(fields.status());
+  if (endpoint == OpenAiEndpoint::kChatCompletions) {
+    ASSIGN_OR_RETURN(raw, WithMessages(fields, std::move(raw)));
+    request.prompts.push_back(std::move(raw));
+    return request;
+  }
+  ASSIGN_OR_RETURN(std::vector<Prompt> prompts, ParsePrompts(fields));
+  for (Prompt& prompt : prompts) {
+    RawRequest& one = request.prompts.emplace_back(raw);
+    one.prompt = std::move(prompt);
+  }
+  return request;
+}
+
+absl::StatusOr<RawRequest> ParseTokenizeRequest(absl::string_view body) {
+  json::monotonic_resource memory;
+  ASSIGN_OR_RETURN(json::value value, ParseObject(body, memory));
+  Fields fields(value.get_object());
+  RawRequest raw;
+  fields.Get("model", raw.model);
+  RETURN_IF_ERROR(fields.status());
+  if (fields.Find("messages") != nullptr) return WithMessages(fields, std::move(raw));
+  std::string prompt;
+  if (fields.Find("prompt") == nullptr) return absl::InvalidArgumentError("prompt: is missing, and so is messages");
+  fields.Get("prompt", prompt);
+  RETURN_IF_ERROR(fields.status());
+  raw.prompt = std::move(prompt);
+  return raw;
+}
+
+absl::StatusOr<DetokenizeRequest> ParseDetokenizeRequest(absl::string_view body) {
+  json::monotonic_resource memory;
+  ASSIGN_OR_RETURN(json::value value, ParseObject(body, memory));
+  Fields fields(value.get_object());
+  DetokenizeRequest request;
+  fields.Get("model", request.model);
+  RETURN_IF_ERROR(fields.status());
+  const json::value* tokens = fields.Find("tokens");
+  if (tokens == nullptr) return absl::InvalidArgumentError("tokens: is missing");
+  if (!tokens->is_array()) return WrongType("tokens", "an array of token ids", *tokens);
+  ASSIGN_OR_RETURN(request.tokens, TokenIds("tokens", tokens->get_array()));
+  return request;
+}
+
+}  // namespace tandem

@@ -1,0 +1,142 @@
+#include "router/http/openai_service.h"
+
+#include <boost/json/serialize.hpp>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "router/http/openai_error.h"
+
+namespace tandem {
+namespace {
+
+constexpr absl::string_view kModelsPath = "/v1/models";
+
+std::string JsonString(absl::string_view text) {
+  return boost::json::serialize(boost::json::string_view(text.data(), text.size()));
+}
+
+HttpResponse Answer(const absl::StatusOr<std::string>& body) {
+  if (!body.ok()) return OpenAiError(body.status());
+  return {.body = *body};
+}
+
+}  // namespace
+
+OpenAiService::OpenAiService(OpenAiShared shared, const MetricsServer& metrics)
+    : shared_(std::move(shared)), metrics_(metrics), created_(absl::ToUnixSeconds(absl::Now())) {}
+
+void OpenAiService::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
+  const bool is_get = request.method == "GET" || request.method == "HEAD";
+  if (is_get ? HandleGet(request, reply) : request.method == "POST" && HandlePost(request, reply)) return;
+  // Is it the path that is wrong, or the method?
+  static constexpr absl::string_view kGets[] = {"/health", "/ping", "/ready", "/version", "/metrics", kModelsPath};
+  static constexpr absl::string_view kPosts[] = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"};
+  absl::string_view allow;
+  for (absl::string_view path : kGets) allow = request.path == path ? "GET, HEAD" : allow;
+  for (absl::string_view path : kPosts) allow = request.path == path ? "POST" : allow;
+  if (allow.empty()) {
+    reply->Send({.status = 404,
+                 .body = OpenAiErrorBody(
+                     404, absl::StrCat("there is no ", request.path, "; docs/http_api.md lists the paths"))});
+    return;
+  }
+  reply->Send({.status = 405,
+               .body = OpenAiErrorBody(405, absl::StrCat(request.path, " takes ", allow, ", not ", request.method)),
+               .headers = {{"Allow", std::string(allow)}}});
+}
+
+std::string OpenAiService::ErrorBody(int status, absl::string_view message) { return OpenAiErrorBody(status, message); }
+
+bool OpenAiService::HandleGet(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  const std::string& path = request.path;
+  if (path == "/health" || path == "/ping") {
+    reply->Send({.content_type = "text/plain"});
+  } else if (path == "/ready") {
+    AnswerReady(reply);
+  } else if (path == "/version") {
+    reply->Send({.body = "{\"version\":\"" TANDEM_VERSION "\"}"});
+  } else if (path == "/metrics") {
+    reply->Send({.body = metrics_.Text(), .content_type = "text/plain; version=0.0.4; charset=utf-8"});
+  } else if (path == kModelsPath) {
+    reply->Send({.body = absl::StrCat("{\"object\":\"list\",\"data\":[", ModelCard(), "]}")});
+  } else if (absl::StartsWith(path, absl::StrCat(kModelsPath, "/"))) {
+    const absl::string_view name = absl::string_view(path).substr(kModelsPath.size() + 1);
+    const absl::Status status = shared_.builder.CheckModel(name);
+    reply->Send(status.ok() ? HttpResponse{.body = ModelCard()} : OpenAiError(status));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+bool OpenAiService::HandlePost(HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  if (request.path == "/v1/chat/completions") {
+    StartOpenAiCall(shared_, OpenAiEndpoint::kChatCompletions, std::move(request), reply);
+  } else if (request.path == "/v1/completions") {
+    StartOpenAiCall(shared_, OpenAiEndpoint::kCompletions, std::move(request), reply);
+  } else if (request.path == "/tokenize") {
+    AnswerTokenize(std::move(request.body), reply);
+  } else if (request.path == "/detokenize") {
+    reply->Send(Answer(Detokenize(request.body)));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+void OpenAiService::AnswerReady(std::shared_ptr<HttpReply> reply) {
+  shared_.core.ReadState([this, reply = std::move(reply)](const ClusterView&, int64_t, bool ready) {
+    shared_.server->Post([reply, ready] {
+      if (ready) {
+        reply->Send({.content_type = "text/plain"});
+      } else {
+        reply->Send(OpenAiError(absl::UnavailableError("the workers that requests need are not all here yet")));
+      }
+    });
+  });
+}
+
+void OpenAiService::AnswerTokenize(std::string body, std::shared_ptr<HttpReply> reply) {
+  if (body.size() <= LongTexts::kLongBytes) {
+    reply->Send(Answer(Tokenize(body)));
+    return;
+  }
+  const size_t bytes = body.size();
+  const absl::Status status = shared_.long_texts.Run(bytes, [this, body = std::move(body), reply] {
+    shared_.server->Post([reply, answer = Answer(Tokenize(body))]() mutable { reply->Send(std::move(answer)); });
+  });
+  if (!status.ok()) reply->Send(OpenAiError(status));
+}
+
+absl::StatusOr<std::string> OpenAiService::Tokenize(absl::string_view body) const {
+  ASSIGN_OR_RETURN(const RawRequest raw, ParseTokenizeRequest(body));
+  RETURN_IF_ERROR(shared_.builder.CheckModel(raw.model));
+  ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, shared_.builder.Tokenize(raw));
+  return absl::StrCat("{\"count\":", tokens.size(), ",\"max_model_len\":", shared_.max_context_tokens, ",\"tokens\":[",
+                      absl::StrJoin(tokens, ","), "]}");
+}
+
+absl::StatusOr<std::string> OpenAiService::Detokenize(absl::string_view body) const {
+  ASSIGN_OR_RETURN(DetokenizeRequest request, ParseDetokenizeRequest(body));
+  RETURN_IF_ERROR(shared_.builder.CheckModel(request.model));
+  for (TokenId token : request.tokens) {
+    if (token >= shared_.tokenizer.vocabulary_size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tokens: ", token, " is not in the vocabulary of ", shared_.tokenizer.vocabulary_size()));
+    }
+  }
+  return absl::StrCat("{\"prompt\":", JsonString(shared_.tokenizer.Decode(request.tokens, /*with_special=*/true)), "}");
+}
+
+std::string OpenAiService::ModelCard() const {
+  const std::string name = JsonString(shared_.served_name);
+  return absl::StrCat("{\"id\":", name, ",\"object\":\"model\",\"created\":", created_,
+                      ",\"owned_by\":\"tandem\",\"root\":", name,
+                      ",\"parent\":null,\"max_model_len\":", shared_.max_context_tokens, ",\"permission\":[]}");
+}
+
+}  // namespace tandem

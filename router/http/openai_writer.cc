@@ -1,0 +1,186 @@
+#include "router/http/openai_writer.h"
+
+#include <algorithm>
+#include <boost/json/serialize.hpp>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+
+namespace tandem {
+namespace {
+
+constexpr float kLeastLogprob = -9999;  // JSON has no infinity.
+
+void AppendString(absl::string_view text, std::string& out) {
+  // Most pieces of text need no escapes.
+  const bool is_plain = std::all_of(text.begin(), text.end(), [](char c) {
+    return static_cast<unsigned char>(c) >= 0x20 && c != '"' && c != '\\' && c != 0x7f;
+  });
+  if (is_plain) {
+    absl::StrAppend(&out, "\"", text, "\"");
+  } else {
+    out += boost::json::serialize(boost::json::string_view(text.data(), text.size()));
+  }
+}
+
+absl::string_view FinishName(RequestFinish finish) {
+  switch (finish) {
+    case RequestFinish::kNone:
+      return "null";
+    case RequestFinish::kStop:
+      return "\"stop\"";
+    case RequestFinish::kLength:
+      return "\"length\"";
+  }
+  return "null";
+}
+
+void AppendNumber(float logprob, std::string& out) {
+  absl::StrAppend(&out, std::isfinite(logprob) ? std::max(logprob, kLeastLogprob) : kLeastLogprob);
+}
+
+void AppendUsage(const OpenAiUsage& usage, std::string& out) {
+  absl::StrAppend(&out, "\"usage\":{\"prompt_tokens\":", usage.prompt_tokens,
+                  ",\"completion_tokens\":", usage.completion_tokens,
+                  ",\"total_tokens\":", usage.prompt_tokens + usage.completion_tokens,
+                  ",\"prompt_tokens_details\":{\"cached_tokens\":", usage.cached_tokens, "}}");
+}
+
+std::string TokenText(const Tokenizer& tokenizer, TokenId token) {
+  return tokenizer.Decode(absl::MakeConstSpan(&token, 1), /*with_special=*/true);
+}
+
+}  // namespace
+
+OpenAiWriter::OpenAiWriter(Options options, const Tokenizer& tokenizer)
+    : options_(std::move(options)),
+      tokenizer_(tokenizer),
+      is_chat_(options_.endpoint == OpenAiEndpoint::kChatCompletions) {
+  event_head_ = "data: ";
+  AppendHead(is_chat_ ? "chat.completion.chunk" : "text_completion", event_head_);
+}
+
+void OpenAiWriter::AppendHead(absl::string_view object, std::string& out) const {
+  out += "{\"id\":";
+  AppendString(options_.id, out);
+  absl::StrAppend(&out, ",\"object\":\"", object, "\",\"created\":", options_.created, ",\"model\":");
+  AppendString(options_.model, out);
+  out += ",\"choices\":[";
+}
+
+void OpenAiWriter::AppendEvent(const OpenAiChoice& piece, bool is_first, const OpenAiUsage* usage, std::string& out) {
+  absl::StrAppend(&out, event_head_, "{\"index\":", piece.index);
+  if (is_chat_) {
+    absl::StrAppend(&out, ",\"delta\":{", is_first ? "\"role\":\"assistant\"," : "", "\"content\":");
+    AppendString(piece.text, out);
+    out += "}";
+  } else {
+    out += ",\"text\":";
+    AppendString(piece.text, out);
+  }
+  out += ",\"logprobs\":";
+  if (options_.logprobs && !piece.tokens.empty()) {
+    text_offsets_.resize(std::max<size_t>(text_offsets_.size(), piece.index + 1));
+    AppendLogprobs(piece.tokens, text_offsets_[piece.index], out);
+    for (const SampledToken& token : piece.tokens) {
+      text_offsets_[piece.index] += tokenizer_.TokenBytes(token.token, /*with_special=*/true).size();
+    }
+  } else {
+    out += "null";
+  }
+  absl::StrAppend(&out, ",\"finish_reason\":", FinishName(piece.finish), "}]");
+  if (usage != nullptr) {
+    out += ",";
+    AppendUsage(*usage, out);
+  }
+  out += "}\n\n";
+}
+
+void OpenAiWriter::AppendUsageEvent(const OpenAiUsage& usage, std::string& out) const {
+  absl::StrAppend(&out, event_head_, "],");
+  AppendUsage(usage, out);
+  out += "}\n\n";
+}
+
+void OpenAiWriter::AppendErrorEvent(absl::string_view error_body, std::string& out) {
+  absl::StrAppend(&out, "data: ", error_body, "\n\n");
+}
+
+void OpenAiWriter::AppendDone(std::string& out) { out += "data: [DONE]\n\n"; }
+
+std::string OpenAiWriter::Whole(const std::vector<OpenAiChoice>& choices, const OpenAiUsage& usage) const {
+  std::string out;
+  AppendHead(is_chat_ ? "chat.completion" : "text_completion", out);
+  for (const OpenAiChoice& choice : choices) {
+    absl::StrAppend(&out, &choice == &choices.front() ? "" : ",", "{\"index\":", choice.index);
+    out += is_chat_ ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"text\":";
+    AppendString(choice.text, out);
+    out += is_chat_ ? ",\"refusal\":null},\"logprobs\":" : ",\"logprobs\":";
+    if (options_.logprobs) {
+      AppendLogprobs(choice.tokens, 0, out);
+    } else {
+      out += "null";
+    }
+    absl::StrAppend(&out, ",\"finish_reason\":", FinishName(choice.finish), "}");
+  }
+  out += "],";
+  AppendUsage(usage, out);
+  out += "}";
+  return out;
+}
+
+void OpenAiWriter::AppendChatLogprob(TokenId token, float logprob, std::string& out) const {
+  out += "{\"token\":";
+  AppendString(TokenText(tokenizer_, token), out);
+  out += ",\"logprob\":";
+  AppendNumber(logprob, out);
+  out += ",\"bytes\":[";
+  absl::string_view separator = "";
+  for (const char byte : tokenizer_.TokenBytes(token, /*with_special=*/true)) {
+    absl::StrAppend(&out, std::exchange(separator, ","), static_cast<int>(static_cast<unsigned char>(byte)));
+  }
+  out += "]";
+}
+
+void OpenAiWriter::AppendLogprobs(const std::vector<SampledToken>& tokens, size_t text_offset, std::string& out) const {
+  if (is_chat_) {
+    out += "{\"content\":[";
+    for (const SampledToken& token : tokens) {
+      if (&token != &tokens.front()) out += ",";
+      AppendChatLogprob(token.token, token.logprob.value_or(kLeastLogprob), out);
+      out += ",\"top_logprobs\":[";
+      for (const TokenLogprob& top : token.top) {
+        if (&top != &token.top.front()) out += ",";
+        AppendChatLogprob(top.token, top.logprob, out);
+        out += "}";
+      }
+      out += "]}";
+    }
+    out += "]}";
+    return;
+  }
+  std::string texts, logprobs, tops, offsets;
+  for (const SampledToken& token : tokens) {
+    const char* const separator = &token == &tokens.front() ? "" : ",";
+    texts += separator;
+    AppendString(TokenText(tokenizer_, token.token), texts);
+    logprobs += separator;
+    AppendNumber(token.logprob.value_or(kLeastLogprob), logprobs);
+    absl::StrAppend(&tops, separator, "{");
+    for (const TokenLogprob& top : token.top) {
+      if (&top != &token.top.front()) tops += ",";
+      AppendString(TokenText(tokenizer_, top.token), tops);
+      tops += ":";
+      AppendNumber(top.logprob, tops);
+    }
+    tops += "}";
+    absl::StrAppend(&offsets, separator, text_offset);
+    text_offset += tokenizer_.TokenBytes(token.token, /*with_special=*/true).size();
+  }
+  absl::StrAppend(&out, "{\"tokens\":[", texts, "],\"token_logprobs\":[", logprobs, "],\"top_logprobs\":[", tops,
+                  "],\"text_offset\":[", offsets, "]}");
+}
+
+}  // namespace tandem
