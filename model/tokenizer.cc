@@ -146,7 +146,6 @@ absl::Status Tokenizer::Build(TokenizerSpec spec) {
   strips_first_space_ =
       space_prefix_ != TokenizerSpec::SpacePrefix::kNever && kind_ == TokenizerSpec::Kind::kSentencePiece;
   add_bos_ = spec.add_bos;
-  ignore_merges_ = spec.ignore_merges;
   bos_ = spec.bos;
   unknown_ = spec.unknown;
   RETURN_IF_ERROR(BuildBytes(spec));
@@ -178,7 +177,23 @@ absl::Status Tokenizer::Build(TokenizerSpec spec) {
     }
   }
   ASSIGN_OR_RETURN(splitter_, WordSplitter::Create(spec.pre_tokenizers));
+  MarkWholeWords(spec.ignore_merges);
   return absl::OkStatus();
+}
+
+void Tokenizer::MarkWholeWords(bool all) {
+  whole_bytes_.fill(-1);
+  is_whole_word_.assign(bytes_.size(), all);
+  std::vector<TokenId> symbols, out, whole;
+  for (const auto& [bytes, id] : ids_by_bytes_) {
+    out.clear();
+    EncodeWord(bytes, symbols, out);
+    if (out.size() == 1 && out[0] == id) whole.push_back(id);
+  }
+  for (TokenId id : whole) {
+    is_whole_word_[id] = true;
+    if (bytes_[id].size() == 1) whole_bytes_[static_cast<uint8_t>(bytes_[id][0])] = id;
+  }
 }
 
 absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(absl::string_view text, bool add_bos) const {
@@ -189,6 +204,10 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(absl::string_view text, b
   if (add_bos && add_bos_ && bos_ >= 0) out.push_back(bos_);
   size_t segment_begin = 0;
   for (size_t i = 0; i < text.size();) {
+    if (specials_[static_cast<uint8_t>(text[i])].empty()) {
+      ++i;
+      continue;
+    }
     const Special* found = nullptr;
     for (const Special& special : specials_[static_cast<uint8_t>(text[i])]) {
       if (absl::StartsWith(text.substr(i), special.text)) {
@@ -234,20 +253,20 @@ absl::Status Tokenizer::EncodeSegment(absl::string_view text, bool is_first, std
     normalised = absl::StrCat(" ", text);
     text = normalised;
   }
-  ASSIGN_OR_RETURN(std::vector<absl::string_view> words, splitter_->Split(text));
-  for (absl::string_view word : words) EncodeWord(word, out);
-  return absl::OkStatus();
+  std::vector<TokenId> symbols;
+  return splitter_->Split(text, [&](absl::string_view word) { EncodeWord(word, symbols, out); });
 }
 
-void Tokenizer::EncodeWord(absl::string_view word, std::vector<TokenId>& out) const {
-  if (ignore_merges_) {
-    if (auto whole = ids_by_bytes_.find(word); whole != ids_by_bytes_.end()) {
-      out.push_back(whole->second);
-      return;
-    }
+void Tokenizer::EncodeWord(absl::string_view word, std::vector<TokenId>& symbols, std::vector<TokenId>& out) const {
+  if (word.size() == 1 && whole_bytes_[static_cast<uint8_t>(word[0])] >= 0) {
+    out.push_back(whole_bytes_[static_cast<uint8_t>(word[0])]);
+    return;
   }
-  std::vector<TokenId> symbols;
-  symbols.reserve(word.size());
+  if (auto whole = ids_by_bytes_.find(word); whole != ids_by_bytes_.end() && is_whole_word_[whole->second]) {
+    out.push_back(whole->second);
+    return;
+  }
+  symbols.clear();
   if (kind_ == TokenizerSpec::Kind::kByteLevelBpe) {
     for (char byte : word) {
       TokenId id = byte_tokens_[static_cast<uint8_t>(byte)];

@@ -60,18 +60,24 @@ class Tokenizer {
   absl::Status BuildBytes(const TokenizerSpec& spec);
   // Ids of the text between two special tokens.
   absl::Status EncodeSegment(absl::string_view text, bool is_first, std::vector<TokenId>& out) const;
-  void EncodeWord(absl::string_view word, std::vector<TokenId>& out) const;
+  // `symbols` is memory to work in, kept from word to word.
+  void EncodeWord(absl::string_view word, std::vector<TokenId>& symbols, std::vector<TokenId>& out) const;
+  // Most words of a text are one token each: which tokens are found by their bytes alone, without merging. `all`: the
+  // model has it so for every token, merges or not.
+  void MarkWholeWords(bool all);
   void MergeSymbols(std::vector<TokenId>& symbols) const;
   // The best merge of two neighbours; null when there is none.
   const Merge* FindMerge(TokenId left, TokenId right) const;
 
   TokenizerSpec::Kind kind_ = TokenizerSpec::Kind::kByteLevelBpe;
   TokenizerSpec::SpacePrefix space_prefix_ = TokenizerSpec::SpacePrefix::kNever;
-  bool normalise_nfc_ = false, prefix_even_before_space_ = false, add_bos_ = false, ignore_merges_ = false;
+  bool normalise_nfc_ = false, prefix_even_before_space_ = false, add_bos_ = false;
   bool strips_first_space_ = false;
   TokenId bos_ = -1, unknown_ = -1;
   std::vector<std::string> bytes_;  // What each token stands for, special ones included.
   std::vector<bool> is_special_;
+  std::vector<bool> is_whole_word_;
+  std::array<TokenId, 256> whole_bytes_;                    // As is_whole_word_, of words of one byte; else -1.
   std::array<TokenId, 256> byte_tokens_;                    // Token of each single byte; -1 where there is none.
   absl::flat_hash_map<std::string, TokenId> ids_by_bytes_;  // Without special tokens.
   absl::flat_hash_map<uint64_t, Merge> merges_;             // Key: left id << 32 | right id.

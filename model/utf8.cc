@@ -1,5 +1,7 @@
 #include "model/utf8.h"
 
+#include <cstring>
+
 namespace tandem {
 
 int Utf8Length(absl::string_view text) {
@@ -60,6 +62,14 @@ void AppendUtf8(uint32_t code_point, std::string& out) {
 size_t ValidUtf8Prefix(absl::string_view text) {
   absl::string_view rest = text;
   while (!rest.empty()) {
+    uint64_t eight;
+    if (rest.size() >= sizeof(eight)) {
+      std::memcpy(&eight, rest.data(), sizeof(eight));
+      if ((eight & 0x8080808080808080) == 0) {  // All ASCII, as most text is.
+        rest.remove_prefix(sizeof(eight));
+        continue;
+      }
+    }
     int length = Utf8Length(rest);
     if (length <= 0) break;
     rest.remove_prefix(length);

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -21,11 +22,13 @@ class WordSplitter {
   static absl::StatusOr<std::unique_ptr<WordSplitter>> Create(absl::Span<const std::string> patterns);
   ~WordSplitter();
 
-  // `text` is valid UTF-8. INVALID_ARGUMENT when a pattern runs into PCRE2's limits on it.
-  absl::StatusOr<std::vector<absl::string_view>> Split(absl::string_view text) const;
+  // Calls `on_word` for each word, in order. `text` is valid UTF-8. INVALID_ARGUMENT when a pattern runs into PCRE2's
+  // limits on it.
+  absl::Status Split(absl::string_view text, absl::FunctionRef<void(absl::string_view)> on_word) const;
 
  private:
   struct Pattern;
+  class Pass;
   explicit WordSplitter(std::vector<std::unique_ptr<Pattern>> patterns);
   const std::vector<std::unique_ptr<Pattern>> patterns_;
 };
