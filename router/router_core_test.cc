@@ -8,6 +8,7 @@
 #include "common/fake_clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/fake_outside.h"
 #include "tests/support/status_matchers.h"
 
 namespace tandem {
@@ -21,13 +22,6 @@ using ::testing::SizeIs;
 
 constexpr Incarnation kDecode(11), kDecode2(12);
 
-// Token i is the letter 'a' + i.
-std::unique_ptr<Tokenizer> Letters() {
-  TokenizerSpec spec;
-  for (char letter = 'a'; letter <= 'z'; ++letter) spec.tokens.push_back({std::string(1, letter)});
-  return *Tokenizer::Create(std::move(spec));
-}
-
 // Remembers what a call was told. Touched on the owner thread, read after RouterCoreTest::Settle.
 class FakeSink final : public ResponseSink {
  public:
@@ -35,31 +29,6 @@ class FakeSink final : public ResponseSink {
   void Finish(const absl::Status& status, const RequestUsage&) override { ends.push_back(status); }
   std::string text;
   std::vector<absl::Status> ends;
-};
-
-class FakeOutside final : public RouterOutside {
- public:
-  class Client final : public WorkerClient {
-   public:
-    Client(FakeOutside& outside, Incarnation worker) : outside_(outside), worker_(worker) {}
-    void Send(const CommandFrame& frame) override {
-      for (const StartLeg& start : frame.starts) outside_.starts.emplace_back(worker_, start);
-      for (const CancelLeg& cancel : frame.cancels) outside_.cancels.emplace_back(worker_, cancel.id);
-    }
-
-   private:
-    FakeOutside& outside_;
-    const Incarnation worker_;
-  };
-  std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) override {
-    return std::make_unique<Client>(*this, registration.incarnation);
-  }
-  void Direct(Incarnation, const RouterDirective&) override {}
-  void Expel(Incarnation worker, const std::string&) override { expelled.push_back(worker); }
-  void EndTurn() override {}
-  std::vector<std::pair<Incarnation, StartLeg>> starts;
-  std::vector<std::pair<Incarnation, RequestId>> cancels;
-  std::vector<Incarnation> expelled;
 };
 
 // A router of aggregated workers, so that each sample has one leg.

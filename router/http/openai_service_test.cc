@@ -1,0 +1,349 @@
+// OpenAI's calls over real sockets, with a core whose workers the test plays.
+
+#include "router/http/openai_service.h"
+
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/synchronization/mutex.h"
+#include "common/error_reason.h"
+#include "common/fake_clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/fake_outside.h"
+#include "tests/support/http_client.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+using ::testing::StartsWith;
+
+constexpr Incarnation kDecode(11);
+constexpr char kCompletions[] = "/v1/completions", kChat[] = "/v1/chat/completions";
+
+class OpenAiServiceTest : public testing::Test {
+ protected:
+  OpenAiServiceTest()
+      : tokenizer_(Letters()),
+        chat_template_(*ChatTemplate::Create("{% for m in messages %}{{ m.content }}{% endfor %}", "", "")),
+        builder_("letters", *tokenizer_, chat_template_.get()),
+        core_({.max_active_requests = 8, .max_retries = 0, .split = false, .model_fingerprint = 1}, *tokenizer_,
+              metrics_, outside_, clock_),
+        service_({.served_name = "letters",
+                  .max_context_tokens = 400,
+                  .tokenizer = *tokenizer_,
+                  .builder = builder_,
+                  .core = core_,
+                  .long_texts = long_texts_,
+                  .relay = relay_,
+                  .gate = gate_,
+                  .clock = clock_},
+                 metrics_server_),
+        server_(*HttpServer::Create({}, service_)),
+        client_(server_->address()) {
+    service_.Attach(*server_);
+    relay_.Attach(*server_);
+    outside_.on_end_turn = [this] { relay_.EndTurn(); };
+    server_->Start();
+    core_.Start();
+  }
+  ~OpenAiServiceTest() override {
+    long_texts_.Stop();
+    core_.FailAll();
+    server_->Stop(absl::Milliseconds(100));
+    core_.Stop();
+  }
+
+  void RegisterWorker() {
+    core_.OnRegister({.worker_id = "decode-0",
+                      .incarnation = kDecode,
+                      .role = Role::kDecode,
+                      .model_fingerprint = 1,
+                      .total_pages = 100,
+                      .page_tokens = 4,
+                      .max_context_tokens = 400},
+                     [](const absl::Status& status) { EXPECT_THAT(status, IsOk()); });
+    core_.OnWorkerSession(kDecode, true);
+    core_.OnHeartbeat(kDecode, {.free_pages = 100, .state = "ready", .sequence = 1});
+  }
+  // The legs that the worker was told to start, once there are so many.
+  std::vector<StartLeg> AwaitStarts(size_t count) {
+    std::vector<StartLeg> starts;
+    AwaitOnOwner([&] {
+      if (outside_.starts.size() < count) return false;
+      for (const auto& [worker, start] : outside_.starts) starts.push_back(start);
+      return true;
+    });
+    return starts;
+  }
+  void AwaitCancels(size_t count) {
+    AwaitOnOwner([&] { return outside_.cancels.size() >= count; });
+  }
+  void Generate(RequestId leg, const std::string& letters, LegFinish finish = LegFinish::kNone) {
+    LegEvent event{.id = leg, .finish = finish};
+    for (char letter : letters) {
+      event.tokens.push_back({.token = letter - 'a', .logprob = -0.5f, .top = {{letter - 'a', -0.5f}}});
+    }
+    core_.OnWorkerEvents(kDecode, {{std::move(event)}});
+  }
+  // The data of the next events, up to `count`.
+  std::vector<std::string> ReadEvents(size_t count) {
+    std::vector<std::string> events;
+    while (events.size() < count) {
+      const std::string chunk = client_.ReadChunk();
+      if (chunk.empty()) break;
+      for (absl::string_view event : absl::StrSplit(chunk, "\n\n", absl::SkipEmpty())) {
+        EXPECT_TRUE(absl::ConsumePrefix(&event, "data: ")) << event;
+        events.emplace_back(event);
+      }
+    }
+    return events;
+  }
+  // One value of a JSON text, by pointer; as JSON.
+  static std::string At(const std::string& body, const std::string& pointer) {
+    boost::json::error_code error;
+    const boost::json::value value = boost::json::parse(body, error);
+    if (error) return absl::StrCat("no JSON: ", body);
+    const boost::json::value* found = value.find_pointer(pointer, error);
+    return found == nullptr ? "nothing" : boost::json::serialize(*found);
+  }
+
+  FakeClock clock_;
+  MetricsServer metrics_server_;
+  RouterMetrics metrics_{metrics_server_};
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<ChatTemplate> chat_template_;
+  RequestBuilder builder_;
+  FakeOutside outside_;
+  LongTexts long_texts_;
+  TurnRelay relay_;
+  Gate gate_;
+  RouterCore core_;
+  OpenAiService service_;
+  std::unique_ptr<HttpServer> server_;
+  HttpClient client_;
+
+ private:
+  // Asks on the owner thread, again and again.
+  void AwaitOnOwner(std::function<bool()> condition) {
+    for (bool met = false; !met;) {
+      absl::Mutex mu;
+      bool asked = false;
+      core_.Run([&] {
+        const bool is_met = condition();
+        absl::MutexLock lock(&mu);
+        met = is_met;
+        asked = true;
+      });
+      absl::MutexLock lock(&mu);
+      mu.Await(absl::Condition(&asked));
+    }
+  }
+};
+
+TEST_F(OpenAiServiceTest, AnswersACompletionAsOneBody) {
+  RegisterWorker();
+  client_.SendRequest("POST", kCompletions, R"({"model":"letters","prompt":"abc","max_tokens":3})",
+                      "X-Request-Id: my-id\r\n");
+  const StartLeg start = AwaitStarts(1)[0];
+  EXPECT_THAT(start.tokens, ElementsAre(0, 1, 2));
+  EXPECT_EQ(start.name, "my-id");
+  EXPECT_EQ(start.sampling.max_tokens, 3);
+  Generate(start.id, "d");
+  Generate(start.id, "ef", LegFinish::kLength);
+  HttpAnswer answer = client_.Read();
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(At(answer.body, "/id"), "\"cmpl-my-id\"");
+  EXPECT_EQ(At(answer.body, "/object"), "\"text_completion\"");
+  EXPECT_EQ(At(answer.body, "/model"), "\"letters\"");
+  EXPECT_EQ(At(answer.body, "/choices"), R"([{"index":0,"text":"def","logprobs":null,"finish_reason":"length"}])");
+  EXPECT_EQ(At(answer.body, "/usage/total_tokens"), "6");
+}
+
+TEST_F(OpenAiServiceTest, StreamsAChatFromItsFirstToken) {
+  RegisterWorker();
+  client_.SendRequest("POST", kChat, R"({"messages":[{"role":"user","content":"ab"}],"stream":true,
+      "stream_options":{"include_usage":true}})");
+  const StartLeg start = AwaitStarts(1)[0];
+  Generate(start.id, "c");
+  EXPECT_EQ(client_.ReadHead().status, 200);
+  std::string event = ReadEvents(1)[0];
+  EXPECT_EQ(At(event, "/object"), "\"chat.completion.chunk\"");
+  EXPECT_EQ(At(event, "/choices/0"),
+            R"({"index":0,"delta":{"role":"assistant","content":"c"},"logprobs":null,"finish_reason":null})");
+  EXPECT_EQ(At(event, "/usage"), "nothing");
+  Generate(start.id, "d", LegFinish::kStop);
+  std::vector<std::string> events = ReadEvents(3);
+  ASSERT_THAT(events, SizeIs(3));
+  EXPECT_EQ(At(events[0], "/choices/0"),
+            R"({"index":0,"delta":{"content":"d"},"logprobs":null,"finish_reason":"stop"})");
+  EXPECT_EQ(At(events[1], "/choices"), "[]");
+  EXPECT_EQ(At(events[1], "/usage"), R"({"prompt_tokens":2,"completion_tokens":2,"total_tokens":4,)"
+                                     R"("prompt_tokens_details":{"cached_tokens":0}})");
+  EXPECT_EQ(events[2], "[DONE]");
+  EXPECT_EQ(client_.ReadChunk(), "");
+}
+
+TEST_F(OpenAiServiceTest, EveryPromptAndSampleIsAChoice) {
+  RegisterWorker();
+  client_.SendRequest("POST", kCompletions, R"({"prompt":["a",[1]],"n":2,"max_tokens":1})");
+  std::vector<StartLeg> starts = AwaitStarts(4);
+  for (const StartLeg& start : starts) {
+    Generate(start.id, start.tokens[0] == 0 ? "x" : "y", LegFinish::kLength);
+  }
+  HttpAnswer answer = client_.Read();
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(At(answer.body, absl::StrCat("/choices/", i, "/index")), absl::StrCat(i));
+    EXPECT_EQ(At(answer.body, absl::StrCat("/choices/", i, "/text")), i < 2 ? "\"x\"" : "\"y\"");
+  }
+  EXPECT_EQ(At(answer.body, "/usage/prompt_tokens"), "2");
+  EXPECT_EQ(At(answer.body, "/usage/completion_tokens"), "4");
+}
+
+TEST_F(OpenAiServiceTest, TellsLogprobsInBothForms) {
+  RegisterWorker();
+  client_.SendRequest("POST", kCompletions, R"({"prompt":"a","max_tokens":2,"logprobs":1})");
+  Generate(AwaitStarts(1)[0].id, "bc", LegFinish::kLength);
+  EXPECT_EQ(At(client_.Read().body, "/choices/0/logprobs"),
+            R"({"tokens":["b","c"],"token_logprobs":[-5E-1,-5E-1],"top_logprobs":[{"b":-5E-1},{"c":-5E-1}],)"
+            R"("text_offset":[0,1]})");
+  client_.SendRequest("POST", kChat,
+                      R"({"messages":[{"role":"user","content":"a"}],"logprobs":true,"top_logprobs":1})");
+  Generate(AwaitStarts(2)[1].id, "b", LegFinish::kStop);
+  EXPECT_EQ(At(client_.Read().body, "/choices/0/logprobs"),
+            R"({"content":[{"token":"b","logprob":-5E-1,"bytes":[98],"top_logprobs":[)"
+            R"({"token":"b","logprob":-5E-1,"bytes":[98]}]}]})");
+}
+
+TEST_F(OpenAiServiceTest, UsageCanBeInEveryEvent) {
+  RegisterWorker();
+  client_.SendRequest("POST", kCompletions,
+                      R"({"prompt":"abc","stream":true,"stream_options":{"continuous_usage_stats":true}})");
+  const RequestId leg = AwaitStarts(1)[0].id;
+  Generate(leg, "d");
+  client_.ReadHead();
+  EXPECT_EQ(At(ReadEvents(1)[0], "/usage/completion_tokens"), "1");
+  Generate(leg, "e", LegFinish::kStop);
+  EXPECT_EQ(At(ReadEvents(1)[0], "/usage/completion_tokens"), "2");
+}
+
+TEST_F(OpenAiServiceTest, AFailureBeforeTheFirstTokenIsAStatus) {
+  RegisterWorker();
+  client_.SendRequest("POST", kCompletions, R"({"prompt":"abc","stream":true})");
+  const RequestId leg = AwaitStarts(1)[0].id;
+  core_.OnWorkerEvents(
+      kDecode, {{{.id = leg, .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerLost, "gone")}}});
+  HttpAnswer answer = client_.Read();
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_THAT(At(answer.body, "/error/message"), HasSubstr("gave up after 0 retries"));
+}
+
+TEST_F(OpenAiServiceTest, AFailureInAStreamIsAnErrorEventAndNotDone) {
+  RegisterWorker();
+  client_.SendRequest("POST", kCompletions, R"({"prompt":["a","b"],"stream":true})");
+  std::vector<StartLeg> starts = AwaitStarts(2);
+  Generate(starts[0].id, "x");
+  client_.ReadHead();
+  ReadEvents(1);
+  core_.OnWorkerEvents(kDecode, {{{.id = starts[1].id, .error = absl::InternalError("it broke")}}});
+  EXPECT_EQ(At(ReadEvents(1)[0], "/error/message"), "\"it broke\"");
+  EXPECT_EQ(client_.ReadChunk(), "");
+  AwaitCancels(1);  // The other prompt's request.
+}
+
+TEST_F(OpenAiServiceTest, AClientThatLeavesCancelsItsRequests) {
+  RegisterWorker();
+  {
+    HttpClient client(server_->address());
+    client.SendRequest("POST", kCompletions, R"({"prompt":["a","b"],"stream":true})");
+    AwaitStarts(2);
+  }
+  AwaitCancels(2);
+  EXPECT_TRUE(gate_.AwaitEmpty(absl::Seconds(10)));
+}
+
+TEST_F(OpenAiServiceTest, RefusesOverTheLimitWithRetryAfter) {
+  HttpAnswer answer = client_.Ask("POST", kCompletions, R"({"prompt":"a","n":9})");
+  EXPECT_EQ(answer.status, 429);
+  EXPECT_THAT(answer.body, HasSubstr("8 requests are active"));
+  EXPECT_EQ(answer.headers["retry-after"], "1");
+}
+
+TEST_F(OpenAiServiceTest, NamesWhatIsWrongWithARequest) {
+  RegisterWorker();
+  const std::pair<const char*, const char*> bodies[] = {{R"({"prompt":"a","model":"other"})", "\"model\""},
+                                                        {R"({"prompt":"a","top_p":3})", "\"top_p\""},
+                                                        {R"({"prompt":[99]})", "\"prompt\""},
+                                                        {R"({"prompt":""})", "\"prompt\""},
+                                                        {"{", "null"}};
+  for (const auto& [body, field] : bodies) {
+    HttpAnswer answer = client_.Ask("POST", kCompletions, body);
+    EXPECT_THAT(answer.status, testing::AnyOf(400, 404)) << body;
+    EXPECT_EQ(At(answer.body, "/error/param"), field) << body;
+  }
+  EXPECT_EQ(client_.Ask("POST", kCompletions, R"({"prompt":"a"})", "X-Request-Id: a b\r\n").status, 400);
+}
+
+TEST_F(OpenAiServiceTest, TextsTooLongForTheOwnersTurnAreReadElsewhere) {
+  RegisterWorker();
+  const std::string letters(300, 'a'), padding(LongTexts::kLongBytes, ' ');
+  client_.SendRequest("POST", kCompletions, absl::StrCat(R"({"prompt":")", letters, "\"", padding, "}"));
+  const StartLeg start = AwaitStarts(1)[0];
+  EXPECT_THAT(start.tokens, SizeIs(300));
+  Generate(start.id, "b", LegFinish::kStop);
+  EXPECT_EQ(At(client_.Read().body, "/choices/0/text"), "\"b\"");
+  EXPECT_EQ(client_.Ask("POST", kCompletions, absl::StrCat("{\"prompt\":5", padding, "}")).status, 400);
+}
+
+TEST_F(OpenAiServiceTest, TokenizesAndDetokenizes) {
+  HttpAnswer answer = client_.Ask("POST", "/tokenize", R"({"prompt":"cab"})");
+  EXPECT_EQ(answer.body, R"({"count":3,"max_model_len":400,"tokens":[2,0,1]})");
+  EXPECT_EQ(At(client_.Ask("POST", "/tokenize", R"({"messages":[{"role":"user","content":"ab"}]})").body, "/tokens"),
+            "[0,1]");
+  EXPECT_EQ(client_.Ask("POST", "/detokenize", R"({"tokens":[2,0,1]})").body, R"({"prompt":"cab"})");
+  EXPECT_EQ(client_.Ask("POST", "/detokenize", R"({"tokens":[26]})").status, 400);
+  EXPECT_EQ(client_.Ask("POST", "/tokenize", R"({"prompt":"a","model":"other"})").status, 404);
+}
+
+TEST_F(OpenAiServiceTest, SaysWhatItServesAndHowItIs) {
+  EXPECT_EQ(client_.Ask("GET", "/health").status, 200);
+  EXPECT_EQ(client_.Ask("GET", "/ready").status, 503);
+  RegisterWorker();
+  EXPECT_EQ(client_.Ask("GET", "/ready").status, 200);
+  EXPECT_EQ(At(client_.Ask("GET", "/v1/models").body, "/data/0/id"), "\"letters\"");
+  EXPECT_EQ(At(client_.Ask("GET", "/v1/models/letters").body, "/max_model_len"), "400");
+  EXPECT_EQ(client_.Ask("GET", "/v1/models/other").status, 404);
+  EXPECT_THAT(client_.Ask("GET", "/metrics").body, HasSubstr("tandem_active_requests"));
+  HttpAnswer head = client_.Ask("HEAD", "/metrics");
+  EXPECT_EQ(head.status, 200);
+  EXPECT_THAT(head.body, IsEmpty());
+  EXPECT_NE(At(client_.Ask("GET", "/version").body, "/version"), "nothing");
+}
+
+TEST_F(OpenAiServiceTest, TellsAWrongMethodFromAWrongPath) {
+  HttpAnswer answer = client_.Ask("GET", kCompletions);
+  EXPECT_EQ(answer.status, 405);
+  EXPECT_EQ(answer.headers["allow"], "POST");
+  EXPECT_EQ(client_.Ask("DELETE", "/v1/models").headers["allow"], "GET, HEAD");
+  EXPECT_EQ(client_.Ask("POST", "/v2/completions", "{}").status, 404);
+}
+
+TEST_F(OpenAiServiceTest, RefusesNewCallsWhenItDrains) {
+  gate_.Close();
+  EXPECT_EQ(client_.Ask("POST", kCompletions, R"({"prompt":"a"})").status, 503);
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/tokenizer.h"
+#include "router/router_core.h"
+
+namespace tandem {
+
+// Token i is the letter 'a' + i.
+inline std::unique_ptr<Tokenizer> Letters() {
+  TokenizerSpec spec;
+  for (char letter = 'a'; letter <= 'z'; ++letter) spec.tokens.push_back({std::string(1, letter)});
+  return *Tokenizer::Create(std::move(spec));
+}
+
+// Workers that only remember what the core sent them. Touched on the core's owner thread; tests look when that has
+// nothing to do.
+class FakeOutside final : public RouterOutside {
+ public:
+  class Client final : public WorkerClient {
+   public:
+    Client(FakeOutside& outside, Incarnation worker) : outside_(outside), worker_(worker) {}
+    void Send(const CommandFrame& frame) override {
+      for (const StartLeg& start : frame.starts) outside_.starts.emplace_back(worker_, start);
+      for (const CancelLeg& cancel : frame.cancels) outside_.cancels.emplace_back(worker_, cancel.id);
+    }
+
+   private:
+    FakeOutside& outside_;
+    const Incarnation worker_;
+  };
+  std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) override {
+    return std::make_unique<Client>(*this, registration.incarnation);
+  }
+  void Direct(Incarnation, const RouterDirective&) override {}
+  void Expel(Incarnation worker, const std::string&) override { expelled.push_back(worker); }
+  void EndTurn() override {
+    if (on_end_turn) on_end_turn();
+  }
+  std::vector<std::pair<Incarnation, StartLeg>> starts;
+  std::vector<std::pair<Incarnation, RequestId>> cancels;
+  std::vector<Incarnation> expelled;
+  std::function<void()> on_end_turn;
+};
+
+}  // namespace tandem
