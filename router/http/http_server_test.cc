@@ -140,6 +140,15 @@ TEST_F(HttpServerTest, ReadsChunkedBodiesAndSaysContinue) {
   EXPECT_EQ(client.Read().body, "POST  abcdefg");
 }
 
+TEST_F(HttpServerTest, ReadsChunksThatComeByteByByte) {
+  Start();
+  HttpClient client(address());
+  for (char byte : std::string("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;e=v\r\nab\r\n0\r\n\r\n")) {
+    client.Send(std::string(1, byte));
+  }
+  EXPECT_EQ(client.Read().body, "POST  ab");
+}
+
 TEST_F(HttpServerTest, AnswersHeadWithoutABody) {
   Start();
   HttpClient client(address());

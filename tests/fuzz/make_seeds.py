@@ -62,6 +62,17 @@ def main() -> None:
                               ("grant", 6, b"\x09" + struct.pack("<Q", 1) + b"\x10\x05\x1a\x02\x00\x01"),
                               ("commit", 8, b"\x09" + struct.pack("<Q", 1) + b"\x10\x01\x18\x02"), ("abort", 10, b"\x09" + struct.pack("<Q", 1))]:
         (SEEDS / "link_message" / name).write_bytes(bytes([field << 3 | 2, len(body)]) + body)
+    (SEEDS / "http/get").write_bytes(b"GET /stream?x=y HTTP/1.1\r\nHost: t\r\n\r\nHEAD / HTTP/1.0\r\n\r\n")
+    (SEEDS / "http/post").write_bytes(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab")
+    (SEEDS / "http/chunks").write_bytes(
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2;a=b\r\nab\r\n0\r\nT: x\r\n\r\n")
+    (SEEDS / "openai_json/chat").write_text(json.dumps(
+        {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "stream": True,
+         "stream_options": {"include_usage": True}, "max_completion_tokens": 5, "stop": ["a"], "logit_bias": {"1": 2},
+         "logprobs": True, "top_logprobs": 2, "temperature": 0.5, "seed": 1, "n": 2, "response_format": {"type": "text"}}))
+    (SEEDS / "openai_json/completion").write_text(json.dumps(
+        {"prompt": ["a", [1, 2]], "max_tokens": 3, "top_k": -1, "logprobs": 1, "stop": "x", "stop_token_ids": [1],
+         "tokens": [1, 2], "echo": False, "best_of": 1}))
 
 
 if __name__ == "__main__":
