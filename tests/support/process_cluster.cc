@@ -185,6 +185,13 @@ bool ProcessCluster::AwaitOutput(const std::string& text) {
   return false;
 }
 
+std::string ProcessCluster::http_address() {
+  AwaitOutput(" http=");
+  const std::string output = Output();
+  const size_t begin = output.rfind(" http=") + 6;
+  return output.substr(begin, output.find_first_of(" \n", begin) - begin);
+}
+
 bool ProcessCluster::AwaitRestarts(const std::string& process, int count) {
   return AwaitStatus(kPatience, [&](const ClusterSummary&) { return restarts(process) >= count; });
 }

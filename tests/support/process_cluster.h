@@ -41,6 +41,8 @@ class ProcessCluster {
 
   RouterClient& client() { return *client_; }
   const std::string& router() const { return router_; }
+  // host:port of the router's HTTP interface, in its newest life.
+  std::string http_address();
   // Every process is registered, every pair linked.
   bool AwaitReady();
   // No request is active, every worker's pages sum to its pool and none is granted, committed, in

@@ -1,0 +1,107 @@
+// Streams over HTTP while workers are killed and stopped.
+
+#include <signal.h>
+
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/http_client.h"
+#include "tests/support/process_cluster.h"
+
+namespace tandem {
+namespace {
+
+constexpr int kClients = 4, kRequests = 120, kPrompts = 3, kTokens = 24;
+
+std::string Body(int prompt) {
+  static const char* const texts[kPrompts] = {"The first lighthouse stood", "Once upon a time there was a king who",
+                                              "Water boils at"};
+  return absl::StrCat("{\"prompt\":\"", texts[prompt % kPrompts], "\",\"max_tokens\":", kTokens,
+                      ",\"temperature\":0,\"ignore_eos\":true,\"stream\":true}");
+}
+
+// The events of an answer without what differs between two that should be alike.
+std::string TextOf(const HttpAnswer& answer) {
+  std::string text;
+  absl::string_view rest = answer.body;
+  constexpr absl::string_view kField = "\"text\":\"";
+  for (size_t at; (at = rest.find(kField)) != absl::string_view::npos;) {
+    rest.remove_prefix(at + kField.size());
+    absl::StrAppend(&text, rest.substr(0, rest.find("\",\"logprobs\"")));
+  }
+  return text;
+}
+
+TEST(HttpFaultTest, EveryStreamIsWholeWhileWorkersAreKilledAndStopped) {
+  ProcessCluster::Options options;
+  options.router_extra = "  max_retries: 20\n  placement_timeout: 20s\n";
+  ProcessCluster cluster(options);
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  const std::string address = cluster.http_address();
+  std::vector<std::string> reference;
+  for (int i = 0; i < kPrompts; ++i) {
+    const HttpAnswer answer = HttpClient(address).Ask("POST", "/v1/completions", Body(i));
+    ASSERT_EQ(answer.status, 200) << answer.body;
+    reference.push_back(TextOf(answer));
+    ASSERT_FALSE(reference.back().empty());
+  }
+
+  std::atomic<int> next = 0, whole = 0;
+  std::vector<std::thread> clients;
+  for (int c = 0; c < kClients; ++c) {
+    clients.emplace_back([&] {
+      HttpClient client(address);  // One connection for all requests.
+      for (int i; (i = next++) < kRequests;) {
+        switch (i) {
+          case 10:
+            cluster.Signal("decode-0", SIGKILL);
+            break;
+          case 30:
+            cluster.Signal("prefill-0", SIGKILL);
+            break;
+          case 50:
+            cluster.Signal("decode-1", SIGSTOP);
+            break;
+          case 70:
+            cluster.Signal("decode-1", SIGCONT);
+            break;
+          case 80:
+            cluster.Signal("prefill-1", SIGSTOP);
+            break;
+          case 100:
+            cluster.Signal("prefill-1", SIGCONT);
+            break;
+        }
+        const HttpAnswer answer = client.Ask("POST", "/v1/completions", Body(i));
+        EXPECT_EQ(answer.status, 200) << answer.body;
+        EXPECT_EQ(TextOf(answer), reference[i % kPrompts]);
+        EXPECT_TRUE(absl::EndsWith(answer.body, "data: [DONE]\n\n")) << answer.body;
+        ++whole;
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(whole, kRequests);
+  EXPECT_TRUE(cluster.AwaitReady());
+  EXPECT_TRUE(cluster.AwaitAllPagesFree());
+}
+
+TEST(HttpFaultTest, AClientThatLeavesFreesItsPages) {
+  ProcessCluster cluster({});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  for (int i = 0; i < 20; ++i) {
+    HttpClient client(cluster.http_address());
+    client.SendRequest("POST", "/v1/completions", Body(i));
+    if (i % 2 == 0) client.ReadHead();
+  }
+  EXPECT_TRUE(cluster.AwaitAllPagesFree());
+}
+
+}  // namespace
+}  // namespace tandem
