@@ -10,6 +10,10 @@ namespace {
 
 constexpr int kMaxEvents = 256;
 
+// When an alarm is to ring that has nothing to wait for. "Now" would be rounded up to gRPC's next millisecond, and be
+// left to its timer thread.
+gpr_timespec AtOnce() { return gpr_inf_past(GPR_CLOCK_MONOTONIC); }
+
 }  // namespace
 
 class CompletionLoop::WakeEvent final : public CompletionEvent {
@@ -32,7 +36,7 @@ CompletionLoop::~CompletionLoop() = default;
 
 void CompletionLoop::Wake() {
   if (!wake_->pending.exchange(true, std::memory_order_acq_rel)) {
-    wake_alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), static_cast<CompletionEvent*>(wake_.get()));
+    wake_alarm_.Set(queue_.get(), AtOnce(), static_cast<CompletionEvent*>(wake_.get()));
   }
 }
 
@@ -47,9 +51,7 @@ void CompletionLoop::WaitAndHandle(absl::Duration timeout) {
   }
 }
 
-void CompletionLoop::Stop() {
-  stop_alarm_.Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), static_cast<CompletionEvent*>(stop_.get()));
-}
+void CompletionLoop::Stop() { stop_alarm_.Set(queue_.get(), AtOnce(), static_cast<CompletionEvent*>(stop_.get())); }
 
 void CompletionLoop::HandleUntilStopped() {
   void* tag = nullptr;
