@@ -11,8 +11,8 @@ namespace tandem {
 // What every server program does around its logic.
 
 // First call in main: blocks SIGTERM and SIGINT in this thread and those it starts, so that
-// AwaitTermination gets them, ignores SIGPIPE, and turns off the lock-order checks that Debian's
-// abseil makes on every lock.
+// AwaitTermination gets them, ignores SIGPIPE, allows as many open files as the machine does, and turns off the
+// lock-order checks that Debian's abseil makes on every lock.
 void StartProcess();
 
 // Waits for SIGTERM or SIGINT, or for RequestTermination.

@@ -1,8 +1,10 @@
 // Streams over HTTP while workers are killed and stopped.
 
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <atomic>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -90,6 +92,29 @@ TEST(HttpFaultTest, EveryStreamIsWholeWhileWorkersAreKilledAndStopped) {
   EXPECT_EQ(whole, kRequests);
   EXPECT_TRUE(cluster.AwaitReady());
   EXPECT_TRUE(cluster.AwaitAllPagesFree());
+}
+
+// Each has sent half a header, and sends no more.
+TEST(HttpFaultTest, TenThousandSlowConnectionsDoNotStopTheRouterAndCostLittle) {
+  constexpr int kConnections = 10'000;
+  rlimit files;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &files), 0);
+  files.rlim_cur = files.rlim_max;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &files), 0);
+  if (files.rlim_max < kConnections + 1000) GTEST_SKIP() << "only " << files.rlim_max << " files can be open here";
+  ProcessCluster cluster({.prefill_replicas = 0, .decode_replicas = 1});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  const std::string address = cluster.http_address();
+  const int64_t before = cluster.ResidentBytes("router");
+  std::vector<std::unique_ptr<HttpClient>> slow;
+  for (int i = 0; i < kConnections; ++i) {
+    slow.push_back(std::make_unique<HttpClient>(address));
+    ASSERT_TRUE(slow.back()->Send("POST /v1/completions HTTP/1.1\r\nX-Slow: ")) << i;
+  }
+  const HttpAnswer answer = HttpClient(address).Ask("POST", "/v1/completions", Body(0));
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_FALSE(TextOf(answer).empty());
+  EXPECT_LT(cluster.ResidentBytes("router") - before, 60 << 20);
 }
 
 TEST(HttpFaultTest, AClientThatLeavesFreesItsPages) {

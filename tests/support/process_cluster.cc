@@ -170,6 +170,14 @@ void ProcessCluster::Signal(const std::string& process, int signal) {
   if (pid_t pid = launcher_->pid(process); pid > 0) kill(pid, signal);
 }
 
+int64_t ProcessCluster::ResidentBytes(const std::string& process) {
+  absl::MutexLock lock(&mu_);
+  std::ifstream file(absl::StrCat("/proc/", launcher_->pid(process), "/statm"));
+  int64_t total = 0, resident = 0;
+  file >> total >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
 int ProcessCluster::restarts(const std::string& process) {
   absl::MutexLock lock(&mu_);
   return launcher_->restarts(process);

@@ -51,6 +51,8 @@ class ProcessCluster {
   // Some worker shows pages in this state.
   bool AwaitPagesInState(const std::string& state);
   void Signal(const std::string& process, int signal);
+  // Resident memory of a process, now.
+  int64_t ResidentBytes(const std::string& process);
   int restarts(const std::string& process);
   bool AwaitRestarts(const std::string& process, int count);
   // Some process wrote this.
