@@ -77,9 +77,15 @@ prometheus::Gauge& MetricsServer::Gauge(const std::string& name, const std::stri
   return prometheus::BuildGauge().Name(name).Help(help).Register(*registry_).Add(labels);
 }
 
+prometheus::Histogram& MetricsServer::Histogram(const std::string& name, const std::string& help,
+                                                const std::vector<double>& bounds,
+                                                const std::map<std::string, std::string>& labels) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(labels, bounds);
+}
+
 prometheus::Histogram& MetricsServer::Seconds(const std::string& name, const std::string& help,
                                               const std::map<std::string, std::string>& labels) {
-  return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(labels, SecondsBuckets());
+  return Histogram(name, help, SecondsBuckets(), labels);
 }
 
 std::string MetricsServer::Text() const { return prometheus::TextSerializer().Serialize(registry_->Collect()); }

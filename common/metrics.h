@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -35,6 +36,8 @@ class MetricsServer {
                                const std::map<std::string, std::string>& labels = {});
   prometheus::Gauge& Gauge(const std::string& name, const std::string& help,
                            const std::map<std::string, std::string>& labels = {});
+  prometheus::Histogram& Histogram(const std::string& name, const std::string& help, const std::vector<double>& bounds,
+                                   const std::map<std::string, std::string>& labels = {});
   // Seconds, with buckets from 0.1 ms to 100 s.
   prometheus::Histogram& Seconds(const std::string& name, const std::string& help,
                                  const std::map<std::string, std::string>& labels = {});

@@ -21,6 +21,7 @@ struct StageDurations {
 struct RequestUsage {
   int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0, retries = 0;
   StageDurations stages;
+  absl::Duration latency;  // Arrival to the last token.
   std::string prefill_worker, decode_worker;
 };
 

@@ -370,6 +370,7 @@ RequestUsage RequestSession::usage() const {
   usage.decode_worker = decode_.worker_name;
   if (first_token_time_ < absl::InfiniteFuture()) {
     absl::Duration before_first = first_token_time_ - arrival_;
+    usage.latency = last_token_time_ - arrival_;
     usage.stages.queue = std::max(absl::ZeroDuration(), before_first - stages_.prefill);
   }
   if (second_token_time_ < absl::InfiniteFuture()) {

@@ -374,7 +374,7 @@ void RouterCore::Tick() {
     if (sessions_.contains(session)) Apply(session, session->machine->OnTick(now));
   }
   PlaceWaiting();
-  metrics_.SetState(view_, admission_.active());
+  metrics_.SetState(view_, admission_.active(), static_cast<int64_t>(waiting_.size()));
 }
 
 void RouterCore::FlushCommands() {

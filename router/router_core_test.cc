@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "common/fake_clock.h"
 #include "gmock/gmock.h"
@@ -93,7 +94,7 @@ class RouterCoreTest : public testing::Test {
 
   FakeClock clock_;
   MetricsServer metrics_server_;
-  RouterMetrics metrics_{metrics_server_};
+  RouterMetrics metrics_{metrics_server_, "letters"};
   std::unique_ptr<Tokenizer> tokenizer_;
   FakeOutside outside_;
   std::shared_ptr<FakeSink> sink_;
@@ -183,13 +184,42 @@ TEST_F(RouterCoreTest, CallsThatAreNoRequestsAreCountedToo) {
 
 TEST(RouterMetricsTest, HandoversOfNoTimeCountAndThoseThatWereNoneDoNot) {
   MetricsServer server;
-  RouterMetrics metrics(server);
+  RouterMetrics metrics(server, "letters");
   metrics.ObserveEnd({.completion_tokens = 8, .prefill_worker = "p", .decode_worker = "d"}, absl::OkStatus());
   metrics.ObserveEnd({.completion_tokens = 8, .decode_worker = "d"}, absl::OkStatus());
   metrics.ObserveEnd({.completion_tokens = 1, .prefill_worker = "p"}, absl::OkStatus());
   EXPECT_THAT(server.Text(), HasSubstr("tandem_stage_seconds_count{stage=\"handover\"} 1"));
   EXPECT_THAT(server.Text(), HasSubstr("tandem_stage_seconds_count{stage=\"decode\"} 2"));
   EXPECT_THAT(server.Text(), HasSubstr("tandem_stage_seconds_count{stage=\"prefill\"} 3"));
+}
+
+TEST(RouterMetricsTest, TellsTheSameUnderTheNamesOfVllm) {
+  MetricsServer server;
+  RouterMetrics metrics(server, "letters");
+  metrics.ObserveUpdate({.tokens = {{}}, .has_first_token = true, .latency = absl::Milliseconds(30)});
+  metrics.ObserveUpdate({.tokens = {{}, {}}, .finish = RequestFinish::kStop, .latency = absl::Milliseconds(3)});
+  metrics.ObserveEnd({.prompt_tokens = 7, .completion_tokens = 3, .cached_tokens = 4, .latency = absl::Seconds(1)},
+                     absl::OkStatus());
+  ClusterView view;
+  WorkerRegistration decode{.worker_id = "decode-0", .incarnation = kDecode, .role = Role::kDecode, .total_pages = 100};
+  view.Register(decode, absl::UnixEpoch());
+  view.OnHeartbeat(kDecode, {.free_pages = 25, .sequence = 1}, absl::UnixEpoch());
+  metrics.SetState(view, /*active=*/5, /*waiting=*/2);
+  const std::string text = server.Text(), labels = "{engine=\"0\",model_name=\"letters\"}";
+  for (const auto& [name, value] : {std::pair{"time_to_first_token_seconds_count", "1"},
+                                    {"inter_token_latency_seconds_count", "1"},
+                                    {"generation_tokens_total", "3"},
+                                    {"prompt_tokens_total", "7"},
+                                    {"prefix_cache_queries_total", "7"},
+                                    {"prefix_cache_hits_total", "4"},
+                                    {"e2e_request_latency_seconds_sum", "1"},
+                                    {"num_requests_running", "3"},
+                                    {"num_requests_waiting", "2"},
+                                    {"kv_cache_usage_perc", "0.75"}}) {
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("vllm:", name, labels, " ", value))) << name;
+  }
+  EXPECT_THAT(text, HasSubstr("vllm:request_success_total{engine=\"0\",finished_reason=\"stop\","
+                              "model_name=\"letters\"} 1"));
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ prometheus::Histogram& Stage(MetricsServer& server, const char* stage) {
 
 }  // namespace
 
-RouterMetrics::RouterMetrics(MetricsServer& server)
+RouterMetrics::RouterMetrics(MetricsServer& server, const std::string& model)
     : server_(server),
       ttft_(server.Seconds("tandem_ttft_seconds", "Arrival of a request until its first token.")),
       itl_(server.Seconds("tandem_itl_seconds", "Between two tokens of a sample.")),
@@ -22,7 +22,8 @@ RouterMetrics::RouterMetrics(MetricsServer& server)
       output_tokens_(server.Counter("tandem_output_tokens_total", "Tokens sent to clients.")),
       cached_tokens_(server.Counter("tandem_cached_tokens_total", "Prompt tokens found in prefix caches.")),
       retries_(server.Counter("tandem_retries_total", "Moves of requests to other workers.")),
-      active_(server.Gauge("tandem_active_requests", "Samples inside the router.")) {}
+      active_(server.Gauge("tandem_active_requests", "Samples inside the router.")),
+      vllm_(server, model) {}
 
 void RouterMetrics::CountRequest(const absl::Status& outcome) {
   server_
@@ -32,6 +33,7 @@ void RouterMetrics::CountRequest(const absl::Status& outcome) {
 }
 
 void RouterMetrics::ObserveUpdate(const SampleUpdate& update) {
+  vllm_.ObserveUpdate(update);
   output_tokens_.Increment(static_cast<double>(update.tokens.size()));
   if (!update.tokens.empty()) {
     (update.has_first_token ? ttft_ : itl_).Observe(absl::ToDoubleSeconds(update.latency));
@@ -41,6 +43,7 @@ void RouterMetrics::ObserveUpdate(const SampleUpdate& update) {
 void RouterMetrics::ObserveEnd(const RequestUsage& usage, const absl::Status& outcome) {
   retries_.Increment(usage.retries);
   if (!outcome.ok()) return;
+  vllm_.ObserveEnd(usage);
   prompt_tokens_.Increment(usage.prompt_tokens);
   cached_tokens_.Increment(usage.cached_tokens);
   auto observe = [](prometheus::Histogram& histogram, absl::Duration stage) {
@@ -62,7 +65,8 @@ void RouterMetrics::CountWorkerLost(const std::string& worker) {
       .Increment();
 }
 
-void RouterMetrics::SetState(const ClusterView& view, int64_t active) {
+void RouterMetrics::SetState(const ClusterView& view, int64_t active, int64_t waiting) {
+  vllm_.SetState(view, active, waiting);
   active_.Set(static_cast<double>(active));
   int prefill = 0, decode = 0;
   for (const auto& [incarnation, worker] : view.workers()) {

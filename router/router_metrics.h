@@ -7,6 +7,7 @@
 #include "common/metrics.h"
 #include "router/cluster_view.h"
 #include "router/request.h"
+#include "router/vllm_metrics.h"
 
 namespace tandem {
 
@@ -15,13 +16,15 @@ namespace tandem {
 // Thread-safety: the router's owner thread; scraping from any.
 class RouterMetrics {
  public:
-  explicit RouterMetrics(MetricsServer& server);
+  // `model`: the name under which it is served.
+  RouterMetrics(MetricsServer& server, const std::string& model);
   void CountRequest(const absl::Status& outcome);
   // Called for each update, before it goes to the client.
   void ObserveUpdate(const SampleUpdate& update);
   void ObserveEnd(const RequestUsage& usage, const absl::Status& outcome);
   void CountWorkerLost(const std::string& worker);
-  void SetState(const ClusterView& view, int64_t active);
+  // `active` samples are inside the router, of which `waiting` wait for workers.
+  void SetState(const ClusterView& view, int64_t active, int64_t waiting);
 
  private:
   MetricsServer& server_;
@@ -30,6 +33,7 @@ class RouterMetrics {
   prometheus::Histogram &queue_, &prefill_, &transfer_, &handover_, &decode_;
   prometheus::Counter &prompt_tokens_, &output_tokens_, &cached_tokens_, &retries_;
   prometheus::Gauge& active_;
+  VllmMetrics vllm_;
 };
 
 }  // namespace tandem

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -67,7 +68,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
 
  private:
   MetricsServer metrics_server_;
-  RouterMetrics metrics_{metrics_server_};
+  std::optional<RouterMetrics> metrics_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ChatTemplate> chat_template_;
@@ -110,8 +111,9 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   options.split = std::any_of(topology.pools.begin(), topology.pools.end(),
                               [](const PoolSettings& pool) { return pool.role == Role::kPrefill; });
   options.model_fingerprint = checkpoint_->Fingerprint(topology.model.precision);
+  metrics_.emplace(metrics_server_, topology.model.served_name);
   core_ =
-      std::make_unique<RouterCore>(options, *tokenizer_, metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
+      std::make_unique<RouterCore>(options, *tokenizer_, *metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
   generate_ = GenerateService::Create(
       {topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()}, *builder_,
       *core_, long_texts_, gate_, Clock::Real());

@@ -122,7 +122,7 @@ class OpenAiServiceTest : public testing::Test {
 
   FakeClock clock_;
   MetricsServer metrics_server_;
-  RouterMetrics metrics_{metrics_server_};
+  RouterMetrics metrics_{metrics_server_, "letters"};
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ChatTemplate> chat_template_;
   RequestBuilder builder_;

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/metrics.h"
+#include "router/cluster_view.h"
+#include "router/request.h"
+
+namespace tandem {
+
+// vLLM's metrics, as far as they have a meaning here: dashboards, autoscalers and load generators read them by name.
+// They tell what RouterMetrics tells, and of the cluster as if it were one engine.
+//
+// Thread-safety: the router's owner thread; scraping from any.
+class VllmMetrics {
+ public:
+  VllmMetrics(MetricsServer& server, const std::string& model);
+  void ObserveUpdate(const SampleUpdate& update);
+  void ObserveEnd(const RequestUsage& usage);
+  void SetState(const ClusterView& view, int64_t active, int64_t waiting);
+
+ private:
+  prometheus::Gauge &running_, &waiting_, &cache_usage_;
+  prometheus::Counter &prompt_tokens_, &generated_tokens_, &cache_queries_, &cache_hits_, &stopped_, &cut_;
+  prometheus::Histogram &ttft_, &itl_, &e2e_, &queue_, &prefill_, &decode_, &prompt_length_, &output_length_;
+};
+
+}  // namespace tandem
