@@ -76,6 +76,8 @@ RouterSettings ReadRouter(ConfigNode node) {
   router.metrics_listen = ReadHttpAddress(node, "metrics_listen", router.metrics_listen);
   router.max_active_requests = node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
   router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
+  router.conditional_prefill_tokens =
+      node.GetInt("conditional_prefill_tokens", router.conditional_prefill_tokens, 0, kMaxCount);
   router.worker_timeout = node.GetDuration("worker_timeout", router.worker_timeout);
   router.placement_timeout = node.GetDuration("placement_timeout", router.placement_timeout);
   if (router.worker_timeout < kLeastWorkerTimeout) {

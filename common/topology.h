@@ -32,11 +32,13 @@ struct ModelSettings {
 };
 
 struct RouterSettings {
-  std::string listen = "127.0.0.1:7070";             // gRPC address.
-  std::string http_listen = "127.0.0.1:8000";        // OpenAI's HTTP interface; empty: off.
-  std::string metrics_listen = "127.0.0.1:7071";     // Prometheus text over HTTP; empty: off.
-  int64_t max_active_requests = 256;                 // More are refused with RESOURCE_EXHAUSTED.
-  int64_t max_retries = 3;                           // Moves to another worker, per request.
+  std::string listen = "127.0.0.1:7070";          // gRPC address.
+  std::string http_listen = "127.0.0.1:8000";     // OpenAI's HTTP interface; empty: off.
+  std::string metrics_listen = "127.0.0.1:7071";  // Prometheus text over HTTP; empty: off.
+  int64_t max_active_requests = 256;              // More are refused with RESOURCE_EXHAUSTED.
+  int64_t max_retries = 3;                        // Moves to another worker, per request.
+  // Prompts of which decode lacks at most so many tokens run on decode alone when that is clearly faster; 0: never.
+  int64_t conditional_prefill_tokens = 256;
   absl::Duration worker_timeout = absl::Seconds(1);  // Silence after which a worker is lost.
   // Time a request may wait for a first pair of workers before UNAVAILABLE.
   absl::Duration placement_timeout = absl::Seconds(10);

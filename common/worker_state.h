@@ -20,6 +20,7 @@ struct WorkerRegistration {
   int total_pages = 0;
   int page_tokens = 0;
   int max_context_tokens = 0;
+  int64_t page_bytes = 0;  // KV of one page.
 };
 
 struct LinkReport {

@@ -199,7 +199,8 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
                           .model_fingerprint = engine.fingerprint(),
                           .total_pages = engine.layout().num_pages,
                           .page_tokens = engine.layout().page_tokens,
-                          .max_context_tokens = engine.max_context_tokens()};
+                          .max_context_tokens = engine.max_context_tokens(),
+                          .page_bytes = engine.layout().page_bytes()};
   options.collect = [this, router = topology.router.listen](bool restart) {
     WorkerHeartbeat heartbeat = reporter_->Collect(router, restart);
     int total = 0, quarantined = 0;

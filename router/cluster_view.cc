@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/page_hash.h"
+
 namespace tandem {
 
 Incarnation ClusterView::Register(const WorkerRegistration& registration, absl::Time now) {
@@ -10,7 +12,8 @@ Incarnation ClusterView::Register(const WorkerRegistration& registration, absl::
       old != nullptr && old->registration.incarnation != registration.incarnation) {
     replaced = old->registration.incarnation;
   }
-  WorkerView& view = workers_[registration.incarnation] = WorkerView();
+  Remove(registration.incarnation);
+  WorkerView& view = workers_[registration.incarnation];
   view.registration = registration;
   view.last_heard = view.last_progress = now;
   return replaced;
@@ -19,9 +22,13 @@ Incarnation ClusterView::Register(const WorkerRegistration& registration, absl::
 void ClusterView::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now) {
   WorkerView* view = Find(worker);
   if (view == nullptr) return;
-  if (heartbeat.sequence != view->heartbeat.sequence + 1) view->prefix_hashes.clear();
-  for (uint64_t hash : heartbeat.dropped_hashes) view->prefix_hashes.erase(hash);
-  view->prefix_hashes.insert(heartbeat.stored_hashes.begin(), heartbeat.stored_hashes.end());
+  if (heartbeat.sequence != view->heartbeat.sequence + 1) ForgetPrefixes(*view);
+  for (uint64_t hash : heartbeat.dropped_hashes) {
+    if (view->prefix_hashes.erase(hash) > 0) ForgetPrefix(hash, worker);
+  }
+  for (uint64_t hash : heartbeat.stored_hashes) {
+    if (view->prefix_hashes.insert(hash).second) holders_[hash].push_back(worker);
+  }
   if (heartbeat.turns != view->heartbeat.turns) view->last_progress = now;
   view->heartbeat = heartbeat;
   view->heartbeat.stored_hashes.clear();
@@ -33,7 +40,52 @@ void ClusterView::SetSessionUp(Incarnation worker, bool up) {
   if (WorkerView* view = Find(worker); view != nullptr) view->session_up = up;
 }
 
-void ClusterView::Remove(Incarnation worker) { workers_.erase(worker); }
+void ClusterView::Remove(Incarnation worker) {
+  auto view = workers_.find(worker);
+  if (view == workers_.end()) return;
+  ForgetPrefixes(view->second);
+  workers_.erase(view);
+}
+
+void ClusterView::ForgetPrefixes(WorkerView& view) {
+  for (uint64_t hash : view.prefix_hashes) ForgetPrefix(hash, view.registration.incarnation);
+  view.prefix_hashes.clear();
+}
+
+void ClusterView::ForgetPrefix(uint64_t hash, Incarnation worker) {
+  auto holders = holders_.find(hash);
+  if (holders == holders_.end()) return;
+  auto& list = holders->second;
+  list.erase(std::remove(list.begin(), list.end(), worker), list.end());
+  if (list.empty()) holders_.erase(holders);
+}
+
+absl::flat_hash_map<Incarnation, int> ClusterView::PrefixHits(absl::Span<const TokenId> tokens) const {
+  absl::flat_hash_map<Incarnation, int> hits;
+  absl::InlinedVector<int, 2> page_sizes;
+  for (const auto& [incarnation, view] : workers_) {
+    const int size = view.registration.page_tokens;
+    if (std::find(page_sizes.begin(), page_sizes.end(), size) == page_sizes.end()) page_sizes.push_back(size);
+  }
+  for (const int page_tokens : page_sizes) {
+    uint64_t hash = 0;
+    bool goes_on = true;
+    for (int begin = 0; goes_on && begin + page_tokens <= static_cast<int>(tokens.size()); begin += page_tokens) {
+      hash = NextPageHash(hash, tokens.subspan(begin, page_tokens));
+      auto holders = holders_.find(hash);
+      goes_on = false;
+      if (holders == holders_.end()) break;
+      for (Incarnation worker : holders->second) {
+        if (Find(worker)->registration.page_tokens != page_tokens) continue;
+        auto hit = begin == 0 ? hits.try_emplace(worker, 0).first : hits.find(worker);
+        if (hit == hits.end() || hit->second != begin) continue;  // It has dropped an earlier page.
+        hit->second += page_tokens;
+        goes_on = true;
+      }
+    }
+  }
+  return hits;
+}
 
 std::vector<Incarnation> ClusterView::Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const {
   std::vector<Incarnation> lost;

@@ -6,9 +6,12 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "common/ids.h"
 #include "common/worker_state.h"
+#include "router/worker_speed.h"
 
 namespace tandem {
 
@@ -18,7 +21,8 @@ struct WorkerView {
   WorkerHeartbeat heartbeat;
   absl::Time last_heard;
   bool session_up = false;  // The command stream works.
-  absl::flat_hash_set<uint64_t> prefix_hashes;
+  WorkerSpeed speed;
+  absl::flat_hash_set<uint64_t> prefix_hashes;  // Written by the view, which also has them the other way round.
   // Legs that this router has there now, and prompt tokens it sent that have no first token yet:
   // fresher than the heartbeat, but blind to other routers.
   int legs = 0;
@@ -43,6 +47,9 @@ class ClusterView {
   // Workers that were silent for `timeout`, or whose engine made no turn for `stuck_timeout`.
   std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const;
 
+  // How many tokens of a prompt's beginning each worker has in its prefix cache; those that have none are left out.
+  absl::flat_hash_map<Incarnation, int> PrefixHits(absl::Span<const TokenId> tokens) const;
+
   WorkerView* Find(Incarnation worker);
   const WorkerView* Find(Incarnation worker) const;
   const WorkerView* FindByName(const std::string& worker_id) const;
@@ -56,7 +63,11 @@ class ClusterView {
   bool Ready(bool split) const;
 
  private:
+  void ForgetPrefixes(WorkerView& view);
+  void ForgetPrefix(uint64_t hash, Incarnation worker);
+
   absl::flat_hash_map<Incarnation, WorkerView> workers_;
+  absl::flat_hash_map<uint64_t, absl::InlinedVector<Incarnation, 2>> holders_;  // Of each cached page.
 };
 
 }  // namespace tandem

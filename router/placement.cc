@@ -1,139 +1,243 @@
 #include "router/placement.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
-#include <tuple>
+#include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
-#include "common/page_hash.h"
 
 namespace tandem {
 namespace {
 
-// Page hashes of one prompt, computed once per page size.
-class PromptHashes {
- public:
-  explicit PromptHashes(absl::Span<const TokenId> tokens) : tokens_(tokens) {}
-  // Tokens of the prompt's longest prefix that the worker has cached.
-  int HitTokens(const WorkerView& worker) {
-    if (worker.prefix_hashes.empty()) return 0;
-    const int page_tokens = worker.registration.page_tokens;
-    auto [entry, inserted] = hashes_.try_emplace(page_tokens);
-    if (inserted) entry->second = ChainedPageHashes(tokens_, page_tokens);
-    int pages = 0;
-    for (uint64_t hash : entry->second) {
-      if (!worker.prefix_hashes.contains(hash)) break;
-      ++pages;
-    }
-    return pages * page_tokens;
-  }
+// What is assumed of workers before any was measured: only the order matters then.
+constexpr double kAssumedTokensPerSecond = 10'000;
+absl::Duration AssumedTimePerToken(int batch) { return absl::Microseconds(300) * (batch + 32); }
 
- private:
-  const absl::Span<const TokenId> tokens_;
-  absl::flat_hash_map<int, std::vector<uint64_t>> hashes_;
+// Costs this close are equal: what is predicted is no more exact.
+constexpr double kSameCost = 0.02;
+
+// Over how many tokens of output the wait for the second token is spread.
+constexpr double kTypicalOutputTokens = 64;
+
+// How much sooner decode must be for a prompt to be prefilled there, where it slows others down.
+constexpr double kClearlySooner = 0.8;
+
+struct Candidate {
+  const WorkerView* worker = nullptr;
+  int hit_tokens = 0;
+  double seconds = 0;  // To the first token, or for each token, as the list has it.
 };
-
-struct PrefillChoice {
-  const WorkerView* worker;
-  int hit_tokens;
-  int64_t tokens_before_first;  // What must be computed before this request's first token.
-};
-
-struct DecodeChoice {
-  const WorkerView* worker;
-  int hit_tokens;
-  double load;
-};
-
-PrefillChoice ScorePrefill(const WorkerView& worker, int64_t prompt_tokens, PromptHashes& hashes) {
-  int hit = std::min<int>(hashes.HitTokens(worker), static_cast<int>(prompt_tokens) - 1);
-  int64_t queued = std::max(worker.heartbeat.queued_prompt_tokens, worker.prefill_tokens);
-  return {&worker, hit, queued + prompt_tokens - hit};
-}
-
-// Running requests, plus a whole pool's worth of them for each page that is missing.
-DecodeChoice ScoreDecode(const WorkerView& worker, int64_t prompt_tokens, PromptHashes& hashes) {
-  int hit = hashes.HitTokens(worker);
-  double pages_needed = static_cast<double>(prompt_tokens - hit) / worker.registration.page_tokens + 1;
-  double missing = std::max(0.0, pages_needed - worker.heartbeat.free_pages);
-  double running = std::max(worker.heartbeat.running_requests + worker.heartbeat.waiting_requests, worker.legs);
-  return {&worker, hit, running + missing - 1e-6 * hit};
-}
 
 bool Contains(const std::vector<Incarnation>& list, Incarnation id) {
   return std::find(list.begin(), list.end(), id) != list.end();
 }
 
-const std::string& Name(const WorkerView* worker) { return worker->registration.worker_id; }
-
 absl::Status Unavailable(ErrorReason reason, absl::string_view what) {
   return MakeError(absl::StatusCode::kUnavailable, reason, what, absl::Milliseconds(500));
 }
 
-// The best decode worker that `prefill` (null: none) can hand over to.
-std::optional<DecodeChoice> BestDecode(const ClusterView& view, const WorkerView* prefill, int64_t prompt_tokens,
-                                       const std::vector<Incarnation>& avoid, PromptHashes& hashes) {
-  std::optional<DecodeChoice> best;
+// The mean of what was measured of workers with a role, for those that were not yet.
+double MeanPrefillRate(const ClusterView& view) {
+  double sum = 0;
+  int count = 0;
   for (const auto& [incarnation, worker] : view.workers()) {
-    if (worker.registration.role != Role::kDecode || !worker.AcceptsWork() || Contains(avoid, incarnation)) continue;
-    if (prompt_tokens >= worker.registration.max_context_tokens) continue;
-    if (prefill != nullptr && !view.LinkUp(prefill->registration.incarnation, incarnation)) continue;
-    DecodeChoice choice = ScoreDecode(worker, prompt_tokens, hashes);
-    if (!best.has_value() || std::tie(choice.load, Name(choice.worker)) < std::tie(best->load, Name(best->worker))) {
-      best = choice;
+    if (const auto rate = worker.speed.prefill_tokens_per_second(); rate.has_value()) {
+      sum += *rate;
+      ++count;
     }
   }
-  return best;
+  return count > 0 ? sum / count : kAssumedTokensPerSecond;
 }
 
-std::optional<Placement> PlaceAvoiding(const ClusterView& view, const PlacementRequest& request,
-                                       const std::vector<Incarnation>& avoid) {
-  const int64_t prompt_tokens = static_cast<int64_t>(request.tokens.size());
-  PromptHashes hashes(request.tokens);
-  Placement placement;
-  if (!request.split) {
-    std::optional<DecodeChoice> decode = BestDecode(view, nullptr, prompt_tokens, avoid, hashes);
-    if (!decode.has_value()) return std::nullopt;
-    placement.decode = decode->worker->registration.incarnation;
-    placement.decode_hit_tokens = decode->hit_tokens;
-    placement.reason = absl::StrCat("decode load ", decode->load, ", ", decode->hit_tokens, " tokens cached");
-    return placement;
-  }
-  std::vector<PrefillChoice> choices;
-  for (const auto& [incarnation, worker] : view.workers()) {
-    if (worker.registration.role != Role::kPrefill) continue;
-    if (request.fixed_prefill.is_set() ? incarnation != request.fixed_prefill
-                                       : !worker.AcceptsWork() || Contains(avoid, incarnation)) {
-      continue;
+// One choice, with what is the same for all candidates.
+class Chooser {
+ public:
+  Chooser(const ClusterView& view, const PlacementRequest& request, const std::vector<Incarnation>& avoid)
+      : view_(view),
+        request_(request),
+        avoid_(avoid),
+        prompt_tokens_(static_cast<int>(request.tokens.size())),
+        mean_rate_(MeanPrefillRate(view)),
+        hits_(view.PrefixHits(request.tokens)) {}
+
+  std::optional<Placement> Choose() {
+    if (!request_.split) return ChooseAggregated();
+    std::vector<Candidate> prefills = PrefillCandidates();
+    while (!prefills.empty()) {
+      const size_t best = PickBest(prefills);
+      const Candidate prefill = prefills[best];
+      if (std::optional<Candidate> decode = BestDecode(prefill); decode.has_value()) {
+        if (std::optional<Placement> sooner = SoonerOnDecode(prefill); sooner.has_value()) return sooner;
+        return MakePlacement(prefill, *decode);
+      }
+      prefills.erase(prefills.begin() + static_cast<std::ptrdiff_t>(best));  // None is linked to it.
     }
-    if (prompt_tokens >= worker.registration.max_context_tokens) continue;
-    choices.push_back(ScorePrefill(worker, prompt_tokens, hashes));
+    return std::nullopt;
   }
-  std::sort(choices.begin(), choices.end(), [](const PrefillChoice& a, const PrefillChoice& b) {
-    return std::tie(a.tokens_before_first, a.worker->legs, Name(a.worker)) <
-           std::tie(b.tokens_before_first, b.worker->legs, Name(b.worker));
-  });
-  for (const PrefillChoice& prefill : choices) {
-    std::optional<DecodeChoice> decode = BestDecode(view, prefill.worker, prompt_tokens, avoid, hashes);
-    if (!decode.has_value()) continue;
-    placement.prefill = prefill.worker->registration.incarnation;
-    placement.decode = decode->worker->registration.incarnation;
-    placement.prefill_hit_tokens = prefill.hit_tokens;
-    placement.decode_hit_tokens = decode->hit_tokens;
-    placement.reason = absl::StrCat("prefill computes ", prefill.tokens_before_first, " tokens first, ",
-                                    prefill.hit_tokens, " cached; decode load ", decode->load);
+
+ private:
+  int HitTokens(const WorkerView& worker) const {
+    const auto hit = hits_.find(worker.registration.incarnation);
+    return hit == hits_.end() ? 0 : hit->second;
+  }
+
+  // The last token is always computed: its logits are wanted.
+  Candidate FirstTokenFrom(const WorkerView& worker) const {
+    const int hit = std::min(HitTokens(worker), prompt_tokens_ - 1);
+    const int64_t queued = std::max(worker.heartbeat.queued_prompt_tokens, worker.prefill_tokens);
+    const double rate = worker.speed.prefill_tokens_per_second().value_or(mean_rate_);
+    return {&worker, hit, static_cast<double>(queued + prompt_tokens_ - hit) / rate};
+  }
+
+  static int Running(const WorkerView& worker) {
+    return std::max(worker.heartbeat.running_requests + worker.heartbeat.waiting_requests, worker.legs);
+  }
+
+  // Each page that is missing counts as a request more: others must end first.
+  double TimePerToken(const WorkerView& worker, int hit) const {
+    const int pages_needed = (prompt_tokens_ - hit) / worker.registration.page_tokens + 1;
+    const int batch = Running(worker) + 1 + std::max(0, pages_needed - worker.heartbeat.free_pages);
+    return absl::ToDoubleSeconds(worker.speed.TimePerToken(batch).value_or(AssumedTimePerToken(batch)));
+  }
+
+  bool CanTake(const WorkerView& worker, Role role) const {
+    return worker.registration.role == role && worker.AcceptsWork() &&
+           !Contains(avoid_, worker.registration.incarnation) &&
+           prompt_tokens_ < worker.registration.max_context_tokens;
+  }
+
+  std::vector<Candidate> PrefillCandidates() const {
+    std::vector<Candidate> candidates;
+    if (request_.fixed_prefill.is_set()) {
+      const WorkerView* worker = view_.Find(request_.fixed_prefill);
+      if (worker != nullptr) candidates.push_back(FirstTokenFrom(*worker));
+      return candidates;
+    }
+    for (const auto& [incarnation, worker] : view_.workers()) {
+      if (CanTake(worker, Role::kPrefill)) candidates.push_back(FirstTokenFrom(worker));
+    }
+    return candidates;
+  }
+
+  // Of two drawn from those as good as the best, the one with fewer requests.
+  size_t PickBest(const std::vector<Candidate>& candidates) const {
+    double least = std::numeric_limits<double>::infinity();
+    for (const Candidate& candidate : candidates) least = std::min(least, candidate.seconds);
+    std::vector<size_t> equals;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      if (candidates[i].seconds <= least * (1 + kSameCost)) equals.push_back(i);
+    }
+    // The view has no order of its own; a draw needs one.
+    std::sort(equals.begin(), equals.end(), [&](size_t a, size_t b) {
+      return candidates[a].worker->registration.worker_id < candidates[b].worker->registration.worker_id;
+    });
+    const size_t first = equals[request_.random % equals.size()];
+    const size_t second = equals[(request_.random >> 32) % equals.size()];
+    return candidates[second].worker->legs < candidates[first].worker->legs ? second : first;
+  }
+
+  // The seconds for which decode waits for KV after the first token: pushes begin with the computing, and go on beside
+  // it.
+  double TransferGap(const Candidate& prefill, const WorkerView& decode, int hit, const LinkReport& link) const {
+    const double pages = static_cast<double>(prompt_tokens_ - hit) / decode.registration.page_tokens;
+    if (link.gigabytes_per_second <= 0) return 0;
+    const double transfer =
+        pages * static_cast<double>(decode.registration.page_bytes) / (link.gigabytes_per_second * 1e9);
+    const double rate = prefill.worker->speed.prefill_tokens_per_second().value_or(mean_rate_);
+    return std::max(0.0, transfer - (prompt_tokens_ - prefill.hit_tokens) / rate) + link.latency_us * 1e-6;
+  }
+
+  // Of those that `prefill` can hand over to.
+  std::optional<Candidate> BestDecode(const Candidate& prefill) const {
+    std::vector<Candidate> candidates;
+    for (const LinkReport& link : prefill.worker->heartbeat.links) {
+      const WorkerView* worker = link.up ? view_.Find(link.peer) : nullptr;
+      if (worker == nullptr || !CanTake(*worker, Role::kDecode)) continue;
+      const int hit = HitTokens(*worker);
+      const double gap = TransferGap(prefill, *worker, hit, link);
+      candidates.push_back({worker, hit, TimePerToken(*worker, hit) + gap / kTypicalOutputTokens});
+    }
+    if (candidates.empty()) return std::nullopt;
+    return candidates[PickBest(candidates)];
+  }
+
+  // What a decode worker that also prefills costs: its first token, and the others.
+  std::optional<Candidate> BestForBoth(int max_tokens) const {
+    std::vector<Candidate> candidates;
+    for (const auto& [incarnation, worker] : view_.workers()) {
+      if (!CanTake(worker, Role::kDecode)) continue;
+      Candidate candidate = FirstTokenFrom(worker);
+      if (prompt_tokens_ - candidate.hit_tokens > max_tokens) continue;
+      candidate.seconds += TimePerToken(worker, candidate.hit_tokens) * kTypicalOutputTokens;
+      candidates.push_back(candidate);
+    }
+    if (candidates.empty()) return std::nullopt;
+    return candidates[PickBest(candidates)];
+  }
+
+  std::optional<Placement> ChooseAggregated() const {
+    const std::optional<Candidate> decode = BestForBoth(std::numeric_limits<int>::max());
+    if (!decode.has_value()) return std::nullopt;
+    return OnDecodeAlone(*decode, FirstTokenFrom(*decode->worker).seconds);
+  }
+
+  std::optional<Placement> SoonerOnDecode(const Candidate& prefill) const {
+    if (request_.conditional_prefill_tokens <= 0 || request_.fixed_prefill.is_set()) return std::nullopt;
+    const std::optional<Candidate> decode = BestForBoth(request_.conditional_prefill_tokens);
+    if (!decode.has_value()) return std::nullopt;
+    // It begins with the next step.
+    const double wait = Running(*decode->worker) > 0 ? TimePerToken(*decode->worker, decode->hit_tokens) : 0;
+    const double seconds = FirstTokenFrom(*decode->worker).seconds + wait;
+    if (seconds >= kClearlySooner * prefill.seconds) return std::nullopt;
+    return OnDecodeAlone(*decode, seconds);
+  }
+
+  Placement OnDecodeAlone(const Candidate& decode, double first_token_seconds) const {
+    Placement placement;
+    placement.decode = decode.worker->registration.incarnation;
+    placement.decode_hit_tokens = decode.hit_tokens;
+    placement.predicted_ttft = absl::Seconds(first_token_seconds);
+    placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
+    placement.reason = absl::StrCat(decode.worker->registration.worker_id, " alone: ", Describe(decode, placement));
     return placement;
   }
-  return std::nullopt;
-}
+
+  Placement MakePlacement(const Candidate& prefill, const Candidate& decode) const {
+    Placement placement;
+    placement.prefill = prefill.worker->registration.incarnation;
+    placement.decode = decode.worker->registration.incarnation;
+    placement.prefill_hit_tokens = prefill.hit_tokens;
+    placement.decode_hit_tokens = decode.hit_tokens;
+    placement.predicted_ttft = absl::Seconds(prefill.seconds);
+    placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
+    placement.reason = absl::StrCat(prefill.worker->registration.worker_id, " and ",
+                                    decode.worker->registration.worker_id, ": ", Describe(prefill, placement), "; ",
+                                    Running(*decode.worker), " running, ", decode.hit_tokens, " cached on decode");
+    return placement;
+  }
+
+  std::string Describe(const Candidate& first, const Placement& placement) const {
+    const int64_t queued = std::max(first.worker->heartbeat.queued_prompt_tokens, first.worker->prefill_tokens);
+    return absl::StrCat(absl::FormatDuration(placement.predicted_ttft), " to the first token (", queued, " queued, ",
+                        prompt_tokens_, " in the prompt, ", first.hit_tokens, " cached), ",
+                        absl::FormatDuration(placement.predicted_tpot), " a token");
+  }
+
+  const ClusterView& view_;
+  const PlacementRequest& request_;
+  const std::vector<Incarnation>& avoid_;
+  const int prompt_tokens_;
+  const double mean_rate_;
+  const absl::flat_hash_map<Incarnation, int> hits_;
+};
 
 }  // namespace
 
 absl::StatusOr<Placement> Place(const ClusterView& view, const PlacementRequest& request) {
-  std::optional<Placement> placement = PlaceAvoiding(view, request, request.avoid);
-  if (!placement.has_value() && !request.avoid.empty()) placement = PlaceAvoiding(view, request, {});
+  std::optional<Placement> placement = Chooser(view, request, request.avoid).Choose();
+  if (!placement.has_value() && !request.avoid.empty()) placement = Chooser(view, request, {}).Choose();
   if (placement.has_value()) return *std::move(placement);
   if (!view.HasRole(Role::kDecode)) return Unavailable(ErrorReason::kWorkerLost, "no decode worker is registered");
   if (request.split && !view.HasRole(Role::kPrefill)) {

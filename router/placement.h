@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
 #include "router/cluster_view.h"
@@ -19,6 +21,11 @@ struct PlacementRequest {
   Incarnation fixed_prefill;
   // Not these, if there are others: they just failed this request.
   std::vector<Incarnation> avoid;
+  // A prompt of which a decode worker had to compute at most so many tokens may be prefilled there, when its first
+  // token comes clearly earlier so. 0: never.
+  int conditional_prefill_tokens = 0;
+  // Decides between equals. Routers that share workers must not all choose the same.
+  uint64_t random = 0;
 };
 
 struct Placement {
@@ -26,14 +33,19 @@ struct Placement {
   Incarnation decode;
   int prefill_hit_tokens = 0;  // Of the prompt, in the chosen workers' prefix caches.
   int decode_hit_tokens = 0;
-  std::string reason;  // The figures of the chosen pair, for logs.
+  absl::Duration predicted_ttft;  // From now on.
+  absl::Duration predicted_tpot;
+  std::string reason;  // The figures of the choice, for logs.
 };
 
-// Chooses workers for a request: the prefill worker with the fewest tokens to compute before the
-// first token (its queue and this prompt, less what it has cached), and of the decode workers
-// linked to it the one with the least load, counting pages that it lacks. Ties go to the lower
-// worker name. UNAVAILABLE (LINK_DOWN or WORKER_LOST) says what is missing; INVALID_ARGUMENT
-// (REQUEST_TOO_LONG) when no worker could ever run it.
+// Chooses workers for a request: the prefill worker from which the first token is predicted to come first (the prompt
+// tokens that it has queued, and those of this prompt that it does not have cached, at the rate that was measured of
+// it), and of the decode workers linked to it the one with the shortest predicted time per token, counting what is
+// missing: free pages, and a link that moves the KV faster than it is computed. Of the workers that are as good as the
+// best, two are drawn, and the one with fewer requests is taken. UNAVAILABLE (LINK_DOWN or WORKER_LOST) says what is
+// missing; INVALID_ARGUMENT (REQUEST_TOO_LONG) when no worker could ever run it.
+//
+// Cost: one lookup for each page of the prompt that some worker has, and a constant for each worker and link.
 absl::StatusOr<Placement> Place(const ClusterView& view, const PlacementRequest& request);
 
 }  // namespace tandem

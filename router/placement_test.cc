@@ -40,6 +40,23 @@ class PlacementTest : public testing::Test {
     Add(1, Role::kPrefill, "prefill-0", {11, 12});
     Add(2, Role::kPrefill, "prefill-1", {11, 12});
   }
+  // The worker has all of the prompt's full pages cached.
+  void Cache(uint64_t id) {
+    WorkerHeartbeat heartbeat = State(id);
+    heartbeat.stored_hashes = ChainedPageHashes(tokens_, 4);
+    ++heartbeat.sequence;
+    view_.OnHeartbeat(Incarnation(id), heartbeat, kNow);
+  }
+  // It has been seen to compute so many tokens a second.
+  void MeasurePrefill(uint64_t id, double rate) {
+    view_.Find(Incarnation(id))->speed.OnFirstToken(rate, kNow, kNow + absl::Seconds(1));
+  }
+  // It has been seen to take so long for a step of one request.
+  void MeasureDecode(uint64_t id, absl::Duration step) {
+    WorkerSpeed& speed = view_.Find(Incarnation(id))->speed;
+    speed.OnDecodeStep(1, 1, kNow);
+    speed.OnDecodeStep(1, 1, kNow + step);
+  }
   WorkerHeartbeat& State(uint64_t id) { return view_.Find(Incarnation(id))->heartbeat; }
   absl::StatusOr<Placement> Run(PlacementRequest request = {}) {
     request.tokens = tokens_;
@@ -56,9 +73,108 @@ class PlacementTest : public testing::Test {
   std::vector<TokenId> tokens_ = std::vector<TokenId>(40, 7);
 };
 
-TEST_F(PlacementTest, TiesGoToTheLowerName) {
+TEST_F(PlacementTest, OfEqualsTwoAreDrawnAndTheOneWithFewerRequestsIsTaken) {
   TwoPlusTwo();
   Expect(1, 11);
+  Expect(2, 12, {.random = 1 + (uint64_t{1} << 32)});
+  view_.Find(Incarnation(1))->legs = 1;
+  Expect(2, 11, {.random = uint64_t{1} << 32});  // The first draw is prefill-0, the second prefill-1.
+  Expect(1, 11);                                 // Both draws are prefill-0.
+}
+
+TEST_F(PlacementTest, GoesToTheWorkerWhoseFirstTokenComesFirst) {
+  TwoPlusTwo();
+  MeasurePrefill(1, 1000);
+  MeasurePrefill(2, 4000);
+  Expect(2, 11);
+  State(2).queued_prompt_tokens = 100;  // 140 tokens at 4000 a second are before 40 at 1000.
+  Expect(2, 11);
+  State(2).queued_prompt_tokens = 200;
+  Expect(1, 11);
+  ASSERT_OK_AND_ASSIGN(Placement placement, Run());
+  EXPECT_EQ(placement.predicted_ttft, absl::Milliseconds(40));
+  EXPECT_THAT(placement.reason, testing::HasSubstr("40ms to the first token (0 queued, 40 in the prompt, 0 cached)"));
+}
+
+TEST_F(PlacementTest, WorkersNotYetMeasuredCountAsTheMeanOfTheOthers) {
+  TwoPlusTwo();
+  MeasurePrefill(1, 1000);
+  State(1).queued_prompt_tokens = 10;
+  Expect(2, 11);
+}
+
+TEST_F(PlacementTest, DecodeGoesWhereATokenTakesLess) {
+  TwoPlusTwo();
+  MeasureDecode(11, absl::Milliseconds(20));
+  MeasureDecode(12, absl::Milliseconds(10));
+  State(12).running_requests = 20;  // 10 ms / 33 x (21 + 32) is still less than 20 ms.
+  Expect(1, 12);
+  State(12).running_requests = 60;
+  Expect(1, 11);
+}
+
+TEST_F(PlacementTest, AFasterLinkIsWorthARequestMore) {
+  TwoPlusTwo();
+  for (uint64_t id : {11, 12}) view_.Find(Incarnation(id))->registration.page_bytes = 1 << 20;
+  State(1).links[0].gigabytes_per_second = 0.01;  // 11 MB take a second.
+  State(1).links[1].gigabytes_per_second = 10;
+  State(12).running_requests = 1;
+  Expect(1, 12);
+  State(1).links[0].gigabytes_per_second = 10;
+  Expect(1, 11);
+}
+
+TEST_F(PlacementTest, ShortPromptsRunOnDecodeWhenThatIsClearlySooner) {
+  TwoPlusTwo();
+  for (uint64_t id : {1, 2}) MeasurePrefill(id, 1000);
+  const PlacementRequest allowed{.conditional_prefill_tokens = 64};
+  Expect(1, 11, allowed);  // Both would take 40 ms.
+  for (uint64_t id : {1, 2}) State(id).queued_prompt_tokens = 500;
+  Expect(0, 11, allowed);
+  Expect(1, 11);                                      // It is off.
+  Expect(1, 11, {.conditional_prefill_tokens = 39});  // The prompt is too long for it.
+  Cache(12);
+  Expect(0, 12, {.conditional_prefill_tokens = 39});  // But for who has it cached.
+  State(11).queued_prompt_tokens = State(12).queued_prompt_tokens = 500;
+  Expect(1, 11, allowed);
+  Expect(1, 11, {.fixed_prefill = Incarnation(1), .conditional_prefill_tokens = 64});
+}
+
+TEST_F(PlacementTest, AnAggregatedClusterWeighsFirstTokenAndOthers) {
+  Add(11, Role::kDecode, "decode-0");
+  Add(12, Role::kDecode, "decode-1");
+  for (uint64_t id : {11, 12}) {
+    MeasurePrefill(id, 1000);
+    MeasureDecode(id, absl::Milliseconds(10));
+  }
+  State(11).queued_prompt_tokens = 100;
+  Expect(0, 12, {.split = false});
+  State(12).running_requests = 30;  // 64 tokens at 9 ms more each are worth more than 100 ms.
+  Expect(0, 11, {.split = false});
+}
+
+TEST(WorkerSpeedTest, ARateIsWhatAFullQueueIsComputedAt) {
+  WorkerSpeed speed;
+  EXPECT_FALSE(speed.prefill_tokens_per_second().has_value());
+  // Both were sent at once; the second waited for the first.
+  speed.OnFirstToken(1000, kNow, kNow + absl::Seconds(1));
+  speed.OnFirstToken(1000, kNow, kNow + absl::Seconds(2));
+  EXPECT_NEAR(*speed.prefill_tokens_per_second(), 1000, 1);
+  // What is new counts more.
+  for (int i = 2; i < 60; ++i)
+    speed.OnFirstToken(1000, kNow, kNow + absl::Seconds(2) + absl::Milliseconds(500) * (i - 1));
+  EXPECT_NEAR(*speed.prefill_tokens_per_second(), 2000, 50);
+}
+
+TEST(WorkerSpeedTest, PausesAreNoSteps) {
+  WorkerSpeed speed;
+  EXPECT_FALSE(speed.TimePerToken(1).has_value());
+  speed.OnDecodeStep(4, 4, kNow);
+  speed.OnDecodeStep(4, 0, kNow + absl::Milliseconds(36));
+  speed.OnDecodeStep(4, 4, kNow + absl::Milliseconds(500));  // Nothing ran in between.
+  speed.OnDecodeStep(4, 4, kNow + absl::Seconds(5));         // It stood still.
+  EXPECT_EQ(absl::ToInt64Milliseconds(*speed.TimePerToken(4)), 36);
+  EXPECT_EQ(absl::ToInt64Milliseconds(*speed.TimePerToken(40)), 72);
 }
 
 TEST_F(PlacementTest, AvoidsQueuedPrompts) {
@@ -76,7 +192,7 @@ TEST_F(PlacementTest, CountsItsOwnRequestsBeforeTheHeartbeatDoes) {
 
 TEST_F(PlacementTest, GoesWhereThePrefixIs) {
   TwoPlusTwo();
-  for (uint64_t hash : ChainedPageHashes(tokens_, 4)) view_.Find(Incarnation(2))->prefix_hashes.insert(hash);
+  Cache(2);
   ASSERT_OK_AND_ASSIGN(Placement placement, Run());
   EXPECT_EQ(placement.prefill, Incarnation(2));
   EXPECT_EQ(placement.prefill_hit_tokens, 39);  // The last token is always computed.
@@ -176,6 +292,18 @@ TEST_F(PlacementTest, AGapInHeartbeatsForgetsThePrefixes) {
   EXPECT_EQ(view_.Find(Incarnation(1))->prefix_hashes.size(), 1);
   view_.OnHeartbeat(Incarnation(1), {.sequence = 5}, kNow);
   EXPECT_THAT(view_.Find(Incarnation(1))->prefix_hashes, IsEmpty());
+}
+
+TEST_F(PlacementTest, PrefixesAreCountedUpToTheFirstPageThatIsMissing) {
+  TwoPlusTwo();
+  const std::vector<uint64_t> hashes = ChainedPageHashes(tokens_, 4);
+  view_.OnHeartbeat(Incarnation(1), {.stored_hashes = {hashes[0], hashes[1], hashes[3]}, .sequence = 2}, kNow);
+  view_.OnHeartbeat(Incarnation(2), {.stored_hashes = {hashes[1]}, .sequence = 2}, kNow);
+  view_.OnHeartbeat(Incarnation(11), {.stored_hashes = hashes, .sequence = 2}, kNow);
+  EXPECT_THAT(view_.PrefixHits(tokens_),
+              UnorderedElementsAre(testing::Pair(Incarnation(1), 8), testing::Pair(Incarnation(11), 40)));
+  view_.Remove(Incarnation(11));
+  EXPECT_THAT(view_.PrefixHits(tokens_), ElementsAre(testing::Pair(Incarnation(1), 8)));
 }
 
 }  // namespace

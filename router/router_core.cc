@@ -238,18 +238,25 @@ void RouterCore::DirectPrefillWorkers() {
 void RouterCore::OnWorkerEvents(Incarnation worker, EventFrame frame) {
   Post([this, worker, frame = std::move(frame)]() mutable {
     const absl::Time now = clock_.Now();
+    int decoded = 0;  // Requests that got a token of a decode step.
     for (LegEvent& event : frame.events) {
       auto leg = legs_.find(event.id);
       if (leg == legs_.end() || leg->second.worker != worker) continue;  // Of a leg that was closed.
       Session* session = leg->second.session;
       const LegKind kind = leg->second.kind;
       const RequestId id = event.id;
-      if (event.finish != LegFinish::kNone || !event.error.ok()) {
-        CloseLeg(id);
-      } else if (!event.tokens.empty()) {
-        CountFirstToken(leg->second);
+      if (!event.tokens.empty()) {
+        if (leg->second.prefill_tokens > 0) {
+          CountFirstToken(leg->second, event, now);
+        } else {
+          ++decoded;
+        }
       }
+      if (event.finish != LegFinish::kNone || !event.error.ok()) CloseLeg(id);
       Apply(session, session->machine->OnLegEvent(kind, std::move(event), now));
+    }
+    if (WorkerView* view = view_.Find(worker); view != nullptr && decoded > 0) {
+      view->speed.OnDecodeStep(decoded, view->legs, now);
     }
   });
 }
@@ -280,8 +287,11 @@ void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
   }
 }
 
-void RouterCore::CountFirstToken(LegEntry& entry) {
-  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) worker->prefill_tokens -= entry.prefill_tokens;
+void RouterCore::CountFirstToken(LegEntry& entry, const LegEvent& event, absl::Time now) {
+  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) {
+    worker->prefill_tokens -= entry.prefill_tokens;
+    worker->speed.OnFirstToken(static_cast<double>(entry.prefill_tokens - event.cached_tokens), entry.started, now);
+  }
   entry.prefill_tokens = 0;
 }
 
@@ -297,9 +307,10 @@ void RouterCore::CloseLeg(RequestId id) {
 
 void RouterCore::Apply(Session* session, SessionActions actions) {
   for (auto& [worker, start] : actions.starts) {
-    const bool prefill = start.id == session->machine->prefill_leg();
-    OpenLeg(start.id, {session, prefill ? LegKind::kPrefill : LegKind::kDecode, worker,
-                       prefill ? static_cast<int64_t>(start.tokens.size()) : 0});
+    const bool is_prefill = start.id == session->machine->prefill_leg();
+    const bool computes_prompt = is_prefill || !start.handover.is_set();
+    OpenLeg(start.id, {session, is_prefill ? LegKind::kPrefill : LegKind::kDecode, worker,
+                       computes_prompt ? static_cast<int64_t>(start.tokens.size()) : 0, clock_.Now()});
     commands_[worker].starts.push_back(std::move(start));
   }
   for (auto& [worker, cancel] : actions.cancels) {
@@ -318,7 +329,10 @@ void RouterCore::Apply(Session* session, SessionActions actions) {
 }
 
 void RouterCore::TryPlace(Session* session) {
-  absl::StatusOr<Placement> placement = Place(view_, session->machine->placement_request());
+  PlacementRequest request = session->machine->placement_request();
+  request.conditional_prefill_tokens = options_.conditional_prefill_tokens;
+  request.random = DrawRandomId();
+  absl::StatusOr<Placement> placement = Place(view_, request);
   Apply(session, session->machine->OnPlaced(placement, view_, clock_.Now()));
   if (!sessions_.contains(session)) return;
   bool queued = std::find(waiting_.begin(), waiting_.end(), session) != waiting_.end();

@@ -70,7 +70,8 @@ class RouterCore {
     absl::Duration worker_timeout = absl::Seconds(1);
     absl::Duration stuck_timeout = absl::Seconds(10);
     absl::Duration placement_timeout = absl::Seconds(10);
-    bool split = true;  // The topology has prefill pools.
+    bool split = true;                   // The topology has prefill pools.
+    int conditional_prefill_tokens = 0;  // As PlacementRequest has it.
     uint64_t model_fingerprint = 0;
   };
   RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,
@@ -136,10 +137,11 @@ class RouterCore {
     Session* session;
     LegKind kind;
     Incarnation worker;
-    int64_t prefill_tokens;
+    int64_t prefill_tokens;  // That it has to compute or find before its first token; 0 after that.
+    absl::Time started;
   };
   void OpenLeg(RequestId id, const LegEntry& entry);
-  void CountFirstToken(LegEntry& entry);
+  void CountFirstToken(LegEntry& entry, const LegEvent& event, absl::Time now);
   void CloseLeg(RequestId id);
   void FlushCommands();
 

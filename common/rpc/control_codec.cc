@@ -15,6 +15,7 @@ void EncodeRegistration(const WorkerRegistration& registration, v1::Registration
   proto->set_total_pages(registration.total_pages);
   proto->set_page_tokens(registration.page_tokens);
   proto->set_max_context_tokens(registration.max_context_tokens);
+  proto->set_page_bytes(registration.page_bytes);
 }
 
 absl::StatusOr<WorkerRegistration> DecodeRegistration(const v1::Registration& proto) {
@@ -27,6 +28,7 @@ absl::StatusOr<WorkerRegistration> DecodeRegistration(const v1::Registration& pr
   registration.total_pages = proto.total_pages();
   registration.page_tokens = proto.page_tokens();
   registration.max_context_tokens = proto.max_context_tokens();
+  registration.page_bytes = proto.page_bytes();
   if (proto.role() == RoleName(Role::kDecode)) {
     registration.role = Role::kDecode;
   } else if (proto.role() != RoleName(Role::kPrefill)) {
