@@ -187,6 +187,22 @@ absl::StatusOr<std::vector<ModelSummary>> RouterClient::Models() {
   return models;
 }
 
+absl::StatusOr<std::vector<std::pair<absl::Duration, std::string>>> RouterClient::Explain(
+    const std::string& request_id) {
+  grpc::ClientContext context;
+  SetTimeout(context, kShortCall);
+  v1::ExplainRequest request;
+  request.set_request_id(request_id);
+  v1::ExplainResponse response;
+  RETURN_IF_ERROR(connection_->StatusOf(connection_->router_stub->Explain(&context, request, &response)));
+  std::vector<std::pair<absl::Duration, std::string>> decisions;
+  for (const v1::PlacementDecision& decision : response.decisions()) {
+    decisions.emplace_back(absl::Seconds(decision.age().seconds()) + absl::Nanoseconds(decision.age().nanos()),
+                           decision.what());
+  }
+  return decisions;
+}
+
 absl::Status RouterClient::Drain(const std::string& worker_id) {
   grpc::ClientContext context;
   SetTimeout(context, kShortCall);

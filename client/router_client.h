@@ -84,6 +84,9 @@ class RouterClient {
   absl::Status Cancel(const std::string& request_id);
   absl::StatusOr<ClusterSummary> Status(absl::Duration timeout = absl::Seconds(2));
   absl::StatusOr<std::vector<ModelSummary>> Models();
+  // Why a request went where it went: how long ago, and what was decided; oldest first. NOT_FOUND when the router does
+  // not know it any more.
+  absl::StatusOr<std::vector<std::pair<absl::Duration, std::string>>> Explain(const std::string& request_id);
   absl::Status Drain(const std::string& worker_id);
 
  private:

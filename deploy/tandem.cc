@@ -16,6 +16,7 @@
 #include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/router_client.h"
 #include "common/error_reason.h"
@@ -42,6 +43,7 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
   tandem up FILE               start it here; Ctrl-C drains and stops, twice stops at once
   tandem generate "question"   ask the model (--text="..." continues a text instead)
   tandem status [--wait]       show workers, links and load
+  tandem explain REQUEST       why a request went to the workers that it went to
   tandem drain WORKER          let a worker finish and leave
   tandem bench                 put load on it and report latencies, throughput and goodput
 
@@ -245,6 +247,17 @@ int Status() {
   return status->ready ? 0 : 3;
 }
 
+int Explain(const std::string& request) {
+  absl::string_view name = request;
+  if (!absl::ConsumePrefix(&name, "chatcmpl-")) absl::ConsumePrefix(&name, "cmpl-");  // As HTTP's answers call it.
+  auto decisions = RouterClient(absl::GetFlag(FLAGS_router)).Explain(std::string(name));
+  if (!decisions.ok()) return Fail(decisions.status());
+  for (const auto& [age, what] : *decisions) {
+    printf("%s ago: %s\n", absl::FormatDuration(absl::Trunc(age, absl::Milliseconds(1))).c_str(), what.c_str());
+  }
+  return 0;
+}
+
 int Drain(const std::string& worker) {
   absl::Status status = RouterClient(absl::GetFlag(FLAGS_router)).Drain(worker);
   if (!status.ok()) return Fail(status);
@@ -264,6 +277,7 @@ constexpr Command kCommands[] = {
     {"up", "FILE", true, Up},
     {"generate", "\"question\"", false, Generate},
     {"status", nullptr, false, [](const std::string&) { return Status(); }},
+    {"explain", "REQUEST", true, Explain},
     {"drain", "WORKER", true, Drain},
     {"bench", "B.json", false, [](const std::string& other) { return Bench(absl::GetFlag(FLAGS_router), other); }},
 };

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
@@ -326,6 +327,21 @@ void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
       loop, [this](auto... arguments) { service_.RequestCancel(arguments...); },
       [this](const v1::CancelRequest& request, v1::CancelResponse*, UnaryDone done) {
         shared_.core.CancelByName(request.request_id(), [done](const absl::Status& status) { done(ToGrpc(status)); });
+      });
+  ServeUnary<v1::ExplainRequest, v1::ExplainResponse>(
+      loop, [this](auto... arguments) { service_.RequestExplain(arguments...); },
+      [this](const v1::ExplainRequest& request, v1::ExplainResponse* response, UnaryDone done) {
+        const std::string& name = request.request_id();
+        shared_.core.Explain(name, [name, response, done](const auto& decisions) {
+          for (const auto& [age, what] : decisions) {
+            v1::PlacementDecision* decision = response->add_decisions();
+            EncodeDuration(age, decision->mutable_age());
+            decision->set_what(what);
+          }
+          done(decisions.empty() ? ToGrpc(absl::NotFoundError(
+                                       absl::StrCat("request_id: \"", name, "\" is not known here, or not any more")))
+                                 : grpc::Status::OK);
+        });
       });
   ServeUnary<v1::ListModelsRequest, v1::ListModelsResponse>(
       loop, [this](auto... arguments) { service_.RequestListModels(arguments...); },

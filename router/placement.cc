@@ -221,7 +221,9 @@ class Chooser {
   std::string Describe(const Candidate& first, const Placement& placement) const {
     const int64_t queued = std::max(first.worker->heartbeat.queued_prompt_tokens, first.worker->prefill_tokens);
     return absl::StrCat(absl::FormatDuration(placement.predicted_ttft), " to the first token (", queued, " queued, ",
-                        prompt_tokens_, " in the prompt, ", first.hit_tokens, " cached), ",
+                        prompt_tokens_, " in the prompt, ", first.hit_tokens, " cached, at ",
+                        static_cast<int64_t>(first.worker->speed.prefill_tokens_per_second().value_or(mean_rate_)),
+                        first.worker->speed.prefill_tokens_per_second().has_value() ? "" : " assumed", " tokens/s), ",
                         absl::FormatDuration(placement.predicted_tpot), " a token");
   }
 

@@ -93,7 +93,8 @@ TEST_F(PlacementTest, GoesToTheWorkerWhoseFirstTokenComesFirst) {
   Expect(1, 11);
   ASSERT_OK_AND_ASSIGN(Placement placement, Run());
   EXPECT_EQ(placement.predicted_ttft, absl::Milliseconds(40));
-  EXPECT_THAT(placement.reason, testing::HasSubstr("40ms to the first token (0 queued, 40 in the prompt, 0 cached)"));
+  EXPECT_THAT(placement.reason, testing::HasSubstr("40ms to the first token (0 queued, 40 in the prompt, 0 cached, "
+                                                   "at 1000 tokens/s)"));
 }
 
 TEST_F(PlacementTest, WorkersNotYetMeasuredCountAsTheMeanOfTheOthers) {

@@ -148,6 +148,17 @@ void RouterCore::CancelByName(const std::string& name, std::function<void(absl::
   });
 }
 
+void RouterCore::Explain(const std::string& name,
+                         std::function<void(const std::vector<std::pair<absl::Duration, std::string>>&)> done) {
+  Post([this, name, done = std::move(done)] {
+    std::vector<std::pair<absl::Duration, std::string>> answer;
+    for (Decision& decision : decisions_.Find(name)) {
+      answer.emplace_back(clock_.Now() - decision.at, std::move(decision.what));
+    }
+    done(answer);
+  });
+}
+
 // --- Workers ---
 
 void RouterCore::OnRegister(const WorkerRegistration& registration, std::function<void(absl::Status)> done) {
@@ -333,6 +344,8 @@ void RouterCore::TryPlace(Session* session) {
   request.conditional_prefill_tokens = options_.conditional_prefill_tokens;
   request.random = DrawRandomId();
   absl::StatusOr<Placement> placement = Place(view_, request);
+  decisions_.Add(session->machine->name(), clock_.Now(),
+                 placement.ok() ? placement->reason : absl::StrCat("waits: ", placement.status().message()));
   Apply(session, session->machine->OnPlaced(placement, view_, clock_.Now()));
   if (!sessions_.contains(session)) return;
   bool queued = std::find(waiting_.begin(), waiting_.end(), session) != waiting_.end();

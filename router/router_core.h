@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -19,6 +20,7 @@
 #include "model/tokenizer.h"
 #include "router/admission.h"
 #include "router/cluster_view.h"
+#include "router/decision_log.h"
 #include "router/request_session.h"
 #include "router/router_metrics.h"
 
@@ -94,6 +96,10 @@ class RouterCore {
   // Ends a call by its name; `done` gets OK or NOT_FOUND.
   void CancelByName(const std::string& name, std::function<void(absl::Status)> done);
 
+  // `done` gets why a request went where it went, oldest first, each with how long ago; nothing when it is not known.
+  void Explain(const std::string& name,
+               std::function<void(const std::vector<std::pair<absl::Duration, std::string>>&)> done);
+
   // `done` gets INVALID_ARGUMENT when the worker runs another model.
   void OnRegister(const WorkerRegistration& registration, std::function<void(absl::Status)> done);
   void OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat);
@@ -165,6 +171,7 @@ class RouterCore {
   absl::flat_hash_map<RequestId, LegEntry> legs_;
   std::vector<Session*> waiting_;                            // For placement, oldest first.
   absl::flat_hash_map<Incarnation, CommandFrame> commands_;  // Of this turn.
+  DecisionLog decisions_;
   absl::Time next_tick_;
   std::thread thread_;
 };

@@ -182,6 +182,27 @@ TEST_F(RouterCoreTest, CallsThatAreNoRequestsAreCountedToo) {
   EXPECT_THAT(metrics_server_.Text(), HasSubstr("tandem_requests_total{outcome=\"INVALID_ARGUMENT\"} 1"));
 }
 
+TEST_F(RouterCoreTest, ExplainsWhereARequestWentAndWhatItWaitedFor) {
+  Submit(/*samples=*/1);
+  Register(kDecode);
+  std::vector<std::string> decisions;
+  core_.Explain("r", [&](const auto& answer) {
+    for (const auto& [age, what] : answer) decisions.push_back(what);
+  });
+  core_.Explain("other", [](const auto& answer) { EXPECT_THAT(answer, IsEmpty()); });
+  Settle();
+  EXPECT_THAT(decisions, ElementsAre("waits: no decode worker is registered", HasSubstr("decode-11 alone: ")));
+}
+
+TEST(DecisionLogTest, ForgetsTheOldestRequests) {
+  DecisionLog log(/*max_requests=*/2);
+  for (const char* request : {"a", "b", "a", "c"}) log.Add(request, absl::UnixEpoch(), request);
+  EXPECT_THAT(log.Find("a"), IsEmpty());
+  EXPECT_THAT(log.Find("b"), SizeIs(1));
+  log.Add("c", absl::UnixEpoch(), "c");  // The same again.
+  EXPECT_THAT(log.Find("c"), SizeIs(1));
+}
+
 TEST(RouterMetricsTest, HandoversOfNoTimeCountAndThoseThatWereNoneDoNot) {
   MetricsServer server;
   RouterMetrics metrics(server, "letters");
