@@ -342,7 +342,7 @@ void RouterCore::Apply(Session* session, SessionActions actions) {
 void RouterCore::TryPlace(Session* session) {
   PlacementRequest request = session->machine->placement_request();
   request.conditional_prefill_tokens = options_.conditional_prefill_tokens;
-  request.random = DrawRandomId();
+  if (options_.random_ties) request.random = DrawRandomId();
   absl::StatusOr<Placement> placement = Place(view_, request);
   decisions_.Add(session->machine->name(), clock_.Now(),
                  placement.ok() ? placement->reason : absl::StrCat("waits: ", placement.status().message()));

@@ -74,6 +74,7 @@ class RouterCore {
     absl::Duration placement_timeout = absl::Seconds(10);
     bool split = true;                   // The topology has prefill pools.
     int conditional_prefill_tokens = 0;  // As PlacementRequest has it.
+    bool random_ties = false;            // Else PlacementRequest::random is 0.
     uint64_t model_fingerprint = 0;
   };
   RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,
