@@ -70,14 +70,15 @@ absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std
   constexpr char kRow[] = "%-12s %-8s %-22s %-22s %-22s %10s %11s %9s %8s\n";
   const std::vector<ProcessPlan> processes = topology.Processes();
   ASSIGN_OR_RETURN(std::vector<ProcessNeeds> needs, AskProcesses(topology, processes, program_folder));
-  std::string table = absl::StrFormat(kRow, "process", "device", "service", "link", "metrics", "weights", "KV cache",
-                                      "KV pages", "context");
+  std::string table = absl::StrFormat(kRow, "process", "device", "service", "HTTP or link", "metrics", "weights",
+                                      "KV cache", "KV pages", "context");
   int64_t total = 0;
   for (size_t i = 0; i < processes.size(); ++i) {
     const ProcessPlan& process = processes[i];
     const PoolSettings* pool = process.pool < 0 ? nullptr : &topology.pools[process.pool];
+    const std::string& second_address = pool == nullptr ? process.http_address : process.link_address;
     absl::StrAppendFormat(&table, kRow, process.name, Device(process, pool), process.service_address,
-                          process.link_address.empty() ? "-" : process.link_address, process.metrics_address,
+                          second_address.empty() ? "-" : second_address, process.metrics_address,
                           pool ? FormatBytes(needs[i].weight_bytes) : "-",
                           !pool                    ? "-"
                           : needs[i].kv_bytes == 0 ? "what's free"

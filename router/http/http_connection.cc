@@ -106,8 +106,11 @@ class HttpConnection::Exchange final : public HttpReply {
   void Finish(bool client_left) {
     std::shared_ptr<HttpConnection> connection = std::exchange(connection_, nullptr);
     if (connection == nullptr) return;
-    if (client_left && !ended_ && on_gone_ != nullptr) std::exchange(on_gone_, nullptr)();
-    if (on_over_ != nullptr) std::exchange(on_over_, nullptr)();
+    // Whoever answers holds this, and may be held by its callbacks: they end here.
+    auto on_gone = std::exchange(on_gone_, nullptr);
+    auto on_over = std::exchange(on_over_, nullptr);
+    if (client_left && !ended_ && on_gone != nullptr) on_gone();
+    if (on_over != nullptr) on_over();
   }
 
  private:

@@ -224,6 +224,24 @@ TEST_F(HttpServerTest, TellsWhoeverAnswersThatTheClientLeft) {
   });
 }
 
+// What a callback holds may hold the reply: such a circle must not outlive the answer.
+TEST_F(HttpServerTest, CallbacksEndWithTheAnswer) {
+  Start();
+  HttpClient client(address());
+  client.SendRequest("GET", "/wait");
+  std::shared_ptr<HttpReply> reply = handler_.TakeOpen();
+  std::weak_ptr<HttpReply> watched = reply;
+  OnServer([&] {
+    reply->OnGone([reply] {});
+    reply->OnOver([reply] {});
+    reply->Send({.body = "x"});
+    reply = nullptr;
+  });
+  EXPECT_EQ(client.Read().body, "x");
+  EXPECT_EQ(client.Ask("GET", "/echo").status, 200);
+  EXPECT_TRUE(watched.expired());
+}
+
 TEST_F(HttpServerTest, DropsAClientThatDoesNotReadItsStream) {
   options_.max_unsent_bytes = 100'000;
   Start();

@@ -1,14 +1,33 @@
 #include "router/http/turn_relay.h"
 
+#include <iterator>
 #include <utility>
 
 namespace tandem {
+namespace {
+
+constexpr int kMaxTurnsOnTheirWay = 256;
+
+// Appends what is new of a sample to what was.
+void Merge(SampleUpdate later, SampleUpdate& update) {
+  update.text += later.text;
+  std::move(later.tokens.begin(), later.tokens.end(), std::back_inserter(update.tokens));
+  update.finish = later.finish;
+}
+
+}  // namespace
 
 class TurnRelay::Sink final : public ResponseSink {
  public:
   Sink(TurnRelay& relay, std::shared_ptr<RequestListener> listener, int request)
       : relay_(relay), listener_(std::move(listener)), request_(request) {}
   void Write(SampleUpdate update) override {
+    if (relay_.holds_back_ && last_turn_ == relay_.turns_sent_ && relay_.turn_[last_].update.index == update.index) {
+      Merge(std::move(update), relay_.turn_[last_].update);
+      return;
+    }
+    last_turn_ = relay_.turns_sent_;
+    last_ = relay_.turn_.size();
     relay_.turn_.push_back({.listener = listener_, .request = request_, .update = std::move(update)});
   }
   void Finish(const absl::Status& status, const RequestUsage& usage) override {
@@ -20,6 +39,9 @@ class TurnRelay::Sink final : public ResponseSink {
   TurnRelay& relay_;
   const std::shared_ptr<RequestListener> listener_;  // Co-owners: the connection that waits for the answer.
   const int request_;
+  // Where its last update is, while that waits.
+  uint64_t last_turn_ = UINT64_MAX;
+  size_t last_ = 0;
 };
 
 std::shared_ptr<ResponseSink> TurnRelay::NewSink(std::shared_ptr<RequestListener> listener, int request) {
@@ -28,7 +50,11 @@ std::shared_ptr<ResponseSink> TurnRelay::NewSink(std::shared_ptr<RequestListener
 
 void TurnRelay::EndTurn() {
   if (turn_.empty()) return;
-  server_->Post([turn = std::exchange(turn_, {})]() mutable {
+  holds_back_ = turns_on_their_way_.load(std::memory_order_acquire) >= kMaxTurnsOnTheirWay;
+  if (holds_back_) return;  // The owner thread's next turn, in 20 ms at the latest, looks again.
+  turns_on_their_way_.fetch_add(1, std::memory_order_relaxed);
+  ++turns_sent_;
+  server_->Post([this, turn = std::exchange(turn_, {})]() mutable {
     for (News& news : turn) {
       if (news.is_end) {
         news.listener->OnFinish(news.request, news.status, news.usage);
@@ -36,6 +62,7 @@ void TurnRelay::EndTurn() {
         news.listener->OnUpdate(news.request, std::move(news.update));
       }
     }
+    turns_on_their_way_.fetch_sub(1, std::memory_order_release);
   });
 }
 

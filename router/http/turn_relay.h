@@ -1,5 +1,7 @@
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -23,6 +25,9 @@ class RequestListener {
 // Carries what the core says of requests from its owner thread to the HTTP server's: all of a turn in one piece, so
 // that a step's tokens cost one hop between the threads, and not one each.
 //
+// When the server's thread lags behind by many turns, news wait here, and what is new of one sample is put together:
+// what is on its way is bounded by the number of samples, not by their tokens.
+//
 // Thread-safety: sinks and EndTurn on the owner thread; Attach before requests.
 // Ownership: owns what waits for the turn's end; borrows the server, which outlives the core's last turn.
 class TurnRelay {
@@ -30,7 +35,7 @@ class TurnRelay {
   void Attach(HttpServer& server) { server_ = &server; }
   // The sink of a request, which keeps the listener. The relay outlives it.
   std::shared_ptr<ResponseSink> NewSink(std::shared_ptr<RequestListener> listener, int request);
-  // Sends what the turn brought.
+  // Sends what the turn brought, and what waits from turns before.
   void EndTurn();
 
  private:
@@ -46,6 +51,9 @@ class TurnRelay {
   };
   HttpServer* server_ = nullptr;
   std::vector<News> turn_;
+  uint64_t turns_sent_ = 0;  // Tells what is in turn_ from what was.
+  bool holds_back_ = false;
+  std::atomic<int> turns_on_their_way_ = 0;
 };
 
 }  // namespace tandem
