@@ -99,7 +99,7 @@ class Fields {
       const std::optional<int64_t> number = WholeNumber(*value);
       if (!number.has_value()) {
         Keep(WrongType(NameOf(name), "an integer", *value));
-      } else if (std::abs(*number) > std::numeric_limits<int>::max()) {
+      } else if (*number < std::numeric_limits<int>::min() || *number > std::numeric_limits<int>::max()) {
         Keep(absl::InvalidArgumentError(absl::StrCat(NameOf(name), ": out of range, got ", *number)));
       } else {
         target = static_cast<int>(*number);
