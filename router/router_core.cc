@@ -95,8 +95,7 @@ void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
     admitted = absl::AlreadyExistsError(absl::StrCat("request_id: \"", request->name, "\" is running already"));
   }
   if (!admitted.ok()) {
-    metrics_.CountRequest(admitted);
-    request->sink->Finish(admitted, {});
+    FinishCall(*request, admitted, {});
     return;
   }
   auto owned_call = std::make_unique<Call>();
@@ -384,10 +383,26 @@ void RouterCore::End(Session* session, const absl::Status& status) {
     if (failed) CancelCallNow(call->request.get());
     return;
   }
-  metrics_.CountRequest(call->status);
-  call->request->sink->Finish(call->status, call->usage);
+  FinishCall(*call->request, call->status, call->usage);
   calls_by_name_.erase(call->request->name);
   calls_.erase(call->request.get());
+}
+
+void RouterCore::FinishCall(const Request& request, const absl::Status& status, const RequestUsage& usage) {
+  metrics_.CountRequest(status);
+  if (options_.access_log) {
+    LogInfo("request ended", {{"request", request.name},
+                              {"outcome", absl::StatusCodeToString(status.code())},
+                              {"prompt_tokens", request.prompt.size()},
+                              {"cached_tokens", usage.cached_tokens},
+                              {"output_tokens", usage.completion_tokens},
+                              {"ms", absl::ToInt64Milliseconds(clock_.Now() - request.arrival)},
+                              {"prefill", usage.prefill_worker},
+                              {"decode", usage.decode_worker},
+                              {"retries", usage.retries},
+                              {"error", status.message()}});
+  }
+  request.sink->Finish(status, usage);
 }
 
 void RouterCore::Tick() {

@@ -75,6 +75,7 @@ class RouterCore {
     bool split = true;                   // The topology has prefill pools.
     int conditional_prefill_tokens = 0;  // As PlacementRequest has it.
     bool random_ties = false;            // Else PlacementRequest::random is 0.
+    bool access_log = false;             // A log line for each call that ends.
     uint64_t model_fingerprint = 0;
   };
   RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,
@@ -139,6 +140,8 @@ class RouterCore {
   void TryPlace(Session* session);
   void PlaceWaiting();
   void End(Session* session, const absl::Status& status);
+  // The last word on a call: counted, logged and told.
+  void FinishCall(const Request& request, const absl::Status& status, const RequestUsage& usage);
   // The open legs, with what they add to their workers' counts.
   struct LegEntry {
     Session* session;

@@ -37,7 +37,8 @@ class RouterCoreTest : public testing::Test {
  protected:
   RouterCoreTest()
       : tokenizer_(Letters()),
-        core_({.max_retries = 3, .split = false, .model_fingerprint = 1}, *tokenizer_, metrics_, outside_, clock_) {
+        core_({.max_retries = 3, .split = false, .access_log = true, .model_fingerprint = 1}, *tokenizer_, metrics_,
+              outside_, clock_) {
     core_.Start();
   }
   ~RouterCoreTest() override { core_.Stop(); }
@@ -192,6 +193,15 @@ TEST_F(RouterCoreTest, ExplainsWhereARequestWentAndWhatItWaitedFor) {
   core_.Explain("other", [](const auto& answer) { EXPECT_THAT(answer, IsEmpty()); });
   Settle();
   EXPECT_THAT(decisions, ElementsAre("waits: no decode worker is registered", HasSubstr("decode-11 alone: ")));
+}
+
+TEST_F(RouterCoreTest, EachCallThatEndsIsALineOfTheAccessLog) {
+  Register(kDecode);
+  testing::internal::CaptureStderr();
+  core_.CancelCall(Submit(/*samples=*/1));
+  Settle();
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              HasSubstr("request ended request=r outcome=CANCELLED prompt_tokens=3 cached_tokens=0 output_tokens=0"));
 }
 
 TEST(DecisionLogTest, ForgetsTheOldestRequests) {

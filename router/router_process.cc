@@ -108,6 +108,7 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   options.max_retries = static_cast<int>(topology.router.max_retries);
   options.worker_timeout = topology.router.worker_timeout;
   options.placement_timeout = topology.router.placement_timeout;
+  options.access_log = topology.router.access_log;
   options.random_ties = topology.router.random_ties;
   options.conditional_prefill_tokens = static_cast<int>(topology.router.conditional_prefill_tokens);
   options.split = std::any_of(topology.pools.begin(), topology.pools.end(),
