@@ -26,6 +26,10 @@ class Gate {
     absl::MutexLock lock(&mu_);
     closed_ = true;
   }
+  bool closed() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return closed_;
+  }
   // True when nothing is inside; false when `timeout` passed first.
   bool AwaitEmpty(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);

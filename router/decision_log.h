@@ -22,7 +22,7 @@ class DecisionLog {
  public:
   explicit DecisionLog(size_t max_requests = 4096) : max_requests_(max_requests) {}
 
-  // A repetition of a request's last decision is left out.
+  // A repetition of a request's last decision is left out, and so are the oldest of very many: names can be used again.
   void Add(const std::string& request, absl::Time at, std::string what);
   // Oldest first; empty for requests that are not known any more, or never were.
   std::vector<Decision> Find(const std::string& request) const;

@@ -88,6 +88,8 @@ void RequestSession::OpenBothLegs(const Placement& placement, const ClusterView&
   decode_ = {RequestId(DrawRandomId()), placement.decode, view.Find(placement.decode)->registration.worker_id};
   start.id = decode_.id;
   if (!placement.prefill.is_set()) {
+    prefill_ = {};  // Of an attempt before this one.
+    handover_ = {};
     first_token_seen_ = true;  // There is one leg: nothing can overtake.
     state_ = State::kDecoding;
     actions.starts.emplace_back(decode_.worker, std::move(start));

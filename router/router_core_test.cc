@@ -211,6 +211,8 @@ TEST(DecisionLogTest, ForgetsTheOldestRequests) {
   EXPECT_THAT(log.Find("b"), SizeIs(1));
   log.Add("c", absl::UnixEpoch(), "c");  // The same again.
   EXPECT_THAT(log.Find("c"), SizeIs(1));
+  for (int i = 0; i < 1000; ++i) log.Add("c", absl::UnixEpoch(), absl::StrCat(i));
+  EXPECT_THAT(log.Find("c"), SizeIs(64));
 }
 
 TEST(RouterMetricsTest, HandoversOfNoTimeCountAndThoseThatWereNoneDoNot) {

@@ -60,6 +60,7 @@ class HttpConnection::Parser final : public http::request_parser<http::string_bo
     body_limit(options.max_body_bytes);
   }
   bool told_to_continue = false;
+  size_t header_bytes = 0;  // Beast's own limit is one for each call of put.
 };
 
 // The answer to one request.
@@ -87,9 +88,11 @@ class HttpConnection::Exchange final : public HttpReply {
       connection_->Append(events);
       connection_->Append("\r\n");
     }
-    if (connection_->output_.size() - connection_->sent_ > connection_->shared_.options.max_unsent_bytes) {
-      connection_->Close();
-    }
+    const size_t most = connection_->shared_.options.max_unsent_bytes;
+    if (connection_->unsent() <= most) return;
+    const std::shared_ptr<HttpConnection> connection = connection_;
+    connection->Flush();  // It may be this turn's output that nobody has tried to send.
+    if (connection->unsent() > most) connection->Close();
   }
   void EndStream() override {
     if (connection_ == nullptr || ended_) return;
@@ -128,9 +131,9 @@ class HttpConnection::Exchange final : public HttpReply {
 };
 
 void HttpConnections::FlushAll() {
-  // Flushing one may begin its next request, which may be answered at once.
-  for (size_t i = 0; i < to_flush.size(); ++i) std::shared_ptr<HttpConnection>(to_flush[i])->Flush();
-  to_flush.clear();
+  // Flushing one may begin its next request, and have that answered: it is flushed in the next turn, for others' sake.
+  const std::vector<std::shared_ptr<HttpConnection>> connections = std::exchange(to_flush, {});
+  for (const auto& connection : connections) connection->Flush();
 }
 
 HttpConnection::HttpConnection(asio::ip::tcp::socket socket, HttpConnections& shared)
@@ -170,18 +173,29 @@ void HttpConnection::OnReadable() {
     AwaitReadable();
   } else if (exchange_ != nullptr) {  // The requests after this one, or the client's end.
     input_.append(bytes.data(), bytes.size());
-    if (input_.size() < shared_.options.max_pipelined_bytes) AwaitReadable();
+    if (unparsed() < shared_.options.max_pipelined_bytes) AwaitReadable();
   } else if (input_.empty()) {
-    Parse(bytes);
+    const absl::string_view rest = Parse(bytes);
+    input_.assign(rest.data(), rest.size());
     AwaitReadable();
   } else {
     input_.append(bytes.data(), bytes.size());
-    Parse(std::exchange(input_, {}));
+    ParseInput();
     AwaitReadable();
   }
 }
 
-void HttpConnection::Parse(absl::string_view bytes) {
+void HttpConnection::ParseInput() {
+  std::string input = std::exchange(input_, {});
+  const absl::string_view rest = Parse(absl::string_view(input).substr(std::exchange(input_begin_, 0)));
+  if (rest.empty()) return;
+  input_begin_ = input.size() - rest.size();
+  input_ = std::move(input);
+  // Seldom enough that each byte is moved once or twice, however many small requests there are.
+  if (input_begin_ > input_.size() / 2) input_.erase(0, std::exchange(input_begin_, 0));
+}
+
+absl::string_view HttpConnection::Parse(absl::string_view bytes) {
   while (!bytes.empty() && exchange_ == nullptr && !closed_ && !lingering_) {
     if (parser_ == nullptr) {
       parser_ = std::make_unique<Parser>(shared_.options);
@@ -191,14 +205,16 @@ void HttpConnection::Parse(absl::string_view bytes) {
     BoostError error;
     const size_t used = parser_->put(asio::buffer(bytes.data(), bytes.size()), error);
     bytes.remove_prefix(used);
-    if (error == http::error::need_more) {
-      if (used == 0) break;
-      continue;
-    }
-    if (error) {
+    if (!parser_->is_header_done()) parser_->header_bytes += used;
+    CountBody(parser_->get().body().size());
+    if (error && error != http::error::need_more) {
       const auto [status, message] = Refusal(error);
       Refuse(status, message);
-      return;
+      return {};
+    }
+    if (const auto objection = Objection(); objection.has_value()) {
+      Refuse(objection->first, objection->second);
+      return {};
     }
     if (parser_->is_done()) {
       HandleParsed();
@@ -210,14 +226,33 @@ void HttpConnection::Parse(absl::string_view bytes) {
       absl::EqualsIgnoreCase(View(parser_->get()[http::field::expect]), "100-continue")) {
     Append("HTTP/1.1 100 Continue\r\n\r\n");
   }
-  input_.assign(bytes.data(), bytes.size());
-  if (input_.size() > shared_.options.max_header_bytes && exchange_ == nullptr && !closed_ && !lingering_) {
+  if (exchange_ == nullptr && bytes.size() > shared_.options.max_header_bytes) {
     Refuse(431, "the request's header is too large");
+    return {};
   }
+  return bytes;
+}
+
+std::optional<std::pair<int, absl::string_view>> HttpConnection::Objection() const {
+  if (parser_->header_bytes > shared_.options.max_header_bytes) {
+    return std::pair(431, "the request's header is too large");
+  }
+  if (parser_->is_header_done() && !parser_->chunked() && parser_->get().count(http::field::transfer_encoding) > 0) {
+    return std::pair(400, "Transfer-Encoding: only chunked is known here");
+  }
+  if (shared_.unfinished_bytes > shared_.options.max_unfinished_bytes) {
+    return std::pair(503, "the router is full of requests that are not whole yet");
+  }
+  return std::nullopt;
+}
+
+void HttpConnection::CountBody(size_t bytes) {
+  shared_.unfinished_bytes += bytes - std::exchange(counted_bytes_, bytes);
 }
 
 void HttpConnection::HandleParsed() {
   const std::unique_ptr<Parser> parser = std::move(parser_);
+  CountBody(0);
   http::request<http::string_body>& message = parser->get();
   http10_ = message.version() < 11;
   keep_alive_ = message.keep_alive() && !shared_.stopping;
@@ -284,14 +319,15 @@ void HttpConnection::FinishExchange() {
     return;
   }
   since_ = Clock::Real().Now();
-  if (!input_.empty()) Parse(std::exchange(input_, {}));
-  AwaitReadable();
+  if (unparsed() > 0) ParseInput();
+  if (unparsed() < shared_.options.max_pipelined_bytes) AwaitReadable();
 }
 
 void HttpConnection::Refuse(int status, absl::string_view message) {
   if (closed_ || lingering_) return;
   keep_alive_ = is_head_ = http10_ = false;
   parser_ = nullptr;
+  CountBody(0);
   exchange_ = std::make_shared<Exchange>(shared_from_this());
   exchange_->Send({.status = status, .body = shared_.handler.ErrorBody(status, message)});
 }
@@ -303,6 +339,7 @@ void HttpConnection::Linger() {
   lingering_ = true;
   since_ = Clock::Real().Now();
   input_.clear();
+  input_begin_ = 0;
   BoostError error;
   socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
   AwaitReadable();
@@ -322,6 +359,7 @@ void HttpConnection::Close() {
   BoostError error;
   socket_.close(error);
   shared_.open.erase(this);
+  CountBody(0);
   if (std::shared_ptr<Exchange> exchange = std::exchange(exchange_, nullptr); exchange != nullptr) {
     exchange->Finish(/*client_left=*/true);
   }

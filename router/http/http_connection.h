@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -28,7 +29,8 @@ struct HttpConnections {
   std::vector<std::shared_ptr<HttpConnection>> to_flush;
   // A connection reads into it and parses from it; only what is left of a turn is copied.
   std::array<char, 64 << 10> read_buffer;
-  std::string date;  // As header fields have it.
+  std::string date;             // As header fields have it.
+  size_t unfinished_bytes = 0;  // Of bodies that are not whole.
   bool stopping = false;
 
   void FlushAll();
@@ -65,11 +67,18 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
 
   void AwaitReadable();
   void OnReadable();
-  // Parses as many requests as there are, until one is not whole or is being answered.
-  void Parse(absl::string_view bytes);
+  // Parses requests until one is not whole or is being answered; returns what is left.
+  absl::string_view Parse(absl::string_view bytes);
+  // As Parse, of what waits.
+  void ParseInput();
+  // What is wrong with the request that is being parsed, as far as Beast does not say it.
+  std::optional<std::pair<int, absl::string_view>> Objection() const;
+  size_t unparsed() const { return input_.size() - input_begin_; }
+  void CountBody(size_t bytes);
   void HandleParsed();
   void Append(absl::string_view output);
   void ScheduleFlush();
+  size_t unsent() const { return output_.size() - sent_; }
   void AppendHead(int status, absl::string_view content_type, absl::string_view more);
   void FinishExchange();
   void Linger();
@@ -78,7 +87,9 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   HttpConnections& shared_;
   std::unique_ptr<Parser> parser_;      // Of a request that has begun.
   std::shared_ptr<Exchange> exchange_;  // While a request is answered.
-  std::string input_;                   // Read and not parsed.
+  std::string input_;                   // Read; parsed up to input_begin_.
+  size_t input_begin_ = 0;
+  size_t counted_bytes_ = 0;  // Of this in HttpConnections::unfinished_bytes.
   std::string output_;
   size_t sent_ = 0;  // Of output_.
   bool http10_ = false, keep_alive_ = true, is_head_ = false;

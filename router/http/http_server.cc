@@ -90,7 +90,7 @@ class AsioHttpServer final : public HttpServer {
   // Until Stop was called and the last connection is closed.
   void Main() {
     while (!connections_.stopping || !connections_.open.empty()) {
-      io_.run_one();
+      if (connections_.to_flush.empty()) io_.run_one();
       // What has come meanwhile joins the same writes: the busier it is, the fewer they are.
       for (int i = 0; i < kMaxHandlersBeforeFlush && io_.poll_one() > 0; ++i) {
       }

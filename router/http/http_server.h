@@ -19,12 +19,13 @@ namespace tandem {
 class HttpServer {
  public:
   struct Options {
-    std::string address = "127.0.0.1:0";   // host:port; port 0 draws one.
-    int max_connections = 16'384;          // One more is answered 503 and closed.
-    size_t max_header_bytes = 32 << 10;    // 431.
-    size_t max_body_bytes = 32 << 20;      // 413.
-    size_t max_pipelined_bytes = 1 << 20;  // Requests behind the one that is answered; the rest waits in the kernel.
-    size_t max_unsent_bytes = 1 << 20;     // Of a stream whose client does not read: it is dropped.
+    std::string address = "127.0.0.1:0";      // host:port; port 0 draws one.
+    int max_connections = 16'384;             // One more is answered 503 and closed.
+    size_t max_header_bytes = 32 << 10;       // 431.
+    size_t max_body_bytes = 32 << 20;         // 413.
+    size_t max_unfinished_bytes = 512 << 20;  // Of all bodies that are not whole yet: one more byte is answered 503.
+    size_t max_pipelined_bytes = 1 << 20;     // Requests behind the one that is answered; the rest waits in the kernel.
+    size_t max_unsent_bytes = 1 << 20;        // Of a stream whose client does not read: it is dropped.
     absl::Duration request_timeout = absl::Seconds(30);  // From a request's first byte to its last: 408.
     absl::Duration idle_timeout = absl::Seconds(120);    // Between requests: closed.
     absl::Duration write_timeout = absl::Seconds(30);    // With nothing taken by the client: dropped.

@@ -329,6 +329,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"TwoLengths", "POST /echo HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400},
         Refused{"LengthAndChunks",
                 "POST /echo HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+        Refused{"OtherCoding", "POST /echo HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nGET / HTTP/1.1\r\n\r\n", 400},
         Refused{"BadChunk", "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400},
         Refused{"LongBody", "POST /echo HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", 413},
         Refused{
@@ -339,6 +340,33 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"LongHeaderWithoutEnd", absl::StrCat("GET /echo HTTP/1.1\r\nX: ", std::string(3000, 'x')), 431},
         Refused{"LongTarget", absl::StrCat("GET /", std::string(3000, 'x')), 431}),
     [](const auto& info) { return info.param.name; });
+
+TEST_F(HttpServerTest, RefusesAHeaderOfTooManyLinesHoweverTheyCome) {
+  options_.max_header_bytes = 2000;
+  Start();
+  HttpClient client(address());
+  client.Send("GET /echo HTTP/1.1\r\n");
+  for (int i = 0; i < 100; ++i) {
+    if (!client.Send(absl::StrCat("X-", i, ": ", std::string(30, 'x'), "\r\n"))) break;
+  }
+  EXPECT_EQ(client.Read().status, 431);
+}
+
+TEST_F(HttpServerTest, RefusesBodiesOverWhatAllMayHold) {
+  options_.max_unfinished_bytes = 5000;
+  Start();
+  HttpClient first(address()), second(address()), third(address());
+  const std::string begin = absl::StrCat("POST /echo HTTP/1.1\r\nContent-Length: 4000\r\n\r\n", std::string(3000, 'x'));
+  first.Send(begin);
+  EXPECT_EQ(third.Ask("GET", "/echo").status, 200);  // What the first sent has been read now.
+  second.Send(begin);
+  EXPECT_EQ(second.Read().status, 503);
+  first.Send(std::string(1000, 'y'));
+  EXPECT_EQ(first.Read().status, 200);
+  third.Send(begin);
+  third.Send(std::string(1000, 'y'));
+  EXPECT_EQ(third.Read().status, 200);  // What the others held is free again.
+}
 
 TEST_F(HttpServerTest, RefusesConnectionsOverTheLimit) {
   options_.max_connections = 2;

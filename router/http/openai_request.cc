@@ -19,6 +19,8 @@ namespace json = boost::json;
 
 constexpr int kDefaultCompletionTokens = 16;  // As OpenAI's.
 constexpr int kMaxPrompts = 1024;
+// Of what each prompt of a call gets a copy; router/request_builder has stricter limits.
+constexpr size_t kMaxListed = 1024;
 
 absl::string_view View(const json::string& text) { return {text.data(), text.size()}; }
 
@@ -129,6 +131,7 @@ void GetStops(Fields& fields, RawRequest& raw) {
     return;
   }
   if (!value->is_array()) return fields.Keep(WrongType("stop", "a string or an array of strings", *value));
+  if (value->get_array().size() > kMaxListed) return fields.Refuse("stop", absl::StrCat("at most ", kMaxListed));
   for (const json::value& item : value->get_array()) {
     if (!item.is_string()) return fields.Keep(WrongType("stop", "an array of strings", item));
     raw.stops.emplace_back(View(item.get_string()));
@@ -139,6 +142,9 @@ void GetLogitBias(Fields& fields, SamplingParams& sampling) {
   const json::value* value = fields.Find("logit_bias");
   if (value == nullptr) return;
   if (!value->is_object()) return fields.Keep(WrongType("logit_bias", "an object", *value));
+  if (value->get_object().size() > kMaxListed) {
+    return fields.Refuse("logit_bias", absl::StrCat("at most ", kMaxListed, " tokens"));
+  }
   for (const auto& [key, bias] : value->get_object()) {
     TokenId token;
     if (!absl::SimpleAtoi(absl::string_view(key.data(), key.size()), &token)) {
@@ -195,6 +201,9 @@ void GetSampling(Fields& fields, OpenAiEndpoint endpoint, RawRequest& raw) {
   fields.Get("ignore_eos", sampling.ignore_eos);
   if (const json::value* ids = fields.Find("stop_token_ids"); ids != nullptr) {
     if (!ids->is_array()) return fields.Keep(WrongType("stop_token_ids", "an array of token ids", *ids));
+    if (ids->get_array().size() > kMaxListed) {
+      return fields.Refuse("stop_token_ids", absl::StrCat("at most ", kMaxListed));
+    }
     absl::StatusOr<std::vector<TokenId>> tokens = TokenIds("stop_token_ids", ids->get_array());
     if (!tokens.ok()) return fields.Keep(tokens.status());
     sampling.stop_token_ids = *std::move(tokens);

@@ -162,6 +162,22 @@ TEST(OpenAiRequestTest, RefusesWrongMessagesAndPrompts) {
   }
 }
 
+// Each prompt of a list gets a copy of them.
+TEST(OpenAiRequestTest, RefusesListsThatAreTooLong) {
+  std::string ids = "1", stops = "\"a\"", biases = "\"0\":1";
+  for (int i = 1; i < 1025; ++i) {
+    absl::StrAppend(&ids, ",1");
+    absl::StrAppend(&stops, ",\"a\"");
+    absl::StrAppend(&biases, ",\"", i, "\":1");
+  }
+  for (const std::string& field :
+       {absl::StrCat("\"stop_token_ids\":[", ids, "]"), absl::StrCat("\"stop\":[", stops, "]"),
+        absl::StrCat("\"logit_bias\":{", biases, "}")}) {
+    EXPECT_THAT(ParseCompletion(absl::StrCat("{\"prompt\":\"a\",", field, "}")),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(": at most 1024")));
+  }
+}
+
 TEST(OpenAiRequestTest, RefusesJsonThatIsTooDeep) {
   EXPECT_THAT(ParseCompletion(absl::StrCat("{\"prompt\":", std::string(1000, '['))),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the body is no valid JSON")));

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
@@ -22,6 +23,21 @@ std::string JsonString(absl::string_view text) {
 HttpResponse Answer(const absl::StatusOr<std::string>& body) {
   if (!body.ok()) return OpenAiError(body.status());
   return {.body = *body};
+}
+
+// Clients write the slash in "org/model" as %2F.
+std::string PercentDecoded(absl::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    int byte;
+    if (text[i] == '%' && i + 2 < text.size() && absl::SimpleHexAtoi(text.substr(i + 1, 2), &byte)) {
+      decoded.push_back(static_cast<char>(byte));
+      i += 2;
+    } else {
+      decoded.push_back(text[i]);
+    }
+  }
+  return decoded;
 }
 
 }  // namespace
@@ -64,8 +80,7 @@ bool OpenAiService::HandleGet(const HttpRequest& request, const std::shared_ptr<
   } else if (path == kModelsPath) {
     reply->Send({.body = absl::StrCat("{\"object\":\"list\",\"data\":[", ModelCard(), "]}")});
   } else if (absl::StartsWith(path, absl::StrCat(kModelsPath, "/"))) {
-    const absl::string_view name = absl::string_view(path).substr(kModelsPath.size() + 1);
-    const absl::Status status = shared_.builder.CheckModel(name);
+    const absl::Status status = shared_.builder.CheckModel(PercentDecoded(path.substr(kModelsPath.size() + 1)));
     reply->Send(status.ok() ? HttpResponse{.body = ModelCard()} : OpenAiError(status));
   } else {
     return false;
@@ -90,8 +105,10 @@ bool OpenAiService::HandlePost(HttpRequest& request, const std::shared_ptr<HttpR
 
 void OpenAiService::AnswerReady(std::shared_ptr<HttpReply> reply) {
   shared_.core.ReadState([this, reply = std::move(reply)](const ClusterView&, int64_t, bool ready) {
-    shared_.server->Post([reply, ready] {
-      if (ready) {
+    shared_.server->Post([this, reply, ready] {
+      if (shared_.gate.closed()) {
+        reply->Send(OpenAiError(absl::UnavailableError("the router is shutting down")));
+      } else if (ready) {
         reply->Send({.content_type = "text/plain"});
       } else {
         reply->Send(OpenAiError(absl::UnavailableError("the workers that requests need are not all here yet")));

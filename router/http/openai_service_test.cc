@@ -324,6 +324,7 @@ TEST_F(OpenAiServiceTest, SaysWhatItServesAndHowItIs) {
   EXPECT_EQ(client_.Ask("GET", "/ready").status, 200);
   EXPECT_EQ(At(client_.Ask("GET", "/v1/models").body, "/data/0/id"), "\"letters\"");
   EXPECT_EQ(At(client_.Ask("GET", "/v1/models/letters").body, "/max_model_len"), "400");
+  EXPECT_EQ(client_.Ask("GET", "/v1/models/%6Cetter%73").status, 200);
   EXPECT_EQ(client_.Ask("GET", "/v1/models/other").status, 404);
   EXPECT_THAT(client_.Ask("GET", "/metrics").body, HasSubstr("tandem_active_requests"));
   HttpAnswer head = client_.Ask("HEAD", "/metrics");
@@ -341,7 +342,10 @@ TEST_F(OpenAiServiceTest, TellsAWrongMethodFromAWrongPath) {
 }
 
 TEST_F(OpenAiServiceTest, RefusesNewCallsWhenItDrains) {
+  RegisterWorker();
+  EXPECT_EQ(client_.Ask("GET", "/ready").status, 200);
   gate_.Close();
+  EXPECT_EQ(client_.Ask("GET", "/ready").status, 503);
   EXPECT_EQ(client_.Ask("POST", kCompletions, R"({"prompt":"a"})").status, 503);
 }
 

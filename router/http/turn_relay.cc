@@ -1,5 +1,6 @@
 #include "router/http/turn_relay.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -22,12 +23,13 @@ class TurnRelay::Sink final : public ResponseSink {
   Sink(TurnRelay& relay, std::shared_ptr<RequestListener> listener, int request)
       : relay_(relay), listener_(std::move(listener)), request_(request) {}
   void Write(SampleUpdate update) override {
-    if (relay_.holds_back_ && last_turn_ == relay_.turns_sent_ && relay_.turn_[last_].update.index == update.index) {
-      Merge(std::move(update), relay_.turn_[last_].update);
+    last_.resize(std::max<size_t>(last_.size(), update.index + 1));
+    Place& last = last_[update.index];
+    if (relay_.holds_back_ && last.turn == relay_.turns_sent_) {
+      Merge(std::move(update), relay_.turn_[last.at].update);
       return;
     }
-    last_turn_ = relay_.turns_sent_;
-    last_ = relay_.turn_.size();
+    last = {relay_.turns_sent_, relay_.turn_.size()};
     relay_.turn_.push_back({.listener = listener_, .request = request_, .update = std::move(update)});
   }
   void Finish(const absl::Status& status, const RequestUsage& usage) override {
@@ -39,9 +41,12 @@ class TurnRelay::Sink final : public ResponseSink {
   TurnRelay& relay_;
   const std::shared_ptr<RequestListener> listener_;  // Co-owners: the connection that waits for the answer.
   const int request_;
-  // Where its last update is, while that waits.
-  uint64_t last_turn_ = UINT64_MAX;
-  size_t last_ = 0;
+  // Where a sample's last update is, while that waits.
+  struct Place {
+    uint64_t turn = UINT64_MAX;
+    size_t at = 0;
+  };
+  std::vector<Place> last_;
 };
 
 std::shared_ptr<ResponseSink> TurnRelay::NewSink(std::shared_ptr<RequestListener> listener, int request) {

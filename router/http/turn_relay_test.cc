@@ -83,12 +83,14 @@ TEST_F(TurnRelayTest, WhatWaitsForAServerThatLagsIsPutTogether) {
   listener_->heard.clear();
   sink->Write(Text("y"));
   sink->Write(Text("z", /*index=*/1));
+  sink->Write(Text("y"));
+  sink->Write(Text("z", /*index=*/1));
   sink->Finish(absl::OkStatus(), {});
   relay_.EndTurn();
   server_.RunAll();
   // 744 turns waited; all but the first of them, and the next update, were added to it.
   EXPECT_THAT(listener_->heard,
-              ElementsAre(absl::StrCat("0.0:", std::string(744, 'x'), "y745"), "0.1:z1", "0 ends OK"));
+              ElementsAre(absl::StrCat("0.0:", std::string(744, 'x'), "yy746"), "0.1:zz2", "0 ends OK"));
 }
 
 }  // namespace
