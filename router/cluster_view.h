@@ -23,9 +23,10 @@ struct WorkerView {
   bool session_up = false;  // The command stream works.
   WorkerSpeed speed;
   absl::flat_hash_set<uint64_t> prefix_hashes;  // Written by the view, which also has them the other way round.
-  // Legs that this router has there now, and prompt tokens it sent that have no first token yet:
-  // fresher than the heartbeat, but blind to other routers.
+  // Legs that this router has there now, and tokens that it gave it to compute, less those that were cached when it
+  // did, that have no first token yet: fresher than the heartbeat, but blind to other routers.
   int legs = 0;
+  int decoding_legs = 0;  // That get a token of each step.
   int64_t prefill_tokens = 0;
   // When heartbeat.turns changed last.
   absl::Time last_progress;

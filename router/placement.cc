@@ -39,10 +39,11 @@ absl::Status Unavailable(ErrorReason reason, absl::string_view what) {
 }
 
 // The mean of what was measured of workers with a role, for those that were not yet.
-double MeanPrefillRate(const ClusterView& view) {
+double MeanPrefillRate(const ClusterView& view, Role role) {
   double sum = 0;
   int count = 0;
   for (const auto& [incarnation, worker] : view.workers()) {
+    if (worker.registration.role != role) continue;
     if (const auto rate = worker.speed.prefill_tokens_per_second(); rate.has_value()) {
       sum += *rate;
       ++count;
@@ -59,7 +60,7 @@ class Chooser {
         request_(request),
         avoid_(avoid),
         prompt_tokens_(static_cast<int>(request.tokens.size())),
-        mean_rate_(MeanPrefillRate(view)),
+        mean_rate_(MeanPrefillRate(view, request.split ? Role::kPrefill : Role::kDecode)),
         hits_(view.PrefixHits(request.tokens)) {}
 
   std::optional<Placement> Choose() {

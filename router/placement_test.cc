@@ -167,6 +167,13 @@ TEST(WorkerSpeedTest, ARateIsWhatAFullQueueIsComputedAt) {
   EXPECT_NEAR(*speed.prefill_tokens_per_second(), 2000, 50);
 }
 
+TEST(WorkerSpeedTest, ShortPromptsSayNothingOfTheRate) {
+  WorkerSpeed speed;
+  speed.OnFirstToken(1000, kNow, kNow + absl::Seconds(1));
+  for (int i = 0; i < 100; ++i) speed.OnFirstToken(16, kNow + absl::Seconds(i + 1), kNow + absl::Seconds(i + 2));
+  EXPECT_NEAR(*speed.prefill_tokens_per_second(), 1000, 1);
+}
+
 TEST(WorkerSpeedTest, PausesAreNoSteps) {
   WorkerSpeed speed;
   EXPECT_FALSE(speed.TimePerToken(1).has_value());

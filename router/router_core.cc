@@ -260,13 +260,14 @@ void RouterCore::OnWorkerEvents(Incarnation worker, EventFrame frame) {
           CountFirstToken(leg->second, event, now);
         } else {
           ++decoded;
+          CountDecoding(leg->second);
         }
       }
       if (event.finish != LegFinish::kNone || !event.error.ok()) CloseLeg(id);
       Apply(session, session->machine->OnLegEvent(kind, std::move(event), now));
     }
     if (WorkerView* view = view_.Find(worker); view != nullptr && decoded > 0) {
-      view->speed.OnDecodeStep(decoded, view->legs, now);
+      view->speed.OnDecodeStep(decoded, view->decoding_legs, now);
     }
   });
 }
@@ -300,9 +301,14 @@ void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
 void RouterCore::CountFirstToken(LegEntry& entry, const LegEvent& event, absl::Time now) {
   if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) {
     worker->prefill_tokens -= entry.prefill_tokens;
-    worker->speed.OnFirstToken(static_cast<double>(entry.prefill_tokens - event.cached_tokens), entry.started, now);
+    worker->speed.OnFirstToken(static_cast<double>(entry.prompt_tokens - event.cached_tokens), entry.started, now);
   }
   entry.prefill_tokens = 0;
+}
+
+void RouterCore::CountDecoding(LegEntry& entry) {
+  if (std::exchange(entry.is_decoding, true)) return;
+  if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) ++worker->decoding_legs;
 }
 
 void RouterCore::CloseLeg(RequestId id) {
@@ -310,6 +316,7 @@ void RouterCore::CloseLeg(RequestId id) {
   if (entry == legs_.end()) return;
   if (WorkerView* worker = view_.Find(entry->second.worker); worker != nullptr) {
     --worker->legs;
+    worker->decoding_legs -= entry->second.is_decoding ? 1 : 0;
     worker->prefill_tokens -= entry->second.prefill_tokens;
   }
   legs_.erase(entry);
@@ -319,8 +326,9 @@ void RouterCore::Apply(Session* session, SessionActions actions) {
   for (auto& [worker, start] : actions.starts) {
     const bool is_prefill = start.id == session->machine->prefill_leg();
     const bool computes_prompt = is_prefill || !start.handover.is_set();
+    const auto tokens = static_cast<int64_t>(start.tokens.size());
     OpenLeg(start.id, {session, is_prefill ? LegKind::kPrefill : LegKind::kDecode, worker,
-                       computes_prompt ? static_cast<int64_t>(start.tokens.size()) : 0, clock_.Now()});
+                       computes_prompt ? std::max<int64_t>(1, tokens - session->hit_tokens) : 0, tokens, clock_.Now()});
     commands_[worker].starts.push_back(std::move(start));
   }
   for (auto& [worker, cancel] : actions.cancels) {
@@ -343,6 +351,9 @@ void RouterCore::TryPlace(Session* session) {
   request.conditional_prefill_tokens = options_.conditional_prefill_tokens;
   if (options_.random_ties) request.random = DrawRandomId();
   absl::StatusOr<Placement> placement = Place(view_, request);
+  if (placement.ok()) {
+    session->hit_tokens = placement->prefill.is_set() ? placement->prefill_hit_tokens : placement->decode_hit_tokens;
+  }
   decisions_.Add(session->machine->name(), clock_.Now(),
                  placement.ok() ? placement->reason : absl::StrCat("waits: ", placement.status().message()));
   Apply(session, session->machine->OnPlaced(placement, view_, clock_.Now()));

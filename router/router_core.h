@@ -125,6 +125,7 @@ class RouterCore {
   struct Session {
     std::unique_ptr<RequestSession> machine;
     Call* call;
+    int hit_tokens = 0;  // Of its last placement, where the prompt is computed.
   };
   void Main();
   void Post(absl::AnyInvocable<void()> work);
@@ -147,11 +148,14 @@ class RouterCore {
     Session* session;
     LegKind kind;
     Incarnation worker;
-    int64_t prefill_tokens;  // That it has to compute or find before its first token; 0 after that.
+    int64_t prefill_tokens;  // That it was predicted to compute before its first token; 0 after that.
+    int64_t prompt_tokens;
     absl::Time started;
+    bool is_decoding = false;
   };
   void OpenLeg(RequestId id, const LegEntry& entry);
   void CountFirstToken(LegEntry& entry, const LegEvent& event, absl::Time now);
+  void CountDecoding(LegEntry& entry);
   void CloseLeg(RequestId id);
   void FlushCommands();
 

@@ -137,6 +137,7 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
 absl::Status RouterParts::StartHttp(const Topology& topology) {
   openai_ = std::make_unique<OpenAiService>(OpenAiShared{.served_name = topology.model.served_name,
                                                          .max_context_tokens = checkpoint_->config().max_context_tokens,
+                                                         .max_samples = topology.router.max_active_requests,
                                                          .tokenizer = *tokenizer_,
                                                          .builder = *builder_,
                                                          .core = *core_,

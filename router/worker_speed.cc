@@ -7,6 +7,7 @@ namespace tandem {
 namespace {
 
 constexpr double kHalfLifeTokens = 8192;  // After so many newer tokens a prompt counts half.
+constexpr double kLeastTokens = 256;
 constexpr double kBatchConstant = 32;
 constexpr double kNewShare = 0.1;
 // A longer silence is a pause, not a step.
@@ -17,6 +18,7 @@ constexpr absl::Duration kLongestStep = absl::Seconds(2);
 void WorkerSpeed::OnFirstToken(double tokens, absl::Time started, absl::Time now) {
   const double seconds = absl::ToDoubleSeconds(now - std::max(started, last_first_token_));
   last_first_token_ = now;
+  if (tokens < kLeastTokens) return;
   const double keep = std::exp2(-tokens / kHalfLifeTokens);
   prefilled_tokens_ = keep * prefilled_tokens_ + tokens;
   prefill_seconds_ = keep * prefill_seconds_ + std::max(0.0, seconds);

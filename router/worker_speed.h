@@ -12,7 +12,8 @@ namespace tandem {
 class WorkerSpeed {
  public:
   // A first token came, of a prompt of which the worker computed `tokens`; it was sent at `started`. Prompts are taken
-  // to be computed one after the other, so a worker's rate counts what it does with a full queue.
+  // to be computed one after the other, so a worker's rate counts what it does with a full queue. Prompts of less than
+  // 256 tokens are left out: what they take is mostly not computing.
   void OnFirstToken(double tokens, absl::Time started, absl::Time now);
   // `batch` running requests got a token; `running` go on.
   void OnDecodeStep(int batch, int running, absl::Time now);

@@ -22,14 +22,19 @@ struct PreparedCall {
 };
 
 // Thread-safe.
-absl::StatusOr<PreparedCall> Prepare(const RequestBuilder& builder, OpenAiEndpoint endpoint, const std::string& name,
+absl::StatusOr<PreparedCall> Prepare(const OpenAiShared& shared, OpenAiEndpoint endpoint, const std::string& name,
                                      absl::string_view body) {
   PreparedCall prepared;
   ASSIGN_OR_RETURN(prepared.call, ParseOpenAiRequest(endpoint, body));
   std::vector<RawRequest>& prompts = prepared.call.prompts;
+  const int64_t samples = static_cast<int64_t>(prompts.size()) * std::max(1, prompts[0].num_samples);
+  if (samples > shared.max_samples) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt: ", prompts.size(), " prompts make ", samples,
+                                                   " samples, and the router takes ", shared.max_samples, " at most"));
+  }
   for (size_t i = 0; i < prompts.size(); ++i) {
     prompts[i].name = prompts.size() == 1 ? name : absl::StrCat(name, "-", i);
-    ASSIGN_OR_RETURN(Request request, builder.Build(std::move(prompts[i])));
+    ASSIGN_OR_RETURN(Request request, shared.builder.Build(std::move(prompts[i])));
     prepared.requests.push_back(std::move(request));
   }
   return prepared;
@@ -58,12 +63,12 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
   void Begin(std::string body) {
     reply_->OnGone([self = shared_from_this()] { self->OnClientLeft(); });
     if (body.size() <= LongTexts::kLongBytes) {
-      Submit(Prepare(shared_.builder, endpoint_, name_, body));
+      Submit(Prepare(shared_, endpoint_, name_, body));
       return;
     }
     const size_t bytes = body.size();
     absl::Status status = shared_.long_texts.Run(bytes, [self = shared_from_this(), body = std::move(body)] {
-      auto prepared = Prepare(self->shared_.builder, self->endpoint_, self->name_, body);
+      auto prepared = Prepare(self->shared_, self->endpoint_, self->name_, body);
       self->shared_.server->Post(
           [self, prepared = std::move(prepared)]() mutable { self->Submit(std::move(prepared)); });
     });

@@ -18,6 +18,7 @@ namespace tandem {
 struct OpenAiShared {
   std::string served_name;
   int max_context_tokens = 0;
+  int64_t max_samples = 0;  // Of one call: more can never be admitted.
   const Tokenizer& tokenizer;
   const RequestBuilder& builder;
   RouterCore& core;

@@ -94,9 +94,9 @@ bool OpenAiService::HandlePost(HttpRequest& request, const std::shared_ptr<HttpR
   } else if (request.path == "/v1/completions") {
     StartOpenAiCall(shared_, OpenAiEndpoint::kCompletions, std::move(request), reply);
   } else if (request.path == "/tokenize") {
-    AnswerTokenize(std::move(request.body), reply);
+    AnswerText(std::move(request.body), reply, &OpenAiService::Tokenize);
   } else if (request.path == "/detokenize") {
-    reply->Send(Answer(Detokenize(request.body)));
+    AnswerText(std::move(request.body), reply, &OpenAiService::Detokenize);
   } else {
     return false;
   }
@@ -117,14 +117,15 @@ void OpenAiService::AnswerReady(std::shared_ptr<HttpReply> reply) {
   });
 }
 
-void OpenAiService::AnswerTokenize(std::string body, std::shared_ptr<HttpReply> reply) {
+void OpenAiService::AnswerText(std::string body, std::shared_ptr<HttpReply> reply,
+                               absl::StatusOr<std::string> (OpenAiService::*read)(absl::string_view) const) {
   if (body.size() <= LongTexts::kLongBytes) {
-    reply->Send(Answer(Tokenize(body)));
+    reply->Send(Answer((this->*read)(body)));
     return;
   }
   const size_t bytes = body.size();
-  const absl::Status status = shared_.long_texts.Run(bytes, [this, body = std::move(body), reply] {
-    shared_.server->Post([reply, answer = Answer(Tokenize(body))]() mutable { reply->Send(std::move(answer)); });
+  const absl::Status status = shared_.long_texts.Run(bytes, [this, body = std::move(body), reply, read] {
+    shared_.server->Post([reply, answer = Answer((this->*read)(body))]() mutable { reply->Send(std::move(answer)); });
   });
   if (!status.ok()) reply->Send(OpenAiError(status));
 }

@@ -43,6 +43,7 @@ class OpenAiServiceTest : public testing::Test {
               metrics_, outside_, clock_),
         service_({.served_name = "letters",
                   .max_context_tokens = 400,
+                  .max_samples = 8,
                   .tokenizer = *tokenizer_,
                   .builder = builder_,
                   .core = core_,
@@ -136,9 +137,11 @@ class OpenAiServiceTest : public testing::Test {
   HttpClient client_;
 
  private:
-  // Asks on the owner thread, again and again.
+  // Asks on the owner thread, again and again, for 10 s.
   void AwaitOnOwner(std::function<bool()> condition) {
+    const absl::Time deadline = Clock::Real().Now() + absl::Seconds(10);
     for (bool met = false; !met;) {
+      ASSERT_LT(Clock::Real().Now(), deadline);
       absl::Mutex mu;
       bool asked = false;
       core_.Run([&] {
@@ -275,10 +278,20 @@ TEST_F(OpenAiServiceTest, AClientThatLeavesCancelsItsRequests) {
 }
 
 TEST_F(OpenAiServiceTest, RefusesOverTheLimitWithRetryAfter) {
-  HttpAnswer answer = client_.Ask("POST", kCompletions, R"({"prompt":"a","n":9})");
+  RegisterWorker();
+  HttpClient other(server_->address());
+  other.SendRequest("POST", kCompletions, R"({"prompt":"a","n":8})");
+  AwaitStarts(8);
+  HttpAnswer answer = client_.Ask("POST", kCompletions, R"({"prompt":"a"})");
   EXPECT_EQ(answer.status, 429);
   EXPECT_THAT(answer.body, HasSubstr("8 requests are active"));
   EXPECT_EQ(answer.headers["retry-after"], "1");
+}
+
+TEST_F(OpenAiServiceTest, ACallThatCanNeverBeAdmittedIsNoCaseForARetry) {
+  HttpAnswer answer = client_.Ask("POST", kCompletions, R"({"prompt":["a","b","c"],"n":3})");
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_THAT(answer.body, HasSubstr("3 prompts make 9 samples, and the router takes 8 at most"));
 }
 
 TEST_F(OpenAiServiceTest, NamesWhatIsWrongWithARequest) {
