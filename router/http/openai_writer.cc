@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
+#include "model/utf8.h"
 
 namespace tandem {
 namespace {
@@ -48,8 +48,26 @@ void AppendUsage(const OpenAiUsage& usage, std::string& out) {
                   ",\"prompt_tokens_details\":{\"cached_tokens\":", usage.cached_tokens, "}}");
 }
 
+// A token as it is, with its leading space, also where a text would begin with it; invalid bytes replaced.
 std::string TokenText(const Tokenizer& tokenizer, TokenId token) {
-  return tokenizer.Decode(absl::MakeConstSpan(&token, 1), /*with_special=*/true);
+  std::string text;
+  absl::string_view rest = tokenizer.TokenBytes(token, /*with_special=*/true);
+  while (!rest.empty()) {
+    const int length = Utf8Length(rest);
+    if (length > 0) {
+      absl::StrAppend(&text, rest.substr(0, length));
+    } else {
+      AppendUtf8(0xFFFD, text);
+    }
+    rest.remove_prefix(static_cast<size_t>(std::max(1, length)));
+  }
+  return text;
+}
+
+// Characters that a token adds to the text.
+size_t TextLength(const Tokenizer& tokenizer, TokenId token) {
+  const absl::string_view bytes = tokenizer.TokenBytes(token);
+  return static_cast<size_t>(std::count_if(bytes.begin(), bytes.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 }  // namespace
@@ -85,7 +103,7 @@ void OpenAiWriter::AppendEvent(const OpenAiChoice& piece, bool is_first, const O
     text_offsets_.resize(std::max<size_t>(text_offsets_.size(), piece.index + 1));
     AppendLogprobs(piece.tokens, text_offsets_[piece.index], out);
     for (const SampledToken& token : piece.tokens) {
-      text_offsets_[piece.index] += tokenizer_.TokenBytes(token.token, /*with_special=*/true).size();
+      text_offsets_[piece.index] += TextLength(tokenizer_, token.token);
     }
   } else {
     out += "null";
@@ -177,7 +195,7 @@ void OpenAiWriter::AppendLogprobs(const std::vector<SampledToken>& tokens, size_
     }
     tops += "}";
     absl::StrAppend(&offsets, separator, text_offset);
-    text_offset += tokenizer_.TokenBytes(token.token, /*with_special=*/true).size();
+    text_offset += TextLength(tokenizer_, token.token);
   }
   absl::StrAppend(&out, "{\"tokens\":[", texts, "],\"token_logprobs\":[", logprobs, "],\"top_logprobs\":[", tops,
                   "],\"text_offset\":[", offsets, "]}");

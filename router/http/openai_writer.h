@@ -50,7 +50,7 @@ class OpenAiWriter {
 
  private:
   void AppendHead(absl::string_view object, std::string& out) const;
-  // "logprobs":... of the tokens; `text_offset` is that of the first, in bytes of the choice's text.
+  // "logprobs":... of the tokens; `text_offset` is that of the first, in characters of the choice's text.
   void AppendLogprobs(const std::vector<SampledToken>& tokens, size_t text_offset, std::string& out) const;
   void AppendChatLogprob(TokenId token, float logprob, std::string& out) const;
 
