@@ -84,7 +84,8 @@ void RouterCore::Submit(std::shared_ptr<const Request> request) {
 }
 
 void RouterCore::CountRefused(const absl::Status& status) {
-  Post([this, status] { metrics_.CountRequest(status); });
+  // Only its code crosses: ThreadSanitizer does not see how Debian's abseil counts a shared status.
+  Post([this, code = status.code()] { metrics_.CountRequest(absl::Status(code, "")); });
 }
 
 void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
