@@ -157,8 +157,8 @@ class GenerateCall final : public ResponseSink {
       Submit(shared_.builder.Build(ToRaw(proto_)), arrival, deadline);
       return;
     }
-    absl::Status status = shared_.long_texts.Run(bytes, [self = self_, arrival, deadline] {
-      absl::StatusOr<Request> request = self->shared_.builder.Build(ToRaw(self->proto_));
+    absl::Status status = shared_.long_texts.Run(bytes, [self = self_, arrival, deadline](const absl::Status& go) {
+      absl::StatusOr<Request> request = go.ok() ? self->shared_.builder.Build(ToRaw(self->proto_)) : go;
       self->shared_.core.Run([self, request = std::move(request), arrival, deadline]() mutable {
         self->Submit(std::move(request), arrival, deadline);
       });

@@ -10,11 +10,13 @@ namespace {
 
 constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
+absl::Status Stopping() { return absl::UnavailableError("the router is shutting down"); }
+
 }  // namespace
 
 LongTexts::LongTexts(size_t max_waiting_bytes) : max_waiting_bytes_(max_waiting_bytes), thread_([this] { Main(); }) {}
 
-absl::Status LongTexts::Run(size_t bytes, absl::AnyInvocable<void()> work) {
+absl::Status LongTexts::Run(size_t bytes, Work work) {
   {
     absl::MutexLock lock(&mu_);
     if (waiting_bytes_ > 0 && waiting_bytes_ + bytes > max_waiting_bytes_) {
@@ -25,14 +27,15 @@ absl::Status LongTexts::Run(size_t bytes, absl::AnyInvocable<void()> work) {
     waiting_bytes_ += bytes;
   }
   if (texts_.Push({bytes, std::move(work)})) return absl::OkStatus();
-  return absl::UnavailableError("the router is shutting down");
+  return Stopping();
 }
 
 void LongTexts::Main() {
-  while (!texts_.closed()) {
+  // Nothing comes after the close, so what is taken then is the rest.
+  for (bool is_last = false; !is_last;) {
+    is_last = texts_.closed();
     for (Text& text : texts_.TakeAll(absl::InfiniteDuration())) {
-      if (texts_.closed()) return;
-      text.work();
+      text.work(texts_.closed() ? Stopping() : absl::OkStatus());
       text.work = nullptr;
       absl::MutexLock lock(&mu_);
       waiting_bytes_ -= text.bytes;

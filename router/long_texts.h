@@ -14,7 +14,7 @@ namespace tandem {
 // A thread for texts so long that turning them into token ids would hold up the streams of others.
 //
 // Thread-safety: thread-safe. mu_ is a leaf lock.
-// Ownership: owns the thread, and the work that waits, which Stop drops.
+// Ownership: owns the thread, and the work that waits.
 class LongTexts {
  public:
   // Requests longer than this go here.
@@ -23,16 +23,19 @@ class LongTexts {
   explicit LongTexts(size_t max_waiting_bytes = size_t{256} << 20);
   ~LongTexts() { Stop(); }
 
+  // Gets OK, or UNAVAILABLE where there is no time left for it: then it says so to whoever waits.
+  using Work = absl::AnyInvocable<void(const absl::Status& status)>;
+
   // Runs `work`, which holds a text of this size, after what came before. RESOURCE_EXHAUSTED (QUEUE_FULL) when too much
-  // waits already; UNAVAILABLE after Stop.
-  absl::Status Run(size_t bytes, absl::AnyInvocable<void()> work) ABSL_LOCKS_EXCLUDED(mu_);
-  // Joins; idempotent.
+  // waits already, UNAVAILABLE after Stop: then it never runs.
+  absl::Status Run(size_t bytes, Work work) ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells what waits, and joins; idempotent.
   void Stop();
 
  private:
   struct Text {
     size_t bytes;
-    absl::AnyInvocable<void()> work;
+    Work work;
   };
   void Main();
 

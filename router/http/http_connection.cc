@@ -240,7 +240,8 @@ std::optional<std::pair<int, absl::string_view>> HttpConnection::Objection() con
   if (parser_->is_header_done() && !parser_->chunked() && parser_->get().count(http::field::transfer_encoding) > 0) {
     return std::pair(400, "Transfer-Encoding: only chunked is known here");
   }
-  if (shared_.unfinished_bytes > shared_.options.max_unfinished_bytes) {
+  // What came whole is let pass: it holds nothing up, and small requests must not suffer from others' large ones.
+  if (!parser_->is_done() && shared_.unfinished_bytes > shared_.options.max_unfinished_bytes) {
     return std::pair(503, "the router is full of requests that are not whole yet");
   }
   return std::nullopt;

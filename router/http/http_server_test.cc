@@ -361,6 +361,7 @@ TEST_F(HttpServerTest, RefusesBodiesOverWhatAllMayHold) {
   EXPECT_EQ(third.Ask("GET", "/echo").status, 200);  // What the first sent has been read now.
   second.Send(begin);
   EXPECT_EQ(second.Read().status, 503);
+  EXPECT_EQ(third.Ask("POST", "/echo", std::string(3000, 'z')).status, 200);  // Whole at once.
   first.Send(std::string(1000, 'y'));
   EXPECT_EQ(first.Read().status, 200);
   third.Send(begin);

@@ -67,11 +67,13 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
       return;
     }
     const size_t bytes = body.size();
-    absl::Status status = shared_.long_texts.Run(bytes, [self = shared_from_this(), body = std::move(body)] {
-      auto prepared = Prepare(self->shared_, self->endpoint_, self->name_, body);
+    auto work = [self = shared_from_this(), body = std::move(body)](const absl::Status& status) {
+      absl::StatusOr<PreparedCall> prepared =
+          status.ok() ? Prepare(self->shared_, self->endpoint_, self->name_, body) : status;
       self->shared_.server->Post(
           [self, prepared = std::move(prepared)]() mutable { self->Submit(std::move(prepared)); });
-    });
+    };
+    absl::Status status = shared_.long_texts.Run(bytes, std::move(work));
     if (!status.ok()) Refuse(status);
   }
 

@@ -1,7 +1,6 @@
 #include "router/http/openai_error.h"
 
 #include <algorithm>
-#include <boost/json/serialize.hpp>
 #include <cmath>
 #include <utility>
 
@@ -9,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "common/error_reason.h"
+#include "router/http/json_string.h"
 
 namespace tandem {
 namespace {
@@ -83,10 +83,6 @@ absl::string_view NameInBody(absl::string_view field) {
   }
   absl::ConsumePrefix(&field, "sampling.");
   return field;
-}
-
-std::string JsonString(absl::string_view text) {
-  return boost::json::serialize(boost::json::string_view(text.data(), text.size()));
 }
 
 }  // namespace

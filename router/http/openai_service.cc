@@ -1,6 +1,5 @@
 #include "router/http/openai_service.h"
 
-#include <boost/json/serialize.hpp>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -9,16 +8,13 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
+#include "router/http/json_string.h"
 #include "router/http/openai_error.h"
 
 namespace tandem {
 namespace {
 
 constexpr absl::string_view kModelsPath = "/v1/models";
-
-std::string JsonString(absl::string_view text) {
-  return boost::json::serialize(boost::json::string_view(text.data(), text.size()));
-}
 
 HttpResponse Answer(const absl::StatusOr<std::string>& body) {
   if (!body.ok()) return OpenAiError(body.status());
@@ -124,9 +120,11 @@ void OpenAiService::AnswerText(std::string body, std::shared_ptr<HttpReply> repl
     return;
   }
   const size_t bytes = body.size();
-  const absl::Status status = shared_.long_texts.Run(bytes, [this, body = std::move(body), reply, read] {
-    shared_.server->Post([reply, answer = Answer((this->*read)(body))]() mutable { reply->Send(std::move(answer)); });
-  });
+  auto work = [this, body = std::move(body), reply, read](const absl::Status& go) {
+    HttpResponse answer = go.ok() ? Answer((this->*read)(body)) : OpenAiError(go);
+    shared_.server->Post([reply, answer = std::move(answer)]() mutable { reply->Send(std::move(answer)); });
+  };
+  const absl::Status status = shared_.long_texts.Run(bytes, std::move(work));
   if (!status.ok()) reply->Send(OpenAiError(status));
 }
 

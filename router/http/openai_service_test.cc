@@ -5,6 +5,7 @@
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -318,6 +319,36 @@ TEST_F(OpenAiServiceTest, TextsTooLongForTheOwnersTurnAreReadElsewhere) {
   Generate(start.id, "b", LegFinish::kStop);
   EXPECT_EQ(At(client_.Read().body, "/choices/0/text"), "\"b\"");
   EXPECT_EQ(client_.Ask("POST", kCompletions, absl::StrCat("{\"prompt\":5", padding, "}")).status, 400);
+}
+
+TEST_F(OpenAiServiceTest, TextsThatWaitWhenTheRouterStopsAreToldSo) {
+  absl::Mutex mu;
+  bool is_running = false, may_go_on = false;
+  ASSERT_THAT(long_texts_.Run(1,
+                              [&](const absl::Status&) {
+                                absl::MutexLock lock(&mu);
+                                is_running = true;
+                                mu.Await(absl::Condition(&may_go_on));
+                              }),
+              IsOk());
+  client_.SendRequest("POST", kCompletions,
+                      absl::StrCat(R"({"prompt":"a")", std::string(LongTexts::kLongBytes, ' '), "}"));
+  HttpClient other(server_->address());
+  EXPECT_EQ(other.Ask("GET", "/health").status, 200);  // So that the text waits by now.
+  {
+    absl::MutexLock lock(&mu);
+    mu.Await(absl::Condition(&is_running));
+  }
+  std::thread stopper([&] { long_texts_.Stop(); });
+  // Its queue is closed once it takes nothing more.
+  while (!absl::IsUnavailable(long_texts_.Run(0, [](const absl::Status&) {}))) {
+  }
+  {
+    absl::MutexLock lock(&mu);
+    may_go_on = true;
+  }
+  stopper.join();
+  EXPECT_EQ(client_.Read().status, 503);
 }
 
 TEST_F(OpenAiServiceTest, TokenizesAndDetokenizes) {

@@ -1,29 +1,17 @@
 #include "router/http/openai_writer.h"
 
 #include <algorithm>
-#include <boost/json/serialize.hpp>
 #include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/utf8.h"
+#include "router/http/json_string.h"
 
 namespace tandem {
 namespace {
 
 constexpr float kLeastLogprob = -9999;  // JSON has no infinity.
-
-void AppendString(absl::string_view text, std::string& out) {
-  // Most pieces of text need no escapes.
-  const bool is_plain = std::all_of(text.begin(), text.end(), [](char c) {
-    return static_cast<unsigned char>(c) >= 0x20 && c != '"' && c != '\\' && c != 0x7f;
-  });
-  if (is_plain) {
-    absl::StrAppend(&out, "\"", text, "\"");
-  } else {
-    out += boost::json::serialize(boost::json::string_view(text.data(), text.size()));
-  }
-}
 
 absl::string_view FinishName(RequestFinish finish) {
   switch (finish) {
@@ -82,9 +70,9 @@ OpenAiWriter::OpenAiWriter(Options options, const Tokenizer& tokenizer)
 
 void OpenAiWriter::AppendHead(absl::string_view object, std::string& out) const {
   out += "{\"id\":";
-  AppendString(options_.id, out);
+  AppendJsonString(options_.id, out);
   absl::StrAppend(&out, ",\"object\":\"", object, "\",\"created\":", options_.created, ",\"model\":");
-  AppendString(options_.model, out);
+  AppendJsonString(options_.model, out);
   out += ",\"choices\":[";
 }
 
@@ -92,11 +80,11 @@ void OpenAiWriter::AppendEvent(const OpenAiChoice& piece, bool is_first, const O
   absl::StrAppend(&out, event_head_, "{\"index\":", piece.index);
   if (is_chat_) {
     absl::StrAppend(&out, ",\"delta\":{", is_first ? "\"role\":\"assistant\"," : "", "\"content\":");
-    AppendString(piece.text, out);
+    AppendJsonString(piece.text, out);
     out += "}";
   } else {
     out += ",\"text\":";
-    AppendString(piece.text, out);
+    AppendJsonString(piece.text, out);
   }
   out += ",\"logprobs\":";
   if (options_.logprobs && !piece.tokens.empty()) {
@@ -134,7 +122,7 @@ std::string OpenAiWriter::Whole(const std::vector<OpenAiChoice>& choices, const 
   for (const OpenAiChoice& choice : choices) {
     absl::StrAppend(&out, &choice == &choices.front() ? "" : ",", "{\"index\":", choice.index);
     out += is_chat_ ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"text\":";
-    AppendString(choice.text, out);
+    AppendJsonString(choice.text, out);
     out += is_chat_ ? ",\"refusal\":null},\"logprobs\":" : ",\"logprobs\":";
     if (options_.logprobs) {
       AppendLogprobs(choice.tokens, 0, out);
@@ -151,7 +139,7 @@ std::string OpenAiWriter::Whole(const std::vector<OpenAiChoice>& choices, const 
 
 void OpenAiWriter::AppendChatLogprob(TokenId token, float logprob, std::string& out) const {
   out += "{\"token\":";
-  AppendString(TokenText(tokenizer_, token), out);
+  AppendJsonString(TokenText(tokenizer_, token), out);
   out += ",\"logprob\":";
   AppendNumber(logprob, out);
   out += ",\"bytes\":[";
@@ -183,13 +171,13 @@ void OpenAiWriter::AppendLogprobs(const std::vector<SampledToken>& tokens, size_
   for (const SampledToken& token : tokens) {
     const char* const separator = &token == &tokens.front() ? "" : ",";
     texts += separator;
-    AppendString(TokenText(tokenizer_, token.token), texts);
+    AppendJsonString(TokenText(tokenizer_, token.token), texts);
     logprobs += separator;
     AppendNumber(token.logprob.value_or(kLeastLogprob), logprobs);
     absl::StrAppend(&tops, separator, "{");
     for (const TokenLogprob& top : token.top) {
       if (&top != &token.top.front()) tops += ",";
-      AppendString(TokenText(tokenizer_, top.token), tops);
+      AppendJsonString(TokenText(tokenizer_, top.token), tops);
       tops += ":";
       AppendNumber(top.logprob, tops);
     }
