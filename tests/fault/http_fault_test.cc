@@ -117,6 +117,25 @@ TEST(HttpFaultTest, TenThousandSlowConnectionsDoNotStopTheRouterAndCostLittle) {
   EXPECT_LT(cluster.ResidentBytes("router") - before, 60 << 20);
 }
 
+TEST(HttpFaultTest, AShortPromptDoesNotWaitBehindALongOne) {
+  ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1, .conditional_prefill_tokens = 64});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  const std::string address = cluster.http_address();
+  HttpClient first(address), second(address);
+  const std::string reference = TextOf(first.Ask("POST", "/v1/completions", Body(0)));
+  std::string ids = "100";
+  for (int i = 1; i < 2400; ++i) absl::StrAppend(&ids, ",", 100 + i % 1000);
+  second.SendRequest("POST", "/v1/completions", absl::StrCat("{\"prompt\":[", ids, "],\"max_tokens\":1}"),
+                     "X-Request-Id: long\r\n");
+  while (!cluster.client().Explain("long").ok()) {  // Until it has been placed.
+  }
+  EXPECT_EQ(TextOf(first.Ask("POST", "/v1/completions", Body(0), "X-Request-Id: short\r\n")), reference);
+  auto decisions = cluster.client().Explain("short");
+  ASSERT_TRUE(decisions.ok()) << decisions.status();
+  EXPECT_THAT(decisions->back().second, testing::HasSubstr("decode-0 alone: "));
+  EXPECT_EQ(second.Read().status, 200);
+}
+
 TEST(HttpFaultTest, AClientThatLeavesFreesItsPages) {
   ProcessCluster cluster({});
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();

@@ -50,12 +50,14 @@ std::string TopologyText(const ProcessCluster::Options& options, const std::stri
   }
   absl::StrAppend(&pools, "  - {name: decode, role: decode, replicas: ", options.decode_replicas,
                   ", kv_memory: ", options.decode_kv_memory, ", limits: ", options.limits, PortsText(options), "}\n");
-  return absl::StrCat("model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
-                      "router:\n  listen: unix:", folder,
-                      "/router.sock\n  http_listen: 127.0.0.1:0\n  conditional_prefill_tokens: 0\n  ties: by_name\n  "
-                      "metrics_listen: \"\"\n",
-                      options.router_extra, "pools:\n", pools, "links: {transports: [", options.transports,
-                      "], checksums: ", options.checksums ? "true" : "false", "}\n");
+  return absl::StrCat(
+      "model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
+      "router:\n  listen: unix:", folder,
+      "/router.sock\n  http_listen: 127.0.0.1:0\n  conditional_prefill_tokens: ", options.conditional_prefill_tokens,
+      "\n  ties: by_name\n  "
+      "metrics_listen: \"\"\n",
+      options.router_extra, "pools:\n", pools, "links: {transports: [", options.transports,
+      "], checksums: ", options.checksums ? "true" : "false", "}\n");
 }
 
 }  // namespace
