@@ -36,7 +36,8 @@ const std::pair<const char*, double LoadReport::*> kRates[] = {
     {"output_tokens_per_second", &LoadReport::output_tokens_per_second}};
 const std::pair<const char*, double Distribution::*> kStatistics[] = {
     {"mean", &Distribution::mean}, {"p50", &Distribution::p50}, {"p90", &Distribution::p90},
-    {"p95", &Distribution::p95},   {"p99", &Distribution::p99}, {"max", &Distribution::max}};
+    {"p95", &Distribution::p95},   {"p99", &Distribution::p99}, {"p99.9", &Distribution::p999},
+    {"max", &Distribution::max}};
 
 // What a comparison shows, as names in the JSON; true: more is better.
 constexpr struct {
@@ -129,6 +130,7 @@ Distribution Describe(std::vector<double> values) {
           .p90 = at(.9),
           .p95 = at(.95),
           .p99 = at(.99),
+          .p999 = at(.999),
           .max = values.back()};
 }
 
@@ -176,7 +178,8 @@ std::string DescribeLoad(const LoadReport& report) {
   std::string out = absl::StrFormat("%d requests in %.1f s, %d failed; %d before them to warm up\n", report.requests,
                                     report.seconds, report.failed, report.warm_up);
   for (const auto& [cause, count] : report.failures) absl::StrAppendFormat(&out, "  %d x %s\n", count, cause);
-  absl::StrAppendFormat(&out, "%-12s %9s %9s %9s %9s %9s %9s\n", "ms", "mean", "p50", "p90", "p95", "p99", "max");
+  absl::StrAppendFormat(&out, "%-12s %9s %9s %9s %9s %9s %9s %9s\n", "ms", "mean", "p50", "p90", "p95", "p99", "p99.9",
+                        "max");
   for (const auto& [name, member] : kDistributions) {
     const Distribution& values = report.*member;
     absl::StrAppendFormat(&out, "%-12s", name);
@@ -185,6 +188,12 @@ std::string DescribeLoad(const LoadReport& report) {
   }
   absl::StrAppendFormat(&out, "%.2f requests/s, %.1f prompt tokens/s, %.1f output tokens/s\n",
                         report.requests_per_second, report.prompt_tokens_per_second, report.output_tokens_per_second);
+  if (report.workers > 0) {
+    absl::StrAppendFormat(&out, "for each of %d workers: %.2f requests/s, %.1f prompt tokens/s, %.1f output tokens/s\n",
+                          report.workers, report.requests_per_second / report.workers,
+                          report.prompt_tokens_per_second / report.workers,
+                          report.output_tokens_per_second / report.workers);
+  }
   for (const auto& [slo, rate] : report.goodput) {
     absl::StrAppendFormat(&out, "goodput %.2f requests/s (%s)\n", rate, SloName(slo));
   }
@@ -199,6 +208,7 @@ std::string LoadToJson(const LoadReport& report, const std::vector<std::pair<std
   json["failed"] = report.failed;
   json["warm_up"] = report.warm_up;
   json["seconds"] = report.seconds;
+  json["workers"] = report.workers;
   boost::json::object failures;
   for (const auto& [cause, count] : report.failures) failures[cause] = count;
   json["failures"] = std::move(failures);

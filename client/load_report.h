@@ -14,7 +14,7 @@ namespace tandem {
 
 struct Distribution {
   size_t count = 0;
-  double mean = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0, max = 0;
+  double mean = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0, p999 = 0, max = 0;
 };
 
 // An empty one of no values.
@@ -32,6 +32,7 @@ struct LoadReport {
   // Milliseconds, of requests that did not fail: TTFT and end to end from the due time; TPOT a request's mean between
   // tokens; ITL each gap; how late requests were sent.
   Distribution ttft, tpot, itl, e2e, send_delay;
+  int workers = 0;  // That it was served by, each on a GPU of its own if on any; 0: unknown.
   double requests_per_second = 0, prompt_tokens_per_second = 0, output_tokens_per_second = 0;
   std::vector<std::pair<Slo, double>> goodput;  // Requests a second that met it.
 };

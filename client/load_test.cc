@@ -228,6 +228,7 @@ TEST(LoadReportTest, SummarisesWhatCameAfterTheWarmUp) {
   EXPECT_THAT(report.ttft.mean, DoubleEq(50.5));
   EXPECT_THAT(report.ttft.p50, DoubleEq(50));
   EXPECT_THAT(report.ttft.p99, DoubleEq(99));
+  EXPECT_THAT(report.ttft.p999, DoubleEq(100));
   EXPECT_THAT(report.ttft.max, DoubleEq(100));
   EXPECT_EQ(report.itl.count, 1'000);
   EXPECT_THAT(report.itl.p99, DoubleEq(10));

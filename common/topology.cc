@@ -128,6 +128,8 @@ PoolSettings ReadPool(ConfigNode node) {
   ConfigNode limits = node.GetMap("limits");
   pool.max_step_tokens =
       limits.GetInt("max_step_tokens", pool.max_step_tokens, 1, on_gpu ? kMaxGpuStepTokens : kMaxCount);
+  pool.max_prefill_beside_decode =
+      limits.GetInt("max_prefill_beside_decode", pool.max_step_tokens, 1, pool.max_step_tokens);
   pool.max_running_requests =
       limits.GetInt("max_running_requests", pool.max_running_requests, 1, on_gpu ? kMaxGpuRunningRequests : kMaxCount);
   pool.max_waiting_requests = limits.GetInt("max_waiting_requests", pool.max_waiting_requests, 1, kMaxCount);

@@ -61,6 +61,8 @@ struct PoolSettings {
   int64_t kv_memory_bytes = int64_t{64} << 20;  // 0, with device cuda: what is free on the GPU.
   int page_tokens = 16;
   int64_t max_step_tokens = 256;  // Token budget of one engine step (chunked prefill).
+  // Prompt tokens of a step in which others decode; at most max_step_tokens, which is also the default.
+  int64_t max_prefill_beside_decode = 256;
   int64_t max_running_requests = 32;
   int64_t max_waiting_requests = 256;
   absl::Duration kv_hold = absl::Seconds(30);  // Prefill: longest hold of KV for a decode worker.

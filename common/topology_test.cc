@@ -138,6 +138,8 @@ INSTANTIATE_TEST_SUITE_P(
                     "from 1 to 65536, got 100000"},
         BadTopology{"BatchTooLargeForAGpu", "replicas: 2", "device: cuda\n    limits: {max_running_requests: 5000}",
                     "from 1 to 4096, got 5000"},
+        BadTopology{"LongPrefillBesideDecode", "replicas: 2", "limits: {max_prefill_beside_decode: 257}",
+                    "max_prefill_beside_decode: expected a number from 1 to 256, got 257"},
         BadTopology{"GpuOfACpuPool", "replicas: 2", "first_gpu: 1", "first_gpu: is for device cuda"},
         BadTopology{"PrecisionOfGpus", "served_name: m", "served_name: m\n  precision: bf16",
                     "precision: bf16 is for device cuda"},

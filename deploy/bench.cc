@@ -196,7 +196,8 @@ absl::Status Measure(const std::string& router) {
                 progress.failed);
       });
   if (shows_progress) fprintf(stderr, "\n");
-  const LoadReport report = SummariseLoad(records, absl::GetFlag(FLAGS_warm_up), slos);
+  LoadReport report = SummariseLoad(records, absl::GetFlag(FLAGS_warm_up), slos);
+  report.workers = static_cast<int>(cluster.workers.size());
   printf("%s", DescribeLoad(report).c_str());
   const std::string json = absl::GetFlag(FLAGS_json);
   if (!json.empty()) RETURN_IF_ERROR(WriteFile(json, LoadToJson(report, DescribeContext(cluster, models[0]))));

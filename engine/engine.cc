@@ -50,7 +50,10 @@ Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, c
       fingerprint_(checkpoint_->Fingerprint(options.precision)),
       max_context_tokens_(needs.max_context_tokens),
       cache_(layout_.num_pages, options.page_tokens),
-      scheduler_({.max_step_tokens = options.max_step_tokens, .max_running = options.max_running}, cache_) {}
+      scheduler_({.max_step_tokens = options.max_step_tokens,
+                  .max_running = options.max_running,
+                  .max_prefill_beside_decode = options.max_prefill_beside_decode},
+                 cache_) {}
 
 absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
   if (request.tokens.empty()) return absl::InvalidArgumentError("prompt: must have at least one token");

@@ -2,6 +2,7 @@
 
 #include <deque>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -64,6 +65,7 @@ class Engine {
     int64_t kv_memory_bytes = int64_t{64} << 20;  // 0, for a GPU: what is free when all else is there.
     int page_tokens = 16;
     int max_step_tokens = 256;
+    int max_prefill_beside_decode = std::numeric_limits<int>::max();  // As StepScheduler has it.
     int max_running = 32;
     int max_waiting = 256;
     int layer_groups = 4;

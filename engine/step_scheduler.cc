@@ -125,6 +125,7 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
   }
   // Preemption may have hit a sequence that was planned before it.
   std::erase_if(items, [](const StepItem& item) { return item.sequence->pages.empty(); });
+  if (!items.empty()) budget = std::min(budget, options_.max_prefill_beside_decode);
   // Prefills that were begun, then new ones.
   for (Sequence* sequence : running_) {
     int remaining = sequence->num_tokens() - sequence->computed_tokens;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -31,6 +32,8 @@ class StepScheduler {
   struct Options {
     int max_step_tokens = 256;
     int max_running = 32;
+    // Prompt tokens of a step in which others decode: they wait for the prompt's part of the step, too.
+    int max_prefill_beside_decode = std::numeric_limits<int>::max();
   };
   StepScheduler(const Options& options, KvCache& cache) : options_(options), cache_(cache) {}
 

@@ -18,9 +18,10 @@ constexpr absl::Time kNow = absl::UnixEpoch();
 
 class StepSchedulerTest : public testing::Test {
  protected:
-  void Make(int pages, int max_step_tokens = 8, int max_running = 8) {
+  void Make(int pages, int max_step_tokens = 8, int max_running = 8, int max_prefill_beside_decode = 100) {
     cache_ = std::make_unique<KvCache>(pages, /*page_tokens=*/2);
-    scheduler_ = std::make_unique<StepScheduler>(StepScheduler::Options{max_step_tokens, max_running}, *cache_);
+    scheduler_ = std::make_unique<StepScheduler>(
+        StepScheduler::Options{max_step_tokens, max_running, max_prefill_beside_decode}, *cache_);
   }
   Sequence* Add(uint64_t id, int tokens, int priority = 0, int first_token = 0) {
     auto sequence = std::make_unique<Sequence>();
@@ -68,6 +69,17 @@ TEST_F(StepSchedulerTest, DecodesBeforeItPrefills) {
   Step();
   Add(2, 20);
   EXPECT_THAT(Step(), ElementsAre(Item{1, 1}, Item{2, 7}));
+}
+
+TEST_F(StepSchedulerTest, ChunksAreShorterWhileOthersDecode) {
+  Make(32, /*max_step_tokens=*/8, /*max_running=*/8, /*max_prefill_beside_decode=*/3);
+  Add(1, 10);
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 8}));  // None decodes: none waits for it.
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 2}));
+  Add(2, 5);
+  Add(3, 5);
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 1}, Item{2, 3}));
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 1}, Item{2, 2}, Item{3, 1}));  // In all, not each.
 }
 
 TEST_F(StepSchedulerTest, HigherPriorityGoesFirstThenEarlierArrival) {

@@ -12,6 +12,7 @@ Engine::Options EngineOptions(const Topology& topology, const ProcessPlan& proce
           .kv_memory_bytes = pool.kv_memory_bytes,
           .page_tokens = pool.page_tokens,
           .max_step_tokens = static_cast<int>(pool.max_step_tokens),
+          .max_prefill_beside_decode = static_cast<int>(pool.max_prefill_beside_decode),
           .max_running = static_cast<int>(pool.max_running_requests),
           .max_waiting = static_cast<int>(pool.max_waiting_requests),
           .layer_groups = topology.links.layer_groups,

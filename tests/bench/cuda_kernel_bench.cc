@@ -1,7 +1,7 @@
 // The kernels of engine/cuda at the shapes of Llama-3.1-8B, each against its floor: bytes over the bandwidth of a copy
 // (read and written), which this program measures first, or operations over the rate of cuBLAS on 8192^3. Data are
-// random, and larger than the cache. Prints the card, then one line a kernel; with an argument, only the bandwidth and
-// the rate.
+// random, and larger than the cache. Prints the card, then one line a kernel; with an argument, only the bandwidths
+// and the rate.
 
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
@@ -21,6 +21,7 @@
 #include "engine/cuda/row_kernels.h"
 #include "engine/cuda/sample_kernel.h"
 #include "engine/cuda/skinny_linear.h"
+#include "tests/bench/device_read.h"
 
 namespace tandem {
 namespace {
@@ -90,7 +91,8 @@ class Bench {
     bandwidth_ = 2.0 * 8192 * 28672 * 2 / copy * 1e-6;
     const double gemm = MicrosecondsOf([&](int) { Cublas(8192, 8192, 8192, false); }, 20);
     rate_ = 2.0 * 8192 * 8192 * 8192 / gemm * 1e-6;
-    printf("copy: %.3f TB/s read and written; cuBLAS 8192^3: %.0f TFLOP/s\n", bandwidth_, rate_);
+    printf("copy: %.3f TB/s read and written; cuBLAS 8192^3: %.0f TFLOP/s; read: %.3f TB/s\n", bandwidth_, rate_,
+           ReadBandwidth());
     if (rates_only) return;
     for (const auto& [rows, splits] : {std::pair{1, 16}, {8, 2}, {8, 4}, {16, 1}, {16, 2}}) Layers(rows, 2048, splits);
     for (int rows : {1, 8, 16}) {
@@ -147,6 +149,17 @@ class Bench {
       best = std::min(best, 1e3 * milliseconds / count);
     }
     return best;
+  }
+
+  double ReadBandwidth() {
+    constexpr int64_t kBytes = kWeightElements * 2;
+    const double us = MicrosecondsOf(
+        [&](int) {
+          CheckCuda(LaunchDeviceRead(weights_.as<void>(), kBytes, multiprocessors_, out_.as<uint32_t>(), stream_),
+                    "LaunchDeviceRead");
+        },
+        10);
+    return kBytes / us * 1e-6;
   }
 
   const Bf16* WeightAt(int i, int64_t elements) {

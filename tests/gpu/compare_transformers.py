@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Checks greedy output of our engine against transformers with the same weights, on the same GPU.
 
-Usage: gpu_engine_bench MODEL 3 700 generate | compare_transformers.py MODEL. Each token that we chose must be, by
-transformers' bf16 logits after the same tokens, within TOLERANCE of its best; prints how many are its best.
+Usage: gpu_engine_bench MODEL 3 700 generate | compare_transformers.py MODEL. The reference is transformers in f32. How
+far below the reference's best a token is that was chosen by bf16 logits depends on rounding; so transformers in bf16 is
+judged at the same places. Ours may be the best at most SHARE less often than its own, and at most WORST below.
 """
 
 import sys
@@ -10,23 +11,33 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM
 
-TOLERANCE = 0.15  # Of logits whose standard deviation is about 4.
+SHARE, WORST = 0.05, 0.5  # WORST: of logits whose standard deviation is about 4.
 
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, device_map="cuda")
-best = total = 0
-worst = 0.0
-for line in sys.stdin:
-    if not line.startswith("generated "):
-        continue
-    prompt, output = ([int(x) for x in part.split()] for part in line[len("generated "):].split("|"))
+
+def logits_of(dtype: torch.dtype, texts: list[list[int]]) -> list[torch.Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=dtype, device_map="cuda")
     with torch.no_grad():
-        logits = model(torch.tensor([prompt + output], device="cuda")).logits[0].float()
+        found = [model(torch.tensor([text], device="cuda")).logits[0].float().cpu() for text in texts]
+    del model
+    torch.cuda.empty_cache()
+    return found
+
+
+torch.backends.cuda.matmul.allow_tf32 = False
+lines = [line[len("generated "):].split("|") for line in sys.stdin if line.startswith("generated ")]
+prompts, outputs = ([[int(x) for x in line[i].split()] for line in lines] for i in (0, 1))
+texts = [prompt + output for prompt, output in zip(prompts, outputs)]
+reference, theirs = logits_of(torch.float32, texts), logits_of(torch.bfloat16, texts)
+gaps: dict[str, list[float]] = {"ours": [], "transformers in bf16": []}
+for prompt, output, f32, bf16 in zip(prompts, outputs, reference, theirs):
     for i, token in enumerate(output):
-        row = logits[len(prompt) - 1 + i]
-        gap = (row.max() - row[token]).item()
-        worst = max(worst, gap)
-        best += gap == 0
-        total += 1
-    print(f"prompt of {len(prompt)}: logits' deviation {logits[len(prompt):].std().item():.2f}")
-print(f"{best} of {total} tokens are transformers' best; the worst is {worst:.3f} below it")
-sys.exit(0 if total > 0 and worst <= TOLERANCE else 1)
+        row = f32[len(prompt) - 1 + i]
+        gaps["ours"].append((row.max() - row[token]).item())
+        gaps["transformers in bf16"].append((row.max() - row[bf16[len(prompt) - 1 + i].argmax()]).item())
+best = {}
+for name, list_ in gaps.items():
+    best[name] = sum(gap == 0 for gap in list_)
+    print(f"{name}: {best[name]} of {len(list_)} tokens are the best of transformers in f32, the worst is {max(list_):.3f} below it")
+total = len(gaps["ours"])
+good = total > 0 and best["ours"] >= best["transformers in bf16"] - SHARE * total and max(gaps["ours"]) <= WORST
+sys.exit(0 if good else 1)
