@@ -95,9 +95,10 @@ class Engine {
   // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED
   // (QUEUE_FULL). ALREADY_EXISTS. Nothing is kept on error.
   absl::Status Add(SequenceRequest request);
-  // Whether a sequence with KV may join, beside `on_their_way` others: not while sequences wait, which would starve.
+  // Whether a sequence with KV may join, beside `on_their_way` others: not while sequences wait for pages or a place,
+  // which would starve.
   bool CanTakeKv(int on_their_way) const {
-    return scheduler_.num_waiting() == 0 && scheduler_.num_running() + on_their_way < options_.max_running;
+    return !scheduler_.is_short() && scheduler_.num_running() + on_their_way < options_.max_running;
   }
   // Takes a sequence whose tokens but the last have their KV in `pages`, which it owns from now on.
   absl::Status AddWithKv(SequenceRequest request, std::vector<PageIndex> pages);

@@ -64,6 +64,7 @@ void StepScheduler::Preempt(Sequence* sequence) {
   sequence->page_chain = 0;
   std::erase(running_, sequence);
   InsertOrdered(waiting_, sequence);
+  is_short_ = true;
   ++preemptions_;
 }
 
@@ -106,6 +107,7 @@ bool StepScheduler::TryAdmit(Sequence* sequence, absl::Time now) {
 }
 
 std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
+  is_short_ = false;
   std::vector<StepItem> items;
   int budget = options_.max_step_tokens;
   // A step has at most max_running rows of logits, and hand-overs that arrive together may be a few more than that.
@@ -136,13 +138,17 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
   }
   while (!waiting_.empty() && !is_full() && num_running() < options_.max_running) {
     Sequence* sequence = waiting_.front();
-    if (!TryAdmit(sequence, now)) break;  // Not passed by a shorter one, or it might wait for ever.
+    if (!TryAdmit(sequence, now)) {  // Not passed by a shorter one, or it might wait for ever.
+      is_short_ = true;
+      break;
+    }
     waiting_.erase(waiting_.begin());
     InsertOrdered(running_, sequence);
     int chunk = std::min(sequence->num_tokens() - sequence->computed_tokens, budget);
     items.push_back({sequence, chunk});
     budget -= chunk;
   }
+  is_short_ |= num_running() >= options_.max_running;
   return items;
 }
 

@@ -53,6 +53,9 @@ class StepScheduler {
 
   int num_running() const { return static_cast<int>(running_.size()); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
+  // Sequences wait for pages or for a place among the running ones, and not for their turn in a step only: whoever
+  // comes with KV of its own would take from them.
+  bool is_short() const { return is_short_ && !waiting_.empty(); }
   int64_t waiting_tokens() const;
   int64_t preemptions() const { return preemptions_; }
   bool empty() const { return sequences_.empty(); }
@@ -73,6 +76,7 @@ class StepScheduler {
   std::vector<Sequence*> running_;  // Have pages; in order.
   std::vector<Sequence*> waiting_;  // Have none; in order.
   int64_t preemptions_ = 0;
+  bool is_short_ = false;  // As the last plan found.
 };
 
 }  // namespace tandem

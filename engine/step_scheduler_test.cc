@@ -82,6 +82,30 @@ TEST_F(StepSchedulerTest, ChunksAreShorterWhileOthersDecode) {
   EXPECT_THAT(Step(), ElementsAre(Item{1, 1}, Item{2, 2}, Item{3, 1}));  // In all, not each.
 }
 
+TEST_F(StepSchedulerTest, IsShortWhenPagesOrPlacesAreMissingButNotOnlyTokensOfAStep) {
+  Make(/*pages=*/16, /*max_step_tokens=*/4, /*max_running=*/2);
+  Add(1, 10);
+  Add(2, 10);
+  Step();
+  EXPECT_EQ(scheduler_->num_waiting(), 1);
+  EXPECT_FALSE(scheduler_->is_short());  // The second waits for its turn.
+  Add(3, 10);
+  for (int i = 0; i < 3; ++i) Step();
+  EXPECT_EQ(scheduler_->num_waiting(), 1);
+  EXPECT_TRUE(scheduler_->is_short());  // Two run already.
+  scheduler_->Remove(RequestId(3));
+  EXPECT_FALSE(scheduler_->is_short());  // None waits any more.
+}
+
+TEST_F(StepSchedulerTest, IsShortWhileTheFirstInLineLacksPages) {
+  Make(/*pages=*/8);
+  Add(1, 8);
+  Step();
+  Add(2, 8);
+  Step();
+  EXPECT_TRUE(scheduler_->is_short());
+}
+
 TEST_F(StepSchedulerTest, HigherPriorityGoesFirstThenEarlierArrival) {
   Make(64, 4);
   Add(1, 4);

@@ -28,9 +28,6 @@ namespace {
 
 // Products of more rows are computed for a multiple of so many, so that there are few shapes to look algorithms up for.
 constexpr int64_t kRowRounding = 64;
-// Blocks of attention that a device is given at least, by cutting sequences into parts.
-constexpr int kBlocksPerMultiprocessor = 1;
-constexpr int kMaxSplits = 32;
 
 class CudaOps final : public Ops {
  public:
@@ -139,10 +136,8 @@ class CudaOps final : public Ops {
 
   void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) override {
     PagedAttentionArguments arguments = Attention(qkv, layer, kv, out);
-    arguments.single_rows_only = has_prefill_plan_;
     arguments.max_rows = has_prefill_plan_ ? 1 : max_sequence_rows_;
     if (has_single_rows_ || !has_prefill_plan_) {
-      if (arguments.max_rows > 1) arguments.splits = 1;
       CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
     }
     if (!has_prefill_plan_) return;
@@ -225,16 +220,10 @@ class CudaOps final : public Ops {
     arguments.shape = shape_;
     arguments.pages = PagesOf(layer, kv);
     arguments.qkv = Cuda(qkv).data();
-    arguments.splits = Splits(step_.num_sequences);
     arguments.partial = partial_.as<float>();
     arguments.arrived = arrived_.as<uint32_t>();
     arguments.out = Cuda(out).data();
     return arguments;
-  }
-  // Depends on the number of sequences only, as it is part of what is recorded.
-  int Splits(int num_sequences) const {
-    const int64_t blocks = NumArrived(shape_, num_sequences);
-    return static_cast<int>(std::clamp<int64_t>(multiprocessors_ * kBlocksPerMultiprocessor / blocks, 1, kMaxSplits));
   }
 
   const CudaOpsOptions options_;
@@ -280,24 +269,22 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   CheckCuda(cudaStreamCreateWithFlags(&ops->stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   ASSIGN_OR_RETURN(ops->upload_, WeightUpload::Create(options.weight_bytes, ops->stream_));
   ASSIGN_OR_RETURN(ops->cublas_, CublasLinear::Create(ops->stream_));
-  ASSIGN_OR_RETURN(ops->inputs_,
-                   StepInputs::Create({options.max_rows, options.max_sequences, options.max_pages}, ops->stream_));
+  ops->shape_ = {config.num_heads, config.num_kv_heads, config.head_dim};
+  const HeadShape& shape = ops->shape_;
+  const AttentionSplitter splitter(ops->multiprocessors_, BlocksOfPart(shape));
+  ASSIGN_OR_RETURN(ops->inputs_, StepInputs::Create({options.max_rows, options.max_sequences, options.max_pages},
+                                                    splitter, ops->stream_));
   ASSIGN_OR_RETURN(ops->sampler_, DeviceSampler::Create(options.max_rows, ops->stream_));
   const auto allocate = [](DeviceMemory& memory, int64_t bytes) -> absl::Status {
     ASSIGN_OR_RETURN(memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
     return absl::OkStatus();
   };
-  ops->shape_ = {config.num_heads, config.num_kv_heads, config.head_dim};
-  const HeadShape& shape = ops->shape_;
   const int64_t half = config.head_dim / 2;
-  int64_t partial_floats = 0;
-  for (int sequences = 1; sequences <= options.max_sequences; ++sequences) {
-    partial_floats = std::max(partial_floats, PartialFloats(shape, sequences, ops->Splits(sequences)));
-  }
+  const int most_parts = splitter.MostParts(options.max_sequences);
   RETURN_IF_ERROR(allocate(ops->frequencies_, half * sizeof(double)));
   RETURN_IF_ERROR(allocate(ops->turns_, options.max_rows * half * sizeof(float2)));
-  RETURN_IF_ERROR(allocate(ops->partial_, partial_floats * sizeof(float)));
-  RETURN_IF_ERROR(allocate(ops->arrived_, NumArrived(shape, options.max_sequences) * sizeof(uint32_t)));
+  RETURN_IF_ERROR(allocate(ops->partial_, PartialFloats(shape, most_parts) * sizeof(float)));
+  RETURN_IF_ERROR(allocate(ops->arrived_, NumArrived(shape, most_parts) * sizeof(uint32_t)));
   if (HasPrefillAttention(shape, ops->compute_major_)) {
     RETURN_IF_ERROR(allocate(ops->plan_memory_, kPrefillWorkspaceBytes));
     ASSIGN_OR_RETURN(ops->plan_staging_, StagingRing::Create(kPrefillWorkspaceBytes, ops->stream_));
@@ -375,7 +362,10 @@ void CudaOps::RunStep(const StepBatch& batch, const RopeConfig&, const Attention
   const int rows = batch.rows();
   const bool decodes = batch.sequences.size() == rows && batch.logit_rows.size() == rows;
   auto graph = is_recording_ || !decodes ? graphs_.end() : graphs_.lower_bound(rows);
-  step_ = inputs_->Upload(batch, graph == graphs_.end() ? rows : graph->first);
+  const bool has_chunks = std::any_of(batch.sequences.begin(), batch.sequences.end(),
+                                      [](const BatchSequence& sequence) { return sequence.num_rows > 1; });
+  step_ = inputs_->Upload(batch, graph == graphs_.end() ? rows : graph->first,
+                          /*keeps_whole=*/has_chunks && plan_staging_ == nullptr);
   if (graph != graphs_.end()) {
     CheckCuda(cudaGraphLaunch(graph->second, stream_), "cudaGraphLaunch");
     return;

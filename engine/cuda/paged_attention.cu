@@ -47,13 +47,12 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   __shared__ bool is_last;
   LetNextKernelBegin();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group_lane = lane / 4, quad = lane % 4;
-  const SequenceView sequence = a.step.sequences[blockIdx.z];
-  const int kv_head = blockIdx.y;
+  const AttentionPart part = a.step.parts[blockIdx.z];
+  const SequenceView& sequence = part.sequence;
+  const int kv_head = blockIdx.y, column_tile = blockIdx.x;
   const int group = a.shape.num_heads / a.shape.num_kv_heads;
-  // Blocks along x: splits of each 8 columns.
-  const int split = blockIdx.x % a.splits, column_tile = blockIdx.x / a.splits;
   const int num_columns = sequence.num_rows * group, first_column = column_tile * kColumns;
-  if (sequence.context_tokens == 0 || first_column >= num_columns || (a.single_rows_only && sequence.num_rows > 1)) {
+  if (sequence.context_tokens == 0 || first_column >= num_columns) {
     WaitForEarlierKernels();  // Or the grid might end before the one that the next kernel must wait for.
     return;
   }
@@ -62,8 +61,8 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   // Tokens that the last row of these columns sees.
   const int seen = sequence.context_tokens - sequence.num_rows + last_row + 1;
   const int tiles = (seen + kTile - 1) / kTile;
-  const int first_tile = static_cast<int>(static_cast<int64_t>(tiles) * split / a.splits);
-  const int end_tile = static_cast<int>(static_cast<int64_t>(tiles) * (split + 1) / a.splits);
+  const int first_tile = static_cast<int>(static_cast<int64_t>(tiles) * part.split / part.splits);
+  const int end_tile = static_cast<int>(static_cast<int64_t>(tiles) * (part.split + 1) / part.splits);
 
   const uint32_t stages = SharedAddress(shared) + warp * S::kWarpBytes;
   const uint8_t* head_base = a.pages.base + kv_head * a.pages.head_bytes;
@@ -97,7 +96,7 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   WaitForEarlierKernels();
   const int qkv_columns = (a.shape.num_heads + 2 * a.shape.num_kv_heads) * kHeadDim;
   // Whoever attends to the new token writes it; where more than 8 heads share it, several blocks write the same.
-  const int head_tasks = a.appends && split == a.splits - 1 ? kColumns + 2 : kColumns;
+  const int head_tasks = a.appends && part.split == part.splits - 1 ? kColumns + 2 : kColumns;
   for (int task = warp; task < head_tasks; task += kWarps) {
     if (task < kColumns) {
       const int row = sequence.first_row + (first_column + task) / group;
@@ -266,21 +265,22 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
     __nv_bfloat16* out = a.out + (static_cast<int64_t>(row) * a.shape.num_heads + head) * kHeadDim;
     return [out](int d, float value, float, float total) { out[d] = __float2bfloat16_rn(value / total); };
   };
-  if (a.splits == 1) {
+  if (part.splits == 1) {
     for (int column = warp; column < columns; column += kWarps) {
       combine(kWarps, column, read_output, write_out(column));
     }
     return;
   }
   const int column_tiles = (group + kColumns - 1) / kColumns;
-  const int64_t share = (int64_t{blockIdx.z} * a.shape.num_kv_heads + kv_head) * column_tiles + column_tile;
-  float* partial = a.partial + share * a.splits * S::kOutputFloats;
-  const auto partial_of = [&](int part, int column) {
-    return partial + part * S::kOutputFloats + column * (kHeadDim + 2);
+  const auto index_of = [&](int split) {
+    return (int64_t{blockIdx.z - part.split + split} * a.shape.num_kv_heads + kv_head) * column_tiles + column_tile;
   };
-  const auto read_partial = [&](int part, int column, int at) { return __ldcg(partial_of(part, column) + at); };
+  const auto partial_of = [&](int split, int column) {
+    return a.partial + index_of(split) * S::kOutputFloats + column * (kHeadDim + 2);
+  };
+  const auto read_partial = [&](int split, int column, int at) { return __ldcg(partial_of(split, column) + at); };
   for (int column = warp; column < columns; column += kWarps) {
-    float* to = partial_of(split, column);
+    float* to = partial_of(part.split, column);
     combine(kWarps, column, read_output, [&](int d, float value, float all_top, float all_sum) {
       to[d] = value;
       if (d == 0) {
@@ -292,14 +292,15 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    is_last = atomicAdd(a.arrived + share, 1) == a.splits - 1;
-    if (is_last) a.arrived[share] = 0;
+    uint32_t* arrived = a.arrived + index_of(0);
+    is_last = atomicAdd(arrived, 1) == part.splits - 1;
+    if (is_last) *arrived = 0;
   }
   __syncthreads();
   if (!is_last) return;
   __threadfence();
   for (int column = warp; column < columns; column += kWarps) {
-    combine(a.splits, column, read_partial, write_out(column));
+    combine(part.splits, column, read_partial, write_out(column));
   }
 }
 
@@ -307,7 +308,7 @@ template <int kHeadDim>
 cudaError_t Launch(const PagedAttentionArguments& a, cudaStream_t stream) {
   const int group = a.shape.num_heads / a.shape.num_kv_heads;
   const int column_tiles = (a.max_rows * group + kColumns - 1) / kColumns;
-  const dim3 grid(a.splits * column_tiles, a.shape.num_kv_heads, a.step.num_sequences);
+  const dim3 grid(column_tiles, a.shape.num_kv_heads, a.step.num_parts);
   constexpr int kBytes = Sizes<kHeadDim>::kShared;
   // Where blocks are few, better the same division of memory as the kernels around it.
   if (grid.x * grid.y * grid.z <= kFewBlocks) {
@@ -318,13 +319,15 @@ cudaError_t Launch(const PagedAttentionArguments& a, cudaStream_t stream) {
 
 }  // namespace
 
-int64_t NumArrived(const HeadShape& shape, int num_sequences) {
+int BlocksOfPart(const HeadShape& shape) {
   const int group = shape.num_heads / shape.num_kv_heads;
-  return int64_t{num_sequences} * shape.num_kv_heads * ((group + kColumns - 1) / kColumns);
+  return shape.num_kv_heads * ((group + kColumns - 1) / kColumns);
 }
 
-int64_t PartialFloats(const HeadShape& shape, int num_sequences, int splits) {
-  return NumArrived(shape, num_sequences) * splits * kColumns * (shape.head_dim + 2);
+int64_t NumArrived(const HeadShape& shape, int num_parts) { return int64_t{num_parts} * BlocksOfPart(shape); }
+
+int64_t PartialFloats(const HeadShape& shape, int num_parts) {
+  return NumArrived(shape, num_parts) * kColumns * (shape.head_dim + 2);
 }
 
 cudaError_t LaunchPagedAttention(const PagedAttentionArguments& arguments, cudaStream_t stream) {

@@ -20,18 +20,17 @@ struct PagedAttentionArguments {
   const __nv_bfloat16* qkv = nullptr;
   HeadRotation rotation;  // With `appends`.
   bool appends = false;
-  bool single_rows_only = false;  // Sequences with more rows are left out.
-  int max_rows = 1;               // Of a sequence.
-  // Parts that a sequence of one row is cut into, each a block's; the last one to end puts them together. Longer chunks
-  // need 1.
-  int splits = 1;
-  float* partial = nullptr;      // With splits: PartialFloats(...) of them.
-  uint32_t* arrived = nullptr;   // With splits: a zero for each sequence, KV head and 8 query heads.
+  int max_rows = 1;  // Of a sequence in step.parts; with more than one, each is one part.
+  // Where a sequence has several parts, the last one of their blocks to end puts them together.
+  float* partial = nullptr;      // PartialFloats(...) of them.
+  uint32_t* arrived = nullptr;   // NumArrived(...) zeros.
   __nv_bfloat16* out = nullptr;  // [rows][query heads]
 };
 
-int64_t PartialFloats(const HeadShape& shape, int num_sequences, int splits);
-int64_t NumArrived(const HeadShape& shape, int num_sequences);
+// Of each part: one for each KV head and 8 query heads of it.
+int BlocksOfPart(const HeadShape& shape);
+int64_t PartialFloats(const HeadShape& shape, int num_parts);
+int64_t NumArrived(const HeadShape& shape, int num_parts);
 
 // Enqueues it. `step`'s arrays were written by a copy, not by a kernel.
 cudaError_t LaunchPagedAttention(const PagedAttentionArguments& arguments, cudaStream_t stream);

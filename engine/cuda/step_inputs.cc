@@ -26,18 +26,20 @@ class Layout {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<StepInputs>> StepInputs::Create(const Limits& limits, cudaStream_t stream) {
+absl::StatusOr<std::unique_ptr<StepInputs>> StepInputs::Create(const Limits& limits, const AttentionSplitter& splitter,
+                                                               cudaStream_t stream) {
   Layout layout;
   for (int i = 0; i < 4; ++i) layout.Add<int32_t>(limits.max_rows);
   layout.Add<SequenceView>(limits.max_rows);
+  layout.Add<AttentionPart>(splitter.MostParts(limits.max_rows));
   layout.Add<int32_t>(limits.max_pages);
-  std::unique_ptr<StepInputs> inputs(new StepInputs(limits, stream));
+  std::unique_ptr<StepInputs> inputs(new StepInputs(splitter, stream));
   ASSIGN_OR_RETURN(inputs->device_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, layout.bytes()));
   ASSIGN_OR_RETURN(inputs->ring_, StagingRing::Create(layout.bytes(), stream));
   return inputs;
 }
 
-StepView StepInputs::Upload(const StepBatch& batch, int padded_rows) {
+StepView StepInputs::Upload(const StepBatch& batch, int padded_rows, bool keeps_whole) {
   const int rows = batch.rows(), padding = padded_rows - rows;
   const int num_sequences = static_cast<int>(batch.sequences.size()) + padding;
   const int num_logit_rows = static_cast<int>(batch.logit_rows.size()) + padding;
@@ -46,6 +48,8 @@ StepView StepInputs::Upload(const StepBatch& batch, int padded_rows) {
   const size_t sequence_of_row_at = layout.Add<int32_t>(padded_rows);
   const size_t logit_rows_at = layout.Add<int32_t>(num_logit_rows);
   const size_t sequences_at = layout.Add<SequenceView>(num_sequences);
+  const int num_parts = splitter_.NumParts(num_sequences);
+  const size_t parts_at = layout.Add<AttentionPart>(num_parts);
   int64_t num_pages = 0;
   for (const BatchSequence& sequence : batch.sequences) num_pages += static_cast<int64_t>(sequence.pages.size());
   const size_t pages_at = layout.Add<int32_t>(num_pages);
@@ -70,6 +74,9 @@ StepView StepInputs::Upload(const StepBatch& batch, int padded_rows) {
     ints(sequence_of_row_at)[rows + i] = num_sequences - padding + i;
     sequences[num_sequences - padding + i] = {rows + i, 1, 0, 0};
   }
+  auto* parts = reinterpret_cast<AttentionPart*>(host + parts_at);
+  const absl::Span<const SequenceView> all(sequences, num_sequences);
+  keeps_whole ? splitter_.KeepWhole(all, parts) : splitter_.Split(all, parts);
   CheckCuda(cudaMemcpyAsync(device_.as<void>(), host, layout.bytes(), cudaMemcpyHostToDevice, stream_),
             "cudaMemcpyAsync");
   ring_->Release();
@@ -80,10 +87,12 @@ StepView StepInputs::Upload(const StepBatch& batch, int padded_rows) {
           .positions = device_ints(positions_at),
           .sequence_of_row = device_ints(sequence_of_row_at),
           .sequences = reinterpret_cast<const SequenceView*>(device + sequences_at),
+          .parts = reinterpret_cast<const AttentionPart*>(device + parts_at),
           .logit_rows = device_ints(logit_rows_at),
           .pages = device_ints(pages_at),
           .rows = padded_rows,
           .num_sequences = num_sequences,
+          .num_parts = num_parts,
           .num_logit_rows = num_logit_rows};
 }
 

@@ -26,15 +26,17 @@ class StepInputs {
     int max_sequences = 0;
     int64_t max_pages = 0;  // Of all sequences of a step.
   };
-  static absl::StatusOr<std::unique_ptr<StepInputs>> Create(const Limits& limits, cudaStream_t stream);
+  static absl::StatusOr<std::unique_ptr<StepInputs>> Create(const Limits& limits, const AttentionSplitter& splitter,
+                                                            cudaStream_t stream);
 
   // Enqueues the copy of a step, filled up to `padded_rows` with sequences of one row and no context where that is
-  // more than it has; it has as many sequences and logit rows as rows then.
-  StepView Upload(const StepBatch& batch, int padded_rows);
+  // more than it has; it has as many sequences and logit rows as rows then. Its parts are those of sequences with one
+  // row or, with `keeps_whole`, all sequences as they are.
+  StepView Upload(const StepBatch& batch, int padded_rows, bool keeps_whole);
 
  private:
-  StepInputs(const Limits& limits, cudaStream_t stream) : limits_(limits), stream_(stream) {}
-  const Limits limits_;
+  StepInputs(const AttentionSplitter& splitter, cudaStream_t stream) : splitter_(splitter), stream_(stream) {}
+  const AttentionSplitter splitter_;
   const cudaStream_t stream_;
   DeviceMemory device_;
   std::unique_ptr<StagingRing> ring_;

@@ -5,15 +5,9 @@
 
 #include <cstdint>
 
-namespace tandem {
+#include "engine/cuda/attention_parts.h"
 
-// One sequence's part of a step, for kernels.
-struct SequenceView {
-  int32_t first_row = 0;
-  int32_t num_rows = 0;
-  int32_t context_tokens = 0;  // 0: padding, which has no pages.
-  int32_t first_page = 0;      // Index into StepView::pages.
-};
+namespace tandem {
 
 // A step as kernels see it; all pointers are the device's.
 struct StepView {
@@ -21,10 +15,12 @@ struct StepView {
   const int32_t* positions = nullptr;        // [rows]
   const int32_t* sequence_of_row = nullptr;  // [rows]
   const SequenceView* sequences = nullptr;   // [num_sequences]
+  const AttentionPart* parts = nullptr;      // [num_parts]
   const int32_t* logit_rows = nullptr;       // [num_logit_rows]
   const int32_t* pages = nullptr;
   int rows = 0;
   int num_sequences = 0;
+  int num_parts = 0;
   int num_logit_rows = 0;
 };
 

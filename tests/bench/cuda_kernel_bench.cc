@@ -94,7 +94,7 @@ class Bench {
     printf("copy: %.3f TB/s read and written; cuBLAS 8192^3: %.0f TFLOP/s; read: %.3f TB/s\n", bandwidth_, rate_,
            ReadBandwidth());
     if (rates_only) return;
-    for (const auto& [rows, splits] : {std::pair{1, 16}, {8, 2}, {8, 4}, {16, 1}, {16, 2}}) Layers(rows, 2048, splits);
+    for (int rows : {1, 8, 16}) Layers(rows, 2048);
     for (int rows : {1, 8, 16}) {
       for (const auto& [name, out, in, norm, gated, add] : {std::tuple{"qkv", 6144, 4096, true, false, false},
                                                             {"o", 4096, 4096, false, false, true},
@@ -113,8 +113,9 @@ class Bench {
       }
     }
     for (const auto& [batch, context] : {std::pair{1, 2048}, {8, 2048}, {32, 2048}, {128, 2048}, {1, 32768}}) {
-      for (int splits : {1, 2, 4, 8, 16, 32}) Decode(batch, context, splits);
+      Decode(batch, context, context);
     }
+    for (int batch : {4, 13, 32}) Decode(batch, 8192, 131072);
     for (int tokens : {128, 1024, 2048, 8192}) Prefill(tokens, tokens);
     Prefill(2048, 8192);
     Sample(1);
@@ -200,7 +201,7 @@ class Bench {
   // Sequences of one row with pages in random order, and attention over them. There are several layers' worth of pages,
   // so that none is in the cache when its turn comes.
   struct DecodeRig {
-    DeviceMemory pool, sequences, table, partial, arrived, turns;
+    DeviceMemory pool, parts, table, partial, arrived, turns;
     int64_t layer_bytes = 0;
     int copies = 1;
     PagedAttentionArguments arguments;
@@ -211,26 +212,37 @@ class Bench {
       CheckCuda(LaunchPagedAttention(arguments, stream), "LaunchPagedAttention");
     }
   };
-  DecodeRig MakeDecodeRig(int batch, int context, int splits, const Bf16* qkv, Bf16* out) {
+  // The first sequence has a context of `longest`.
+  DecodeRig MakeDecodeRig(int batch, int context, int longest, const Bf16* qkv, Bf16* out) {
     constexpr int kPageTokens = 16;
     const int pages_of_one = context / kPageTokens;
     const int64_t page_bytes = int64_t{2} * kShape.num_kv_heads * kPageTokens * kShape.head_dim * 2;
-    const int64_t pages = int64_t{pages_of_one} * batch;
+    const int64_t pages = int64_t{pages_of_one} * (batch - 1) + longest / kPageTokens;
     DecodeRig rig;
     rig.layer_bytes = pages * page_bytes;
     rig.copies = static_cast<int>(std::max<int64_t>(1, (int64_t{512} << 20) / rig.layer_bytes));
     rig.pool = RandomBf16(rig.layer_bytes / 2 * rig.copies);
     std::vector<SequenceView> sequences;
     std::vector<int32_t> table;
-    for (int i = 0; i < batch; ++i) sequences.push_back({i, 1, context, i * pages_of_one});
+    int32_t first_page = 0;
+    for (int i = 0; i < batch; ++i) {
+      sequences.push_back({i, 1, i == 0 ? longest : context, first_page});
+      first_page += sequences.back().context_tokens / kPageTokens;
+    }
+    const AttentionSplitter splitter(multiprocessors_, BlocksOfPart(kShape));
+    const int num_parts = splitter.NumParts(batch);
+    std::vector<AttentionPart> parts(num_parts);
+    splitter.Split(sequences, parts.data());
     for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>((i * 7919) % pages));
-    rig.sequences = CopyOf(sequences);
+    rig.parts = CopyOf(parts);
     rig.table = CopyOf(table);
-    rig.partial = Allocate(PartialFloats(kShape, batch, splits) * 4);
-    rig.arrived = Allocate(NumArrived(kShape, batch) * 4);
+    rig.partial = Allocate(PartialFloats(kShape, num_parts) * 4);
+    const std::vector<uint32_t> zeros(NumArrived(kShape, num_parts));
+    rig.arrived = CopyOf(zeros);
     rig.turns = Allocate(batch * (kShape.head_dim / 2) * sizeof(float2));
     PagedAttentionArguments& a = rig.arguments;
-    a.step.sequences = rig.sequences.as<SequenceView>();
+    a.step.parts = rig.parts.as<AttentionPart>();
+    a.step.num_parts = num_parts;
     a.step.pages = rig.table.as<int32_t>();
     a.step.rows = a.step.num_sequences = batch;
     a.shape = kShape;
@@ -241,7 +253,6 @@ class Bench {
     a.qkv = qkv;
     a.rotation.turns = rig.turns.as<float2>();
     a.appends = true;
-    a.splits = splits;
     a.partial = rig.partial.as<float>();
     a.arrived = rig.arrived.as<uint32_t>();
     a.out = out;
@@ -249,11 +260,11 @@ class Bench {
   }
 
   // What a decode step spends in its layers, as a graph.
-  void Layers(int batch, int context, int splits) {
+  void Layers(int batch, int context) {
     constexpr int kLayers = 32;
     DeviceMemory hidden = Allocate(batch * 4096 * 2), qkv = Allocate(batch * 6144 * 2),
                  attended = Allocate(batch * 4096 * 2), activated = Allocate(batch * 14336 * 2);
-    DecodeRig rig = MakeDecodeRig(batch, context, splits, qkv.as<Bf16>(), attended.as<Bf16>());
+    DecodeRig rig = MakeDecodeRig(batch, context, context, qkv.as<Bf16>(), attended.as<Bf16>());
     int64_t at = 0;
     const auto linear = [&](const DeviceMemory& in, const DeviceMemory& out, int out_features, int in_features,
                             bool norm, bool gated, bool add) {
@@ -287,19 +298,18 @@ class Bench {
           MicrosecondsOf([&](int) { CheckCuda(cudaGraphLaunch(executable, stream_), "cudaGraphLaunch"); }, 10);
       const double weight_bytes = 2 * (6144.0 * 4096 + 4096.0 * 4096 + 28672.0 * 4096 + 4096.0 * 14336);
       const double bytes = kLayers * (weight_bytes + (with_attention ? static_cast<double>(rig.layer_bytes) : 0));
-      printf("32 layers, batch %3d context %d splits %d %s: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context,
-             splits, with_attention ? "all" : "without attention", us, bytes / us * 1e-6,
-             bytes / us * 1e-6 / bandwidth_);
+      printf("32 layers, batch %3d context %d %s: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context,
+             with_attention ? "all" : "without attention", us, bytes / us * 1e-6, bytes / us * 1e-6 / bandwidth_);
       CheckCuda(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy");
       CheckCuda(cudaGraphDestroy(graph), "cudaGraphDestroy");
     }
   }
 
-  void Decode(int batch, int context, int splits) {
-    DecodeRig rig = MakeDecodeRig(batch, context, splits, in_.as<Bf16>(), out_.as<Bf16>());
+  void Decode(int batch, int context, int longest) {
+    DecodeRig rig = MakeDecodeRig(batch, context, longest, in_.as<Bf16>(), out_.as<Bf16>());
     const double us = MicrosecondsOf([&](int i) { rig.Attend(i, stream_); }, 100);
     const double rate = static_cast<double>(rig.layer_bytes) / us * 1e-6;
-    printf("attention batch %3d context %5d splits %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context, splits,
+    printf("attention batch %3d context %5d, one of %6d: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context, longest,
            us, rate, rate / bandwidth_);
   }
 

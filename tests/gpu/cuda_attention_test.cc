@@ -52,6 +52,13 @@ class AttentionRig {
   int max_rows() const { return max_rows_; }
   int64_t pool_elements() const { return pool_elements_; }
   const std::vector<SequenceView>& sequences() const { return sequences_; }
+  // As for a device of so many multiprocessors.
+  std::vector<AttentionPart> Parts(int multiprocessors, bool keeps_whole) const {
+    const AttentionSplitter splitter(multiprocessors, BlocksOfPart(c_.shape));
+    std::vector<AttentionPart> parts(splitter.NumParts(static_cast<int>(sequences_.size())));
+    keeps_whole ? splitter.KeepWhole(sequences_, parts.data()) : splitter.Split(sequences_, parts.data());
+    return parts;
+  }
   std::vector<int32_t>& page_table() { return page_table_; }
   std::vector<int32_t>& positions() { return positions_; }
   std::vector<int32_t>& sequence_of_row() { return sequence_of_row_; }
@@ -117,9 +124,11 @@ std::vector<AttentionCase> AttentionCases(bool single_rows) {
         cases.push_back({shape, page_tokens, {{1, 1}}});
         cases.push_back({shape, page_tokens, {{1, 700}}});
         cases.push_back({shape, page_tokens, {{1, 17}, {1, 16}, {1, 333}, {1, 2}, {1, 64}}});
+        cases.push_back({shape, page_tokens, {{1, 100}, {1, 4000}, {1, 90}}});
       } else {
         cases.push_back({shape, page_tokens, {{40, 40}}});
         cases.push_back({shape, page_tokens, {{1, 90}, {33, 100}, {130, 260}}});
+        cases.push_back({shape, page_tokens, {{1, 2000}, {1, 30}, {33, 100}}});
       }
     }
   }
@@ -128,10 +137,10 @@ std::vector<AttentionCase> AttentionCases(bool single_rows) {
 
 TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
   for (const AttentionCase& c : AttentionCases(/*single_rows=*/true)) {
-    for (const auto& [splits, adjacent] : {std::pair{1, false}, {4, true}, {32, false}}) {
+    for (const auto& [multiprocessors, adjacent] : {std::pair{1, false}, {60, true}, {2000, false}}) {
       SCOPED_TRACE(testing::Message() << "heads " << c.shape.num_heads << "/" << c.shape.num_kv_heads << " of "
                                       << c.shape.head_dim << ", pages of " << c.page_tokens << ", "
-                                      << c.sequences.size() << " sequences, splits " << splits);
+                                      << c.sequences.size() << " sequences, " << multiprocessors << " multiprocessors");
       AttentionRig rig(c, random_);
       const int dim = c.shape.head_dim, half = dim / 2;
       Both<Bf16> pool(Random(rig.pool_elements())), qkv(Random(size_t(rig.num_rows()) * rig.columns())),
@@ -145,16 +154,16 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
         }
       }
       Both<float2> device_turns(turns);
-      Both<SequenceView> sequences(rig.sequences());
+      Both<AttentionPart> parts(rig.Parts(multiprocessors, /*keeps_whole=*/false));
       Both<int32_t> pages(rig.page_table());
-      const int count = static_cast<int>(rig.sequences().size());
-      Both<float> partial(std::vector<float>(PartialFloats(c.shape, count, splits)));
+      const int count = static_cast<int>(parts.host.size());
+      Both<float> partial(std::vector<float>(PartialFloats(c.shape, count)));
       Both<uint32_t> arrived(std::vector<uint32_t>(NumArrived(c.shape, count)));
       PagedAttentionArguments a;
-      a.step.sequences = sequences.device();
+      a.step.parts = parts.device();
+      a.step.num_parts = count;
       a.step.pages = pages.device();
       a.step.rows = rig.num_rows();
-      a.step.num_sequences = count;
       a.shape = c.shape;
       a.pages = rig.Pages(pool.device());
       a.qkv = qkv.device();
@@ -164,7 +173,6 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
       a.rotation.turns = device_turns.device();
       a.rotation.adjacent_pairs = adjacent;
       a.appends = true;
-      a.splits = splits;
       a.partial = partial.device();
       a.arrived = arrived.device();
       a.out = out.device();
@@ -221,13 +229,18 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
     const int dim = c.shape.head_dim;
     Both<Bf16> pool(Random(rig.pool_elements())), qkv(Random(size_t(rig.num_rows()) * rig.columns()));
     Both<Bf16> out(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
-    Both<SequenceView> sequences(rig.sequences());
+    Both<AttentionPart> whole(rig.Parts(132, /*keeps_whole=*/true)), single(rig.Parts(132, /*keeps_whole=*/false));
     Both<int32_t> pages(rig.page_table());
+    const int num_parts = static_cast<int>(single.host.size());
+    Both<float> partial(std::vector<float>(PartialFloats(c.shape, num_parts)));
+    Both<uint32_t> arrived(std::vector<uint32_t>(NumArrived(c.shape, num_parts)));
     PagedAttentionArguments a;
-    a.step.sequences = sequences.device();
+    a.step.parts = whole.device();
+    a.step.num_parts = num_parts;
     a.step.pages = pages.device();
     a.step.rows = rig.num_rows();
-    a.step.num_sequences = static_cast<int>(rig.sequences().size());
+    a.partial = partial.device();
+    a.arrived = arrived.device();
     a.shape = c.shape;
     a.pages = rig.Pages(pool.device());
     a.qkv = qkv.device();
@@ -265,7 +278,7 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
     p.out = other.device();
     Check(LaunchPrefillAttention(p, plan, nullptr));
     a.out = other.device();
-    a.single_rows_only = true;
+    a.step.parts = single.device();
     a.max_rows = 1;
     Check(LaunchPagedAttention(a, nullptr));
     Finish();
