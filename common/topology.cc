@@ -79,6 +79,7 @@ RouterSettings ReadRouter(ConfigNode node) {
   router.conditional_prefill_tokens =
       node.GetInt("conditional_prefill_tokens", router.conditional_prefill_tokens, 0, kMaxCount);
   router.access_log = node.GetBool("access_log", router.access_log);
+  router.splits_chat_output = node.GetEnum("chat_output", "auto", {"auto", "text"}) == "auto";
   router.random_ties = node.GetEnum("ties", "random", {"random", "by_name"}) == "random";
   router.worker_timeout = node.GetDuration("worker_timeout", router.worker_timeout);
   router.placement_timeout = node.GetDuration("placement_timeout", router.placement_timeout);

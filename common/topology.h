@@ -39,6 +39,8 @@ struct RouterSettings {
   int64_t max_retries = 3;                        // Moves to another worker, per request.
   // Prompts of which decode lacks at most so many tokens run on decode alone when that is clearly faster; 0: never.
   int64_t conditional_prefill_tokens = 256;
+  // Reasoning and tool calls of chats go to fields of their own; else all stays in the content.
+  bool splits_chat_output = true;
   bool access_log = false;  // A log line for each call that ends.
   bool random_ties = true;  // Else the worker whose name comes first gets what others could do as well.
   absl::Duration worker_timeout = absl::Seconds(1);  // Silence after which a worker is lost.

@@ -13,9 +13,27 @@ namespace jinja {
 class Template;
 }
 
+// A function that the model wanted called.
+struct ToolCall {
+  std::string id;
+  std::string name;
+  std::string arguments;  // A JSON object.
+};
+
 struct ChatMessage {
   std::string role;
   std::string content;
+  std::string reasoning;             // Of an assistant's message: what came before the content.
+  std::vector<ToolCall> tool_calls;  // Of an assistant's message.
+  std::string tool_call_id;          // Of a tool's message: which call this is the result of.
+  std::string name;
+};
+
+// A conversation, and what else a template may look at.
+struct ChatPrompt {
+  std::vector<ChatMessage> messages;
+  std::string tools;      // JSON array of what may be called, as OpenAI's API has it; empty: nothing.
+  std::string variables;  // JSON object of further variables, such as enable_thinking; empty: none.
 };
 
 // A model's chat template: turns a conversation into the prompt text that the model was trained on.
@@ -29,9 +47,9 @@ class ChatTemplate {
                                                               std::string eos);
   ~ChatTemplate();
 
-  // INVALID_ARGUMENT: the template refused the messages (raise_exception) or failed on them; names
-  // the line.
-  absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const;
+  // INVALID_ARGUMENT: the template refused the messages (raise_exception) or failed on them, and names
+  // the line; or what should be JSON is none.
+  absl::StatusOr<std::string> Render(const ChatPrompt& prompt, bool add_generation_prompt) const;
 
  private:
   ChatTemplate(std::unique_ptr<jinja::Template> parsed, std::string bos, std::string eos);

@@ -59,10 +59,10 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
       raw.prompt = std::vector<TokenId>(proto.token_ids().ids().begin(), proto.token_ids().ids().end());
       break;
     case v1::GenerateRequest::kChat: {
-      std::vector<ChatMessage> messages;
+      ChatPrompt chat;
       for (const v1::ChatMessage& message : proto.chat().messages())
-        messages.push_back({message.role(), message.content()});
-      raw.prompt = std::move(messages);
+        chat.messages.push_back({message.role(), message.content()});
+      raw.prompt = std::move(chat);
       break;
     }
     case v1::GenerateRequest::PROMPT_NOT_SET:

@@ -51,6 +51,7 @@ class ResponseSink {
 struct Request {
   std::string name;  // The client's request id.
   std::vector<TokenId> prompt;
+  bool opens_reasoning = false;  // The chat template ended the prompt within the model's reasoning.
   SamplingParams sampling;
   std::vector<std::string> stops;
   int priority = 0;

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
@@ -59,21 +61,23 @@ absl::Status CheckSampling(const SamplingParams& sampling, int vocabulary) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<TokenId>> RequestBuilder::Tokenize(const RawRequest& raw) const {
-  std::vector<TokenId> tokens;
+absl::StatusOr<TokenizedPrompt> RequestBuilder::Tokenize(const RawRequest& raw) const {
+  TokenizedPrompt prompt;
+  std::vector<TokenId>& tokens = prompt.tokens;
   if (const auto* text = std::get_if<std::string>(&raw.prompt)) {
     absl::StatusOr<std::vector<TokenId>> encoded = tokenizer_.Encode(*text);
     if (!encoded.ok()) return absl::InvalidArgumentError(absl::StrCat("text: ", encoded.status().message()));
     tokens = *std::move(encoded);
   } else if (const auto* ids = std::get_if<std::vector<TokenId>>(&raw.prompt)) {
     tokens = *ids;
-  } else if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&raw.prompt)) {
-    if (messages->empty()) return absl::InvalidArgumentError("chat.messages: must not be empty");
+  } else if (const auto* chat = std::get_if<ChatPrompt>(&raw.prompt)) {
+    if (chat->messages.empty()) return absl::InvalidArgumentError("chat.messages: must not be empty");
     if (chat_template_ == nullptr) {
       return absl::InvalidArgumentError("chat: this model has no chat template; send text or token_ids");
     }
-    absl::StatusOr<std::string> rendered = chat_template_->Render(*messages, /*add_generation_prompt=*/true);
+    absl::StatusOr<std::string> rendered = chat_template_->Render(*chat, /*add_generation_prompt=*/true);
     if (!rendered.ok()) return absl::InvalidArgumentError(absl::StrCat("chat.messages: ", rendered.status().message()));
+    prompt.opens_reasoning = absl::EndsWith(absl::StripTrailingAsciiWhitespace(*rendered), "<think>");
     // Templates write the beginning-of-sequence token themselves where the model wants one.
     absl::StatusOr<std::vector<TokenId>> encoded = tokenizer_.Encode(*rendered, /*add_bos=*/false);
     if (!encoded.ok()) return absl::InvalidArgumentError(absl::StrCat("chat.messages: ", encoded.status().message()));
@@ -88,7 +92,7 @@ absl::StatusOr<std::vector<TokenId>> RequestBuilder::Tokenize(const RawRequest& 
           absl::StrCat("token_ids: ", token, " is not in the vocabulary of ", tokenizer_.vocabulary_size()));
     }
   }
-  return tokens;
+  return prompt;
 }
 
 absl::Status RequestBuilder::CheckModel(absl::string_view model) const {
@@ -114,7 +118,9 @@ absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
     }
   }
   Request request;
-  ASSIGN_OR_RETURN(request.prompt, Tokenize(raw));
+  ASSIGN_OR_RETURN(TokenizedPrompt prompt, Tokenize(raw));
+  request.prompt = std::move(prompt.tokens);
+  request.opens_reasoning = prompt.opens_reasoning;
   request.name =
       raw.name.empty() ? absl::StrCat("req-", absl::Hex(DrawRandomId(), absl::kZeroPad16)) : std::move(raw.name);
   request.sampling = std::move(raw.sampling);

@@ -18,12 +18,17 @@ namespace tandem {
 struct RawRequest {
   std::string name;
   std::string model;
-  std::variant<std::monostate, std::string, std::vector<TokenId>, std::vector<ChatMessage>> prompt;
+  std::variant<std::monostate, std::string, std::vector<TokenId>, ChatPrompt> prompt;
   SamplingParams sampling;
   bool has_seed = false;
   std::vector<std::string> stops;
   int priority = 0;
   int num_samples = 0;
+};
+
+struct TokenizedPrompt {
+  std::vector<TokenId> tokens;
+  bool opens_reasoning = false;  // As Request has it.
 };
 
 // Checks requests and turns their text into token ids: here and nowhere else.
@@ -42,7 +47,7 @@ class RequestBuilder {
   // NOT_FOUND for another model's name; an empty one is that of the only model.
   absl::Status CheckModel(absl::string_view model) const;
   // The token ids of a prompt; errors as those of Build.
-  absl::StatusOr<std::vector<TokenId>> Tokenize(const RawRequest& raw) const;
+  absl::StatusOr<TokenizedPrompt> Tokenize(const RawRequest& raw) const;
 
  private:
   const std::string served_name_;

@@ -105,7 +105,7 @@ TEST_F(RequestBuilderTest, RendersChatWithTheModelsTemplate) {
   auto checkpoint = *Checkpoint::Open(SmolLm2Path());
   ASSERT_OK_AND_ASSIGN(auto chat_template, ChatTemplate::Create(checkpoint->chat_template(), "", ""));
   RequestBuilder builder("smollm2", SmolLm2(), chat_template.get());
-  raw_.prompt = std::vector<ChatMessage>{{"user", "Hi"}};
+  raw_.prompt = ChatPrompt{.messages = {{"user", "Hi"}}};
   ASSERT_OK_AND_ASSIGN(Request request, builder.Build(raw_));
   EXPECT_EQ(SmolLm2().Decode(request.prompt, /*with_special=*/true),
             "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
@@ -137,11 +137,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadRequest{"BadUtf8", [](RawRequest& r) { r.prompt = std::string("\xFF"); }, "text: "},
         BadRequest{"TokenOutside", [](RawRequest& r) { r.prompt = std::vector<TokenId>{49152}; }, "token_ids: 49152"},
         BadRequest{"NegativeToken", [](RawRequest& r) { r.prompt = std::vector<TokenId>{-1}; }, "token_ids: -1"},
-        BadRequest{"NoMessages", [](RawRequest& r) { r.prompt = std::vector<ChatMessage>(); },
-                   "chat.messages: must not be empty"},
+        BadRequest{"NoMessages", [](RawRequest& r) { r.prompt = ChatPrompt(); }, "chat.messages: must not be empty"},
         BadRequest{"NoTemplate",
                    [](RawRequest& r) {
-                     r.prompt = std::vector<ChatMessage>{{"user", "x"}};
+                     r.prompt = ChatPrompt{.messages = {{"user", "x"}}};
                    },
                    "no chat template"},
         BadRequest{"Temperature", [](RawRequest& r) { r.sampling.temperature = -1; },

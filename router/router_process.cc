@@ -135,17 +135,20 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
 }
 
 absl::Status RouterParts::StartHttp(const Topology& topology) {
-  openai_ = std::make_unique<OpenAiService>(OpenAiShared{.served_name = topology.model.served_name,
-                                                         .max_context_tokens = checkpoint_->config().max_context_tokens,
-                                                         .max_samples = topology.router.max_active_requests,
-                                                         .tokenizer = *tokenizer_,
-                                                         .builder = *builder_,
-                                                         .core = *core_,
-                                                         .long_texts = long_texts_,
-                                                         .relay = relay_,
-                                                         .gate = gate_,
-                                                         .clock = Clock::Real()},
-                                            metrics_server_);
+  openai_ = std::make_unique<OpenAiService>(
+      OpenAiShared{
+          .served_name = topology.model.served_name,
+          .max_context_tokens = checkpoint_->config().max_context_tokens,
+          .max_samples = topology.router.max_active_requests,
+          .chat_format = topology.router.splits_chat_output ? ChatFormatOf(checkpoint_->chat_template()) : ChatFormat(),
+          .tokenizer = *tokenizer_,
+          .builder = *builder_,
+          .core = *core_,
+          .long_texts = long_texts_,
+          .relay = relay_,
+          .gate = gate_,
+          .clock = Clock::Real()},
+      metrics_server_);
   HttpServer::Options options;
   options.address = topology.router.http_listen;
   absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Create(options, *openai_);

@@ -26,6 +26,9 @@ absl::StatusOr<PreparedCall> Prepare(const OpenAiShared& shared, OpenAiEndpoint 
                                      absl::string_view body) {
   PreparedCall prepared;
   ASSIGN_OR_RETURN(prepared.call, ParseOpenAiRequest(endpoint, body));
+  if (prepared.call.calls_tools && shared.chat_format.tools == ToolFormat::kNone) {
+    return absl::InvalidArgumentError("tools: the chat template of this model has no tool calls that are known");
+  }
   std::vector<RawRequest>& prompts = prepared.call.prompts;
   const int64_t samples = static_cast<int64_t>(prompts.size()) * std::max(1, prompts[0].num_samples);
   if (samples > shared.max_samples) {
@@ -81,16 +84,22 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
     if (over_) return;
     const int index = request * samples_ + update.index;
     completion_tokens_ += static_cast<int>(update.tokens.size());
+    OpenAiChoice piece{.index = index, .text = std::move(update.text), .tokens = std::move(update.tokens)};
+    piece.finish = update.finish;
+    if (!outputs_.empty()) TakeApart(outputs_[index], piece);
     if (call_.stream) {
-      WriteEvent(index, std::move(update));
+      WriteEvent(piece);
       return;
     }
     OpenAiChoice& choice = choices_[index];
-    choice.text += update.text;
+    choice.text += piece.text;
+    choice.reasoning += piece.reasoning;
+    std::move(piece.tool_calls.begin(), piece.tool_calls.end(), std::back_inserter(choice.tool_calls));
     if (logprobs_) {
-      std::move(update.tokens.begin(), update.tokens.end(), std::back_inserter(choice.tokens));
+      std::move(piece.tokens.begin(), piece.tokens.end(), std::back_inserter(choice.tokens));
     }
-    choice.finish = update.finish;
+    choice.finish = piece.finish;
+    choice.ends_in_tool_calls = piece.ends_in_tool_calls;
   }
 
   void OnFinish(int request, const absl::Status& status, const RequestUsage& usage) override {
@@ -118,6 +127,12 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
     choices_.resize(static_cast<size_t>(samples_) * open_requests_);
     for (size_t i = 0; i < choices_.size(); ++i) choices_[i].index = static_cast<int>(i);
     started_.resize(choices_.size());
+    ChatFormat format = shared_.chat_format;
+    if (!call_.calls_tools) format.tools = ToolFormat::kNone;
+    const bool takes_apart = format.reasons || format.tools != ToolFormat::kNone;
+    if (endpoint_ == OpenAiEndpoint::kChatCompletions && takes_apart) {
+      outputs_.assign(choices_.size(), ChatOutput(format, prepared->requests[0].opens_reasoning));
+    }
     const absl::string_view prefix = endpoint_ == OpenAiEndpoint::kChatCompletions ? "chatcmpl-" : "cmpl-";
     writer_.emplace(OpenAiWriter::Options{endpoint_, absl::StrCat(prefix, name_), shared_.served_name,
                                           absl::ToUnixSeconds(absl::Now()), logprobs_},
@@ -133,16 +148,31 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
     for (const auto& request : requests_) shared_.core.Submit(request);
   }
 
-  void WriteEvent(int index, SampleUpdate update) {
-    const bool is_first = !started_[index];
-    started_[index] = true;
-    const bool has_news = !update.text.empty() || update.finish != RequestFinish::kNone || is_first ||
-                          (logprobs_ && !update.tokens.empty());
-    if (!has_news) return;  // Half a character, or what may become a stop string.
+  // Reasoning and tool calls of a chat go from the piece's text to fields of their own.
+  static void TakeApart(ChatOutput& output, OpenAiChoice& piece) {
+    piece.first_tool_call = output.num_tool_calls();
+    ChatDelta delta = output.Append(piece.text);
+    if (piece.finish != RequestFinish::kNone) {
+      ChatDelta last = output.Finish();
+      delta.reasoning += last.reasoning;
+      delta.content += last.content;
+      std::move(last.tool_calls.begin(), last.tool_calls.end(), std::back_inserter(delta.tool_calls));
+    }
+    piece.text = std::move(delta.content);
+    piece.reasoning = std::move(delta.reasoning);
+    piece.tool_calls = std::move(delta.tool_calls);
+    piece.ends_in_tool_calls = output.num_tool_calls() > 0;
+  }
+
+  void WriteEvent(const OpenAiChoice& piece) {
+    const bool is_first = !started_[piece.index];
+    started_[piece.index] = true;
+    const bool has_news = !piece.text.empty() || !piece.reasoning.empty() || !piece.tool_calls.empty() ||
+                          piece.finish != RequestFinish::kNone || is_first || (logprobs_ && !piece.tokens.empty());
+    if (!has_news) return;  // Half a character, or what may become a stop string or a tool call.
     const OpenAiUsage usage = UsageSoFar();
     events_.clear();
-    writer_->AppendEvent({index, std::move(update.text), std::move(update.tokens), update.finish}, is_first,
-                         call_.continuous_usage ? &usage : nullptr, events_);
+    writer_->AppendEvent(piece, is_first, call_.continuous_usage ? &usage : nullptr, events_);
     reply_->Write(events_);
   }
 
@@ -205,6 +235,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
   bool logprobs_ = false;
   std::vector<OpenAiChoice> choices_;  // What is not streamed.
   std::vector<bool> started_;          // Choices with an event.
+  std::vector<ChatOutput> outputs_;    // By choice, of chats whose answers have parts.
   std::string events_;
   int prompt_tokens_ = 0, completion_tokens_ = 0, cached_tokens_ = 0;
   bool over_ = false;

@@ -5,6 +5,7 @@
 
 #include "common/clock.h"
 #include "common/gate.h"
+#include "router/http/chat_output.h"
 #include "router/http/http_message.h"
 #include "router/http/openai_request.h"
 #include "router/http/turn_relay.h"
@@ -19,6 +20,7 @@ struct OpenAiShared {
   std::string served_name;
   int max_context_tokens = 0;
   int64_t max_samples = 0;  // Of one call: more can never be admitted.
+  ChatFormat chat_format;
   const Tokenizer& tokenizer;
   const RequestBuilder& builder;
   RouterCore& core;

@@ -11,6 +11,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "router/http/json_fields.h"
+#include "router/http/openai_chat.h"
 
 namespace tandem {
 namespace {
@@ -21,26 +23,6 @@ constexpr int kDefaultCompletionTokens = 16;  // As OpenAI's.
 constexpr int kMaxPrompts = 1024;
 // Of what each prompt of a call gets a copy; router/request_builder has stricter limits.
 constexpr size_t kMaxListed = 1024;
-
-absl::string_view View(const json::string& text) { return {text.data(), text.size()}; }
-
-absl::Status WrongType(absl::string_view field, absl::string_view expected, const json::value& got) {
-  static constexpr absl::string_view kKinds[] = {"null",     "a boolean", "an integer", "an integer",
-                                                 "a number", "a string",  "an array",   "an object"};
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, ": expected ", expected, ", got ", kKinds[static_cast<int>(got.kind())]));
-}
-
-// A number without a fraction, whether written as 5 or as 5.0.
-std::optional<int64_t> WholeNumber(const json::value& value) {
-  if (value.is_int64()) return value.get_int64();
-  if (value.is_uint64()) return std::nullopt;  // Over what fits.
-  if (value.is_double() && std::trunc(value.get_double()) == value.get_double() &&
-      std::abs(value.get_double()) < 9e15) {
-    return static_cast<int64_t>(value.get_double());
-  }
-  return std::nullopt;
-}
 
 absl::StatusOr<std::vector<TokenId>> TokenIds(absl::string_view field, const json::array& array) {
   std::vector<TokenId> ids;
@@ -55,73 +37,6 @@ absl::StatusOr<std::vector<TokenId>> TokenIds(absl::string_view field, const jso
   }
   return ids;
 }
-
-// The fields of one JSON object. Getters leave the target as it is where a field is missing or null, and keep the
-// first error.
-class Fields {
- public:
-  explicit Fields(const json::object& object, std::string prefix = "") : object_(object), prefix_(std::move(prefix)) {}
-
-  // Null where it is missing or null.
-  const json::value* Find(absl::string_view name) const {
-    const json::value* value = object_.if_contains({name.data(), name.size()});
-    return value == nullptr || value->is_null() ? nullptr : value;
-  }
-  std::string NameOf(absl::string_view name) const { return absl::StrCat(prefix_, name); }
-
-  void Get(absl::string_view name, bool& target) {
-    if (const json::value* value = Find(name); value != nullptr) {
-      if (value->is_bool()) {
-        target = value->get_bool();
-      } else {
-        Keep(WrongType(NameOf(name), "true or false", *value));
-      }
-    }
-  }
-  void Get(absl::string_view name, std::string& target) {
-    if (const json::value* value = Find(name); value != nullptr) {
-      if (value->is_string()) {
-        target = std::string(View(value->get_string()));
-      } else {
-        Keep(WrongType(NameOf(name), "a string", *value));
-      }
-    }
-  }
-  void Get(absl::string_view name, float& target) {
-    if (const json::value* value = Find(name); value != nullptr) {
-      if (value->is_number()) {
-        target = value->to_number<float>();
-      } else {
-        Keep(WrongType(NameOf(name), "a number", *value));
-      }
-    }
-  }
-  void Get(absl::string_view name, int& target) {
-    if (const json::value* value = Find(name); value != nullptr) {
-      const std::optional<int64_t> number = WholeNumber(*value);
-      if (!number.has_value()) {
-        Keep(WrongType(NameOf(name), "an integer", *value));
-      } else if (*number < std::numeric_limits<int>::min() || *number > std::numeric_limits<int>::max()) {
-        Keep(absl::InvalidArgumentError(absl::StrCat(NameOf(name), ": out of range, got ", *number)));
-      } else {
-        target = static_cast<int>(*number);
-      }
-    }
-  }
-  void Keep(absl::Status status) {
-    if (status_.ok()) status_ = std::move(status);
-  }
-  // For fields that would change the answer.
-  void Refuse(absl::string_view name, absl::string_view why) {
-    Keep(absl::InvalidArgumentError(absl::StrCat(NameOf(name), ": ", why)));
-  }
-  const absl::Status& status() const { return status_; }
-
- private:
-  const json::object& object_;
-  const std::string prefix_;
-  absl::Status status_;
-};
 
 void GetStops(Fields& fields, RawRequest& raw) {
   const json::value* value = fields.Find("stop");
@@ -213,47 +128,6 @@ void GetSampling(Fields& fields, OpenAiEndpoint endpoint, RawRequest& raw) {
   GetLogprobs(fields, endpoint, sampling);
 }
 
-// A message's content: a string, or text parts, which are joined.
-absl::StatusOr<std::string> ParseContent(const std::string& field, const json::value* content) {
-  if (content == nullptr) return std::string();
-  if (content->is_string()) return std::string(View(content->get_string()));
-  if (!content->is_array()) return WrongType(field, "a string or an array of text parts", *content);
-  std::string text;
-  for (const json::value& part : content->get_array()) {
-    if (!part.is_object()) return WrongType(field, "an array of text parts", part);
-    Fields fields(part.get_object(), field + ".");
-    std::string type, part_text;
-    fields.Get("type", type);
-    fields.Get("text", part_text);
-    RETURN_IF_ERROR(fields.status());
-    if (type != "text") {
-      return absl::InvalidArgumentError(
-          absl::StrCat(field, ": only parts of type \"text\" can be read, got \"", type, "\""));
-    }
-    absl::StrAppend(&text, text.empty() ? "" : "\n", part_text);
-  }
-  return text;
-}
-
-absl::StatusOr<std::vector<ChatMessage>> ParseMessages(const Fields& body) {
-  const json::value* value = body.Find("messages");
-  if (value == nullptr) return absl::InvalidArgumentError("messages: is missing");
-  if (!value->is_array()) return WrongType("messages", "an array of messages", *value);
-  std::vector<ChatMessage> messages;
-  for (const json::value& item : value->get_array()) {
-    const std::string field = absl::StrCat("messages[", messages.size(), "]");
-    if (!item.is_object()) return WrongType(field, "an object", item);
-    Fields fields(item.get_object(), field + ".");
-    ChatMessage message;
-    fields.Get("role", message.role);
-    if (message.role.empty()) fields.Refuse("role", "is missing");
-    RETURN_IF_ERROR(fields.status());
-    ASSIGN_OR_RETURN(message.content, ParseContent(field + ".content", fields.Find("content")));
-    messages.push_back(std::move(message));
-  }
-  return messages;
-}
-
 using Prompt = decltype(RawRequest::prompt);
 
 // One string, one list of token ids, or a list of either.
@@ -304,10 +178,6 @@ void RefuseWhatIsNotThere(Fields& fields) {
   fields.Get("best_of", best_of);
   if (best_of != samples) fields.Refuse("best_of", "is not supported other than equal to n");
   if (fields.Find("prompt_logprobs") != nullptr) fields.Refuse("prompt_logprobs", "is not supported");
-  if (const json::value* tools = fields.Find("tools");
-      tools != nullptr && !(tools->is_array() && tools->get_array().empty())) {
-    fields.Refuse("tools", "tool calls are not supported");
-  }
   if (const json::value* format = fields.Find("response_format"); format != nullptr) {
     if (!format->is_object()) return fields.Keep(WrongType("response_format", "an object", *format));
     Fields inner(format->get_object(), "response_format.");
@@ -326,11 +196,6 @@ absl::StatusOr<json::value> ParseObject(absl::string_view body, json::monotonic_
   if (error) return absl::InvalidArgumentError(absl::StrCat("the body is no valid JSON: ", error.message()));
   if (!value.is_object()) return absl::InvalidArgumentError("the body must be a JSON object");
   return value;
-}
-
-absl::StatusOr<RawRequest> WithMessages(const Fields& fields, RawRequest raw) {
-  ASSIGN_OR_RETURN(raw.prompt, ParseMessages(fields));
-  return raw;
 }
 
 }  // namespace
@@ -359,7 +224,9 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, absl::
   RefuseWhatIsNotThere(fields);
   RETURN_IF_ERROR(fields.status());
   if (endpoint == OpenAiEndpoint::kChatCompletions) {
-    ASSIGN_OR_RETURN(raw, WithMessages(fields, std::move(raw)));
+    ASSIGN_OR_RETURN(ChatPrompt chat, ParseChatPrompt(value.get_object()));
+    request.calls_tools = !chat.tools.empty();
+    raw.prompt = std::move(chat);
     request.prompts.push_back(std::move(raw));
     return request;
   }
@@ -378,7 +245,10 @@ absl::StatusOr<RawRequest> ParseTokenizeRequest(absl::string_view body) {
   RawRequest raw;
   fields.Get("model", raw.model);
   RETURN_IF_ERROR(fields.status());
-  if (fields.Find("messages") != nullptr) return WithMessages(fields, std::move(raw));
+  if (fields.Find("messages") != nullptr) {
+    ASSIGN_OR_RETURN(raw.prompt, ParseChatPrompt(value.get_object()));
+    return raw;
+  }
   std::string prompt;
   if (fields.Find("prompt") == nullptr) return absl::InvalidArgumentError("prompt: is missing, and so is messages");
   fields.Get("prompt", prompt);

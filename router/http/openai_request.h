@@ -19,10 +19,11 @@ struct OpenAiRequest {
   bool stream = false;
   bool include_usage = false;     // A last event with the usage.
   bool continuous_usage = false;  // And usage so far in each event.
+  bool calls_tools = false;       // The answer may have tool calls in it.
 };
 
 // Unknown fields are ignored, as null ones are. INVALID_ARGUMENT "field: what is wrong" for wrong types and for what
-// would change the answer and is not there (echo, suffix, tools, response_format other than text, ...).
+// would change the answer and is not there (echo, suffix, a forced tool choice, response_format other than text, ...).
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, absl::string_view body);
 
 // The body of /tokenize: a prompt (text) or messages. Set but for the prompt: the model's name.

@@ -92,11 +92,35 @@ TEST(OpenAiRequestTest, ReadsMessagesOfTextParts) {
   ASSERT_OK_AND_ASSIGN(OpenAiRequest request, ParseOpenAiRequest(OpenAiEndpoint::kChatCompletions, R"({"messages":[
       {"role":"system","content":"s"},{"role":"assistant","content":null},
       {"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]})"));
-  const auto& messages = std::get<std::vector<ChatMessage>>(request.prompts[0].prompt);
+  const auto& messages = std::get<ChatPrompt>(request.prompts[0].prompt).messages;
   ASSERT_THAT(messages, SizeIs(3));
   EXPECT_EQ(messages[0].role, "system");
   EXPECT_EQ(messages[1].content, "");
   EXPECT_EQ(messages[2].content, "a\nb");
+}
+
+TEST(OpenAiRequestTest, ReadsToolsAndWhatBecameOfCalls) {
+  constexpr char kBody[] = R"({"messages":[{"role":"user","content":"x"},
+      {"role":"assistant","content":null,"reasoning_content":"r","tool_calls":[{"id":"c1","type":"function",
+          "function":{"name":"f","arguments":"{\"a\":1}"}}]},
+      {"role":"tool","tool_call_id":"c1","content":"2"}],
+      "tools":[{"type":"function","function":{"name":"f"}}],"chat_template_kwargs":{"enable_thinking":false}})";
+  ASSERT_OK_AND_ASSIGN(OpenAiRequest request, ParseOpenAiRequest(OpenAiEndpoint::kChatCompletions, kBody));
+  EXPECT_TRUE(request.calls_tools);
+  const auto& chat = std::get<ChatPrompt>(request.prompts[0].prompt);
+  EXPECT_EQ(chat.tools, R"([{"type":"function","function":{"name":"f"}}])");
+  EXPECT_EQ(chat.variables, R"({"enable_thinking":false})");
+  ASSERT_THAT(chat.messages[1].tool_calls, SizeIs(1));
+  EXPECT_EQ(chat.messages[1].tool_calls[0].arguments, R"({"a":1})");
+  EXPECT_EQ(chat.messages[1].reasoning, "r");
+  EXPECT_EQ(chat.messages[2].tool_call_id, "c1");
+}
+
+TEST(OpenAiRequestTest, ToolChoiceNoneLeavesTheToolsOut) {
+  ASSERT_OK_AND_ASSIGN(OpenAiRequest request,
+                       ParseChat(R"(,"tools":[{"function":{"name":"f"}}],"tool_choice":"none")"));
+  EXPECT_FALSE(request.calls_tools);
+  EXPECT_EQ(std::get<ChatPrompt>(request.prompts[0].prompt).tools, "");
 }
 
 struct Wrong {
@@ -127,7 +151,11 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"BiasValue", R"(,"logit_bias":{"1":"x"})", "logit_bias: expected numbers"},
         Wrong{"StopIds", R"(,"stop_token_ids":["x"])", "stop_token_ids[0]: expected a token id, got a string"},
         Wrong{"Logprobs", R"(,"top_logprobs":2)", "top_logprobs: needs logprobs"},
-        Wrong{"Tools", R"(,"tools":[{"type":"function"}])", "tools: tool calls are not supported"},
+        Wrong{"ToolWithoutFunction", R"(,"tools":[{"type":"function"}])", "tools[0].function: expected an object"},
+        Wrong{"ToolWithoutName", R"(,"tools":[{"function":{}}])", "tools[0].function.name: is missing"},
+        Wrong{"ForcedTool", R"(,"tools":[{"function":{"name":"f"}}],"tool_choice":"required")",
+              "tool_choice: only \"auto\" and \"none\""},
+        Wrong{"TemplateVariables", R"(,"chat_template_kwargs":1)", "chat_template_kwargs: expected an object"},
         Wrong{"Format", R"(,"response_format":{"type":"json_object"})",
               "response_format: only type \"text\" is supported, got \"json_object\""},
         Wrong{"Syntax", R"(,"n":)", "the body is no valid JSON"}),

@@ -131,7 +131,8 @@ void OpenAiService::AnswerText(std::string body, std::shared_ptr<HttpReply> repl
 absl::StatusOr<std::string> OpenAiService::Tokenize(absl::string_view body) const {
   ASSIGN_OR_RETURN(const RawRequest raw, ParseTokenizeRequest(body));
   RETURN_IF_ERROR(shared_.builder.CheckModel(raw.model));
-  ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, shared_.builder.Tokenize(raw));
+  ASSIGN_OR_RETURN(const TokenizedPrompt prompt, shared_.builder.Tokenize(raw));
+  const std::vector<TokenId>& tokens = prompt.tokens;
   return absl::StrCat("{\"count\":", tokens.size(), ",\"max_model_len\":", shared_.max_context_tokens, ",\"tokens\":[",
                       absl::StrJoin(tokens, ","), "]}");
 }

@@ -37,7 +37,8 @@ constexpr char kCompletions[] = "/v1/completions", kChat[] = "/v1/chat/completio
 class OpenAiServiceTest : public testing::Test {
  protected:
   OpenAiServiceTest()
-      : tokenizer_(Letters()),
+      // What the letters {, | and } stand for in Generate.
+      : tokenizer_(Letters({"<think>", "</think>", R"(<tool_call>{"name":"f","arguments":{"x":1}}</tool_call>)"})),
         chat_template_(*ChatTemplate::Create("{% for m in messages %}{{ m.content }}{% endfor %}", "", "")),
         builder_("letters", *tokenizer_, chat_template_.get()),
         core_({.max_active_requests = 8, .max_retries = 0, .split = false, .model_fingerprint = 1}, *tokenizer_,
@@ -45,6 +46,7 @@ class OpenAiServiceTest : public testing::Test {
         service_({.served_name = "letters",
                   .max_context_tokens = 400,
                   .max_samples = 8,
+                  .chat_format = {ToolFormat::kHermes, /*reasons=*/true},
                   .tokenizer = *tokenizer_,
                   .builder = builder_,
                   .core = core_,
@@ -198,6 +200,48 @@ TEST_F(OpenAiServiceTest, StreamsAChatFromItsFirstToken) {
                                      R"("prompt_tokens_details":{"cached_tokens":0}})");
   EXPECT_EQ(events[2], "[DONE]");
   EXPECT_EQ(client_.ReadChunk(), "");
+}
+
+TEST_F(OpenAiServiceTest, ReasoningAndToolCallsHaveFieldsOfTheirOwn) {
+  RegisterWorker();
+  client_.SendRequest("POST", kChat, R"({"messages":[{"role":"user","content":"a"}],
+      "tools":[{"type":"function","function":{"name":"f"}}]})");
+  Generate(AwaitStarts(1)[0].id, "{why|so}}", LegFinish::kStop);
+  const std::string body = client_.Read().body;
+  EXPECT_EQ(At(body, "/choices/0/message/reasoning_content"), "\"why\"");
+  EXPECT_EQ(At(body, "/choices/0/message/content"), "\"so\"");
+  EXPECT_EQ(At(body, "/choices/0/message/tool_calls/1/type"), "\"function\"");
+  EXPECT_EQ(At(body, "/choices/0/message/tool_calls/1/function"), R"({"name":"f","arguments":"{\"x\":1}"})");
+  EXPECT_EQ(At(body, "/choices/0/finish_reason"), "\"tool_calls\"");
+}
+
+TEST_F(OpenAiServiceTest, StreamsReasoningAndToolCalls) {
+  RegisterWorker();
+  client_.SendRequest("POST", kChat, R"({"messages":[{"role":"user","content":"a"}],"stream":true,
+      "tools":[{"type":"function","function":{"name":"f"}}]})");
+  const StartLeg start = AwaitStarts(1)[0];
+  Generate(start.id, "{w");
+  EXPECT_EQ(client_.ReadHead().status, 200);
+  EXPECT_EQ(At(ReadEvents(1)[0], "/choices/0/delta"), R"({"role":"assistant","content":"","reasoning_content":"w"})");
+  Generate(start.id, "hy|");
+  EXPECT_EQ(At(ReadEvents(1)[0], "/choices/0/delta/reasoning_content"), "\"hy\"");
+  Generate(start.id, "}");
+  const std::string first = ReadEvents(1)[0];
+  EXPECT_EQ(At(first, "/choices/0/delta/tool_calls/0/index"), "0");
+  EXPECT_EQ(At(first, "/choices/0/finish_reason"), "null");
+  Generate(start.id, "}", LegFinish::kStop);
+  const std::string last = ReadEvents(1)[0];
+  EXPECT_EQ(At(last, "/choices/0/delta/tool_calls/0/index"), "1");
+  EXPECT_EQ(At(last, "/choices/0/finish_reason"), "\"tool_calls\"");
+}
+
+TEST_F(OpenAiServiceTest, WithoutToolsWhatLooksLikeACallIsText) {
+  RegisterWorker();
+  client_.SendRequest("POST", kChat, R"({"messages":[{"role":"user","content":"a"}]})");
+  Generate(AwaitStarts(1)[0].id, "}", LegFinish::kStop);
+  const std::string body = client_.Read().body;
+  EXPECT_THAT(At(body, "/choices/0/message/content"), HasSubstr("<tool_call>"));
+  EXPECT_EQ(At(body, "/choices/0/finish_reason"), "\"stop\"");
 }
 
 TEST_F(OpenAiServiceTest, EveryPromptAndSampleIsAChoice) {
@@ -357,7 +401,7 @@ TEST_F(OpenAiServiceTest, TokenizesAndDetokenizes) {
   EXPECT_EQ(At(client_.Ask("POST", "/tokenize", R"({"messages":[{"role":"user","content":"ab"}]})").body, "/tokens"),
             "[0,1]");
   EXPECT_EQ(client_.Ask("POST", "/detokenize", R"({"tokens":[2,0,1]})").body, R"({"prompt":"cab"})");
-  EXPECT_EQ(client_.Ask("POST", "/detokenize", R"({"tokens":[26]})").status, 400);
+  EXPECT_EQ(client_.Ask("POST", "/detokenize", R"({"tokens":[29]})").status, 400);
   EXPECT_EQ(client_.Ask("POST", "/tokenize", R"({"prompt":"a","model":"other"})").status, 404);
 }
 

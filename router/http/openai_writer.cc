@@ -13,12 +13,12 @@ namespace {
 
 constexpr float kLeastLogprob = -9999;  // JSON has no infinity.
 
-absl::string_view FinishName(RequestFinish finish) {
-  switch (finish) {
+absl::string_view FinishName(const OpenAiChoice& choice) {
+  switch (choice.finish) {
     case RequestFinish::kNone:
       return "null";
     case RequestFinish::kStop:
-      return "\"stop\"";
+      return choice.ends_in_tool_calls ? "\"tool_calls\"" : "\"stop\"";
     case RequestFinish::kLength:
       return "\"length\"";
   }
@@ -76,11 +76,35 @@ void OpenAiWriter::AppendHead(absl::string_view object, std::string& out) const 
   out += ",\"choices\":[";
 }
 
+void OpenAiWriter::AppendChatFields(const OpenAiChoice& choice, bool is_delta, std::string& out) {
+  if (!choice.reasoning.empty()) {
+    out += ",\"reasoning_content\":";
+    AppendJsonString(choice.reasoning, out);
+  }
+  if (choice.tool_calls.empty()) return;
+  out += ",\"tool_calls\":[";
+  int index = choice.first_tool_call;
+  for (const ToolCall& call : choice.tool_calls) {
+    if (&call != &choice.tool_calls.front()) out += ",";
+    out += "{";
+    if (is_delta) absl::StrAppend(&out, "\"index\":", index++, ",");
+    out += "\"id\":";
+    AppendJsonString(call.id, out);
+    out += ",\"type\":\"function\",\"function\":{\"name\":";
+    AppendJsonString(call.name, out);
+    out += ",\"arguments\":";
+    AppendJsonString(call.arguments, out);
+    out += "}}";
+  }
+  out += "]";
+}
+
 void OpenAiWriter::AppendEvent(const OpenAiChoice& piece, bool is_first, const OpenAiUsage* usage, std::string& out) {
   absl::StrAppend(&out, event_head_, "{\"index\":", piece.index);
   if (is_chat_) {
     absl::StrAppend(&out, ",\"delta\":{", is_first ? "\"role\":\"assistant\"," : "", "\"content\":");
     AppendJsonString(piece.text, out);
+    AppendChatFields(piece, /*is_delta=*/true, out);
     out += "}";
   } else {
     out += ",\"text\":";
@@ -96,7 +120,7 @@ void OpenAiWriter::AppendEvent(const OpenAiChoice& piece, bool is_first, const O
   } else {
     out += "null";
   }
-  absl::StrAppend(&out, ",\"finish_reason\":", FinishName(piece.finish), "}]");
+  absl::StrAppend(&out, ",\"finish_reason\":", FinishName(piece), "}]");
   if (usage != nullptr) {
     out += ",";
     AppendUsage(*usage, out);
@@ -123,13 +147,14 @@ std::string OpenAiWriter::Whole(const std::vector<OpenAiChoice>& choices, const 
     absl::StrAppend(&out, &choice == &choices.front() ? "" : ",", "{\"index\":", choice.index);
     out += is_chat_ ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"text\":";
     AppendJsonString(choice.text, out);
+    if (is_chat_) AppendChatFields(choice, /*is_delta=*/false, out);
     out += is_chat_ ? ",\"refusal\":null},\"logprobs\":" : ",\"logprobs\":";
     if (options_.logprobs) {
       AppendLogprobs(choice.tokens, 0, out);
     } else {
       out += "null";
     }
-    absl::StrAppend(&out, ",\"finish_reason\":", FinishName(choice.finish), "}");
+    absl::StrAppend(&out, ",\"finish_reason\":", FinishName(choice), "}");
   }
   out += "],";
   AppendUsage(usage, out);

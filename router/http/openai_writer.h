@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "model/chat_template.h"
 #include "model/tokenizer.h"
 #include "router/http/openai_request.h"
 #include "router/request.h"
@@ -15,6 +16,11 @@ namespace tandem {
 struct OpenAiChoice {
   int index = 0;
   std::string text;
+  // Of chats.
+  std::string reasoning;
+  std::vector<ToolCall> tool_calls;
+  int first_tool_call = 0;          // How many of the choice came in pieces before.
+  bool ends_in_tool_calls = false;  // With the last piece: there were any.
   std::vector<SampledToken> tokens;
   RequestFinish finish = RequestFinish::kNone;
 };
@@ -50,6 +56,8 @@ class OpenAiWriter {
 
  private:
   void AppendHead(absl::string_view object, std::string& out) const;
+  // The fields of a chat's delta or message, each after a comma.
+  static void AppendChatFields(const OpenAiChoice& choice, bool is_delta, std::string& out);
   // "logprobs":... of the tokens; `text_offset` is that of the first, in characters of the choice's text.
   void AppendLogprobs(const std::vector<SampledToken>& tokens, size_t text_offset, std::string& out) const;
   void AppendChatLogprob(TokenId token, float logprob, std::string& out) const;

@@ -11,10 +11,11 @@
 
 namespace tandem {
 
-// Token i is the letter 'a' + i.
-inline std::unique_ptr<Tokenizer> Letters() {
+// Token i is the letter 'a' + i; behind them come `further` ones.
+inline std::unique_ptr<Tokenizer> Letters(const std::vector<std::string>& further = {}) {
   TokenizerSpec spec;
   for (char letter = 'a'; letter <= 'z'; ++letter) spec.tokens.push_back({std::string(1, letter)});
+  for (const std::string& token : further) spec.tokens.push_back({token});
   return *Tokenizer::Create(std::move(spec));
 }
 
