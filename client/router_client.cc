@@ -104,14 +104,21 @@ struct RouterClient::Connection {
     return absl::Status(status.code(), absl::StrCat("no router can be reached at ", router, ": ", cause));
   }
 
-  std::string router;
+  void Prepare(grpc::ClientContext& context, absl::Duration timeout) const {
+    SetTimeout(context, timeout);
+    if (!api_key.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", api_key));
+  }
+
+  std::string router, api_key;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Router::Stub> router_stub;
   std::unique_ptr<v1::Control::Stub> control_stub;
 };
 
-RouterClient::RouterClient(const std::string& router) : connection_(std::make_unique<Connection>()) {
+RouterClient::RouterClient(const std::string& router, const std::string& api_key)
+    : connection_(std::make_unique<Connection>()) {
   connection_->router = router;
+  connection_->api_key = api_key;
   connection_->channel = NewChannel(router);
   connection_->router_stub = v1::Router::NewStub(connection_->channel);
   connection_->control_stub = v1::Control::NewStub(connection_->channel);
@@ -121,7 +128,7 @@ RouterClient::~RouterClient() = default;
 absl::StatusOr<GenerateSummary> RouterClient::Generate(const GenerateOptions& options,
                                                        const std::function<bool(const GeneratedPiece&)>& on_piece) {
   grpc::ClientContext context;
-  SetTimeout(context, options.timeout);
+  connection_->Prepare(context, options.timeout);
   std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader =
       connection_->router_stub->Generate(&context, ToProto(options));
   v1::GenerateResponse response;
@@ -140,7 +147,7 @@ absl::StatusOr<GenerateSummary> RouterClient::Generate(const GenerateOptions& op
 
 absl::Status RouterClient::Cancel(const std::string& request_id) {
   grpc::ClientContext context;
-  SetTimeout(context, kShortCall);
+  connection_->Prepare(context, kShortCall);
   v1::CancelRequest request;
   request.set_request_id(request_id);
   v1::CancelResponse response;
@@ -149,7 +156,7 @@ absl::Status RouterClient::Cancel(const std::string& request_id) {
 
 absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
   grpc::ClientContext context;
-  SetTimeout(context, timeout);
+  connection_->Prepare(context, timeout);
   v1::ClusterStatusResponse response;
   if (absl::Status status = connection_->StatusOf(connection_->router_stub->ClusterStatus(&context, {}, &response));
       !status.ok())
@@ -176,7 +183,7 @@ absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
 
 absl::StatusOr<std::vector<ModelSummary>> RouterClient::Models() {
   grpc::ClientContext context;
-  SetTimeout(context, kShortCall);
+  connection_->Prepare(context, kShortCall);
   v1::ListModelsResponse response;
   RETURN_IF_ERROR(
       connection_->StatusOf(connection_->router_stub->ListModels(&context, v1::ListModelsRequest(), &response)));
@@ -190,7 +197,7 @@ absl::StatusOr<std::vector<ModelSummary>> RouterClient::Models() {
 absl::StatusOr<std::vector<std::pair<absl::Duration, std::string>>> RouterClient::Explain(
     const std::string& request_id) {
   grpc::ClientContext context;
-  SetTimeout(context, kShortCall);
+  connection_->Prepare(context, kShortCall);
   v1::ExplainRequest request;
   request.set_request_id(request_id);
   v1::ExplainResponse response;
@@ -205,7 +212,7 @@ absl::StatusOr<std::vector<std::pair<absl::Duration, std::string>>> RouterClient
 
 absl::Status RouterClient::Drain(const std::string& worker_id) {
   grpc::ClientContext context;
-  SetTimeout(context, kShortCall);
+  connection_->Prepare(context, kShortCall);
   v1::DrainRequest request;
   request.set_worker_id(worker_id);
   v1::DrainResponse response;

@@ -73,8 +73,8 @@ struct ModelSummary {
 // Thread-safety: thread-safe.
 class RouterClient {
  public:
-  // `router`: host:port or unix:/path. Connects when first used.
-  explicit RouterClient(const std::string& router);
+  // `router`: host:port or unix:/path. `api_key` is sent with each call, unless it is empty. Connects when first used.
+  explicit RouterClient(const std::string& router, const std::string& api_key = "");
   ~RouterClient();
 
   // Calls `on_piece` for each piece, on this thread, until the answer is whole; returning false

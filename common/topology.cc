@@ -69,7 +69,39 @@ std::string ReadHttpAddress(ConfigNode& node, absl::string_view key, const std::
   return address;
 }
 
-RouterSettings ReadRouter(ConfigNode node) {
+// Of PREFIX_file and PREFIX_env.
+SecretSource ReadSecretSource(ConfigNode& node, const std::string& prefix, const std::filesystem::path& folder) {
+  SecretSource source;
+  source.file = node.GetString(prefix + "_file", "");
+  source.env = node.GetString(prefix + "_env", "");
+  source.where = node.Where(source.env.empty() ? prefix + "_file" : prefix + "_env");
+  if (!source.file.empty() && !source.env.empty()) {
+    node.AddError(prefix + "_file", absl::StrCat("set this or ", prefix, "_env, not both"));
+  }
+  if (!source.file.empty()) source.file = ResolvedPath(folder / source.file);
+  return source;
+}
+
+std::vector<ApiKeySettings> ReadApiKeys(ConfigNode& router, const std::filesystem::path& folder) {
+  std::vector<ApiKeySettings> keys;
+  for (ConfigNode& node : router.GetList("api_keys")) {
+    ApiKeySettings& key = keys.emplace_back();
+    key.name = node.RequireString("name");
+    key.key = ReadSecretSource(node, "key", folder);
+    if (!key.key.is_set()) node.AddError("key_file", "set key_file or key_env: the key itself does not belong here");
+    key.max_active_requests = node.GetInt("max_active_requests", 0, 1, kMaxCount);
+    key.weight = node.GetNumber("weight", key.weight, 0.001, 1000);
+    key.is_operator = node.GetBool("operator", key.is_operator);
+    for (size_t i = 0; i + 1 < keys.size(); ++i) {
+      if (keys[i].name == key.name) {
+        node.AddError("name", absl::StrCat("two keys are of ", key.name, " (the other at ", keys[i].key.where, ")"));
+      }
+    }
+  }
+  return keys;
+}
+
+RouterSettings ReadRouter(ConfigNode node, const std::filesystem::path& folder) {
   RouterSettings router;
   router.listen = ReadListenAddress(node, "listen", router.listen);
   router.http_listen = ReadHttpAddress(node, "http_listen", router.http_listen);
@@ -78,6 +110,7 @@ RouterSettings ReadRouter(ConfigNode node) {
   router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
   router.conditional_prefill_tokens =
       node.GetInt("conditional_prefill_tokens", router.conditional_prefill_tokens, 0, kMaxCount);
+  router.api_keys = ReadApiKeys(node, folder);
   router.access_log = node.GetBool("access_log", router.access_log);
   router.splits_chat_output = node.GetEnum("chat_output", "auto", {"auto", "text"}) == "auto";
   router.random_ties = node.GetEnum("ties", "random", {"random", "by_name"}) == "random";
@@ -254,11 +287,13 @@ absl::StatusOr<Topology> Read(ConfigNode root, const std::string& file) {
   topology.file = file;
   std::filesystem::path folder = std::filesystem::path(file).parent_path();
   topology.model = ReadModel(root.GetMap("model"), folder);
-  topology.router = ReadRouter(root.GetMap("router"));
+  topology.router = ReadRouter(root.GetMap("router"), folder);
   std::vector<ConfigNode> pools = root.GetList("pools");
   for (const ConfigNode& pool : pools) topology.pools.push_back(ReadPool(pool));
   const bool on_gpus = !topology.pools.empty() && topology.pools[0].device == "cuda";
   topology.links = ReadLinks(root.GetMap("links"), on_gpus);
+  ConfigNode cluster = root.GetMap("cluster");
+  topology.cluster_secret = ReadSecretSource(cluster, "secret", folder);
   CheckDevices(topology, root, pools, on_gpus);
   CheckPools(topology, root);
   CheckPorts(topology, root, pools);
@@ -325,6 +360,13 @@ absl::StatusOr<ProcessPlan> Topology::FindProcess(absl::string_view name) const 
   }
   return absl::NotFoundError(
       absl::StrCat(file, " has no process named ", name, "; it has ", absl::StrJoin(names, ", ")));
+}
+
+absl::StatusOr<std::string> ReadClusterSecret(const Topology& topology) {
+  absl::StatusOr<std::string> secret = ReadSecret(topology.cluster_secret);
+  if (secret.ok()) return secret;
+  return absl::Status(secret.status().code(),
+                      absl::StrCat(topology.cluster_secret.where, ": cluster.secret: ", secret.status().message()));
 }
 
 }  // namespace tandem

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/secret.h"
 
 namespace tandem {
 
@@ -31,6 +32,15 @@ struct ModelSettings {
   std::string where;           // "file:line" of the path, for errors.
 };
 
+// A key that clients call with, and what its owner may take.
+struct ApiKeySettings {
+  std::string name;  // Of the owner; in logs in place of the key.
+  SecretSource key;
+  int64_t max_active_requests = 0;  // 0: as many as the router takes.
+  double weight = 1;                // Of the owner's share when the router is full.
+  bool is_operator = false;         // May drain workers.
+};
+
 struct RouterSettings {
   std::string listen = "127.0.0.1:7070";          // gRPC address.
   std::string http_listen = "127.0.0.1:8000";     // OpenAI's HTTP interface; empty: off.
@@ -41,8 +51,9 @@ struct RouterSettings {
   int64_t conditional_prefill_tokens = 256;
   // Reasoning and tool calls of chats go to fields of their own; else all stays in the content.
   bool splits_chat_output = true;
-  bool access_log = false;  // A log line for each call that ends.
-  bool random_ties = true;  // Else the worker whose name comes first gets what others could do as well.
+  std::vector<ApiKeySettings> api_keys;  // None: everybody may call.
+  bool access_log = false;               // A log line for each call that ends.
+  bool random_ties = true;               // Else the worker whose name comes first gets what others could do as well.
   absl::Duration worker_timeout = absl::Seconds(1);  // Silence after which a worker is lost.
   // Time a request may wait for a first pair of workers before UNAVAILABLE.
   absl::Duration placement_timeout = absl::Seconds(10);
@@ -104,6 +115,8 @@ struct Topology {
   RouterSettings router;
   std::vector<PoolSettings> pools;
   LinkSettings links;
+  // What the cluster's processes prove each other that they belong together with.
+  SecretSource cluster_secret;
 
   // INVALID_ARGUMENT: all errors of the file, one "file:line: key: cause and fix" a line.
   static absl::StatusOr<Topology> Load(const std::string& path);
@@ -113,5 +126,8 @@ struct Topology {
   // NOT_FOUND, with the names there are.
   absl::StatusOr<ProcessPlan> FindProcess(absl::string_view name) const;
 };
+
+// The secret of the cluster, "" where it has none. Errors as of ReadSecret, with the topology's file and line.
+absl::StatusOr<std::string> ReadClusterSecret(const Topology& topology);
 
 }  // namespace tandem

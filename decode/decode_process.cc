@@ -139,7 +139,9 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
       Clock::Real(), *receiver_, *metrics_,
       [this](int64_t session, EventFrame events) { sessions_.Send(session, std::move(events)); },
       [this](Incarnation peer, LinkMessage message) { hub_->Send(peer, std::move(message)); });
-  hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(), topology.links.checksums);
+  ASSIGN_OR_RETURN(std::string link_secret, ReadClusterSecret(topology));
+  hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(), topology.links.checksums,
+                     std::move(link_secret));
   EngineThread::Hooks hooks;
   hooks.on_events = [this](Engine&, std::vector<SequenceEvent> events) { worker_->OnEngineEvents(std::move(events)); };
   hooks.on_turn = [this](Engine&) { worker_->OnTurn(); };
@@ -147,7 +149,8 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
   RETURN_IF_ERROR(StartHub(topology, plan));
   service_ = NewDecodeService(sessions_);
-  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}));
+  ASSIGN_OR_RETURN(std::string peer_secret, ReadClusterSecret(topology));
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}, std::move(peer_secret)));
   service_->Start(server_->loop());
   server_->StartThread();
   StartAgent(topology, plan);

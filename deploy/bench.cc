@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <vector>
@@ -174,7 +175,8 @@ absl::Status Compare(const std::string& a, const std::string& b) {
 absl::Status Measure(const std::string& router) {
   ASSIGN_OR_RETURN(LoadOptions options, ReadFlags());
   ASSIGN_OR_RETURN(const std::vector<Slo> slos, ParseSlos(absl::GetFlag(FLAGS_slo)));
-  RouterClient client(router);
+  const char* key = std::getenv("TANDEM_API_KEY");
+  RouterClient client(router, key == nullptr ? "" : key);
   ASSIGN_OR_RETURN(const std::vector<ModelSummary> models, client.Models());
   ASSIGN_OR_RETURN(const ClusterSummary cluster, client.Status());
   if (models.empty() || !cluster.ready)
@@ -197,7 +199,8 @@ absl::Status Measure(const std::string& router) {
       });
   if (shows_progress) fprintf(stderr, "\n");
   LoadReport report = SummariseLoad(records, absl::GetFlag(FLAGS_warm_up), slos);
-  report.workers = static_cast<int>(cluster.workers.size());
+  ASSIGN_OR_RETURN(const ClusterSummary after, client.Status());
+  report.workers = static_cast<int>(std::max(cluster.workers.size(), after.workers.size()));
   printf("%s", DescribeLoad(report).c_str());
   const std::string json = absl::GetFlag(FLAGS_json);
   if (!json.empty()) RETURN_IF_ERROR(WriteFile(json, LoadToJson(report, DescribeContext(cluster, models[0]))));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 
@@ -47,6 +48,8 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
   tandem drain WORKER          let a worker finish and leave
   tandem bench                 put load on it and report latencies, throughput and goodput
 
+The environment's TANDEM_API_KEY is sent where the router wants a key.
+
 --help lists all flags.)";
 
 volatile sig_atomic_t interrupts = 0;
@@ -59,6 +62,11 @@ int Fail(const absl::Status& status, int code = 1) {
     fprintf(stderr, "tandem: try again in %s\n", absl::FormatDuration(*retry_after).c_str());
   }
   return code;
+}
+
+RouterClient NewClient(const std::string& router) {
+  const char* key = std::getenv("TANDEM_API_KEY");
+  return RouterClient(router, key == nullptr ? "" : key);
 }
 
 // Where this program and those that it starts are.
@@ -88,7 +96,8 @@ int Up(const std::string& file) {
   printf("%s", table->c_str());
   fflush(stdout);
   // Workers of a second cluster would register at the router of the first, and push each other out.
-  if (RouterClient(topology->router.listen).Status(absl::Milliseconds(300)).ok()) {
+  const absl::Status there = NewClient(topology->router.listen).Status(absl::Milliseconds(300)).status();
+  if (there.ok() || absl::IsUnauthenticated(there)) {
     return Fail(absl::AlreadyExistsError(
         absl::StrCat("a router answers at ", topology->router.listen, " already; stop that cluster first")));
   }
@@ -147,7 +156,7 @@ int Generate(const std::string& question) {
   options.sampling.temperature = static_cast<float>(absl::GetFlag(FLAGS_temperature));
   options.sampling.top_p = static_cast<float>(absl::GetFlag(FLAGS_top_p));
   options.timeout = absl::GetFlag(FLAGS_timeout);
-  RouterClient client(absl::GetFlag(FLAGS_router));
+  RouterClient client = NewClient(absl::GetFlag(FLAGS_router));
   std::string finish_reason;
   absl::StatusOr<GenerateSummary> summary = client.Generate(options, [&](const GeneratedPiece& piece) {
     fputs(piece.text.c_str(), stdout);
@@ -239,7 +248,7 @@ int WaitUntilReady(RouterClient& client) {
 }
 
 int Status() {
-  RouterClient client(absl::GetFlag(FLAGS_router));
+  RouterClient client = NewClient(absl::GetFlag(FLAGS_router));
   if (absl::GetFlag(FLAGS_wait)) return WaitUntilReady(client);
   absl::StatusOr<ClusterSummary> status = client.Status();
   if (!status.ok()) return Fail(status.status());
@@ -250,7 +259,7 @@ int Status() {
 int Explain(const std::string& request) {
   absl::string_view name = request;
   if (!absl::ConsumePrefix(&name, "chatcmpl-")) absl::ConsumePrefix(&name, "cmpl-");  // As HTTP's answers call it.
-  auto decisions = RouterClient(absl::GetFlag(FLAGS_router)).Explain(std::string(name));
+  auto decisions = NewClient(absl::GetFlag(FLAGS_router)).Explain(std::string(name));
   if (!decisions.ok()) return Fail(decisions.status());
   for (const auto& [age, what] : *decisions) {
     printf("%s ago: %s\n", absl::FormatDuration(absl::Trunc(age, absl::Milliseconds(1))).c_str(), what.c_str());
@@ -259,7 +268,7 @@ int Explain(const std::string& request) {
 }
 
 int Drain(const std::string& worker) {
-  absl::Status status = RouterClient(absl::GetFlag(FLAGS_router)).Drain(worker);
+  absl::Status status = NewClient(absl::GetFlag(FLAGS_router)).Drain(worker);
   if (!status.ok()) return Fail(status);
   printf("%s finishes what it has and leaves\n", worker.c_str());
   return 0;

@@ -2,14 +2,17 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
+#include "common/secret.h"
 #include "kvtransfer/peer_process.h"
 #include "kvtransfer/transport_factory.h"
 
 namespace tandem {
 
 HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, const KvLayout& layout,
-                       uint64_t model_fingerprint, bool checksums) {
+                       uint64_t model_fingerprint, bool checksums, std::string peer_secret) {
   HelloMessage hello;
   hello.worker_id = worker_id;
   hello.incarnation = incarnation;
@@ -19,13 +22,21 @@ HelloMessage MakeHello(const std::string& worker_id, Incarnation incarnation, co
   hello.model_fingerprint = model_fingerprint;
   hello.checksums = checksums;
   hello.ucx_version = TransportVersion();
+  hello.peer_secret = std::move(peer_secret);
   return hello;
+}
+
+bool IsOfThisCluster(const HelloMessage& own, const HelloMessage& other) {
+  return own.peer_secret.empty() ? other.peer_secret.empty() : IsSameSecret(other.peer_secret, own.peer_secret);
 }
 
 absl::Status CheckHellos(const HelloMessage& prefill, const HelloMessage& decode) {
   const auto differ = [](absl::string_view what, const auto& of_prefill, const auto& of_decode) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": prefill has ", of_prefill, ", decode has ", of_decode));
   };
+  if (!IsOfThisCluster(prefill, decode)) {
+    return absl::InvalidArgumentError("the cluster's secret is missing or is another one");
+  }
   if (prefill.protocol_version != decode.protocol_version) {
     return differ("link protocol version", prefill.protocol_version, decode.protocol_version);
   }

@@ -32,6 +32,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 template <typename Set>
 PrefillEnd::Options With(Set set) {
@@ -284,6 +285,33 @@ TEST(LinkTest, ChecksumsNeedRowsThatAGpuSums) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("multiple of 16 bytes, not of 12")));
   prefill.checksums = false;
   EXPECT_THAT(CheckHellos(prefill, decode), IsOk());
+}
+
+TEST(LinkTest, OnlyProcessesOfOneClusterShareALink) {
+  HelloMessage prefill = LinkTestHello("prefill-0", Incarnation(1), LinkTestLayout(16));
+  HelloMessage decode = LinkTestHello("decode-0", Incarnation(2), LinkTestLayout(16));
+  prefill.peer_secret = "0123456789abcdef";
+  for (const char* other : {"", "0123456789abcdeX", "0123456789abcdef0"}) {
+    decode.peer_secret = other;
+    EXPECT_FALSE(IsOfThisCluster(decode, prefill));
+    EXPECT_THAT(CheckHellos(prefill, decode),
+                StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("secret"), Not(HasSubstr("0123")))));
+  }
+  decode.peer_secret = prefill.peer_secret;
+  EXPECT_THAT(CheckHellos(prefill, decode), IsOk());
+}
+
+TEST(LinkTest, AStrangersGreetingIsRefusedBeforeAnythingIsDoneForIt) {
+  DecodeEnd::Options own;
+  own.peer_secret = "0123456789abcdef";
+  DecodeEnd decode(NewLoopbackTransport(), own);
+  PrefillEnd stranger(NewLoopbackTransport());
+  stranger.LinkTo(decode.port());
+  EXPECT_TRUE(stranger.Await([&] { return absl::StrContains(stranger.state_.error, "the cluster's secret"); }));
+  EXPECT_TRUE(decode.Await([&] { return decode.hellos_ == 0; }));
+  PrefillEnd peer(NewLoopbackTransport(), With([&](auto& options) { options.peer_secret = own.peer_secret; }));
+  peer.LinkTo(decode.port());
+  EXPECT_TRUE(peer.AwaitUp());
 }
 
 TEST(LinkTest, ADecodeWorkerOfAnotherModelIsNoPeer) {

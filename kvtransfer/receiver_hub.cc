@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "kvtransfer/frame_socket.h"
+#include "kvtransfer/hello.h"
 #include "kvtransfer/peer_process.h"
 #include "kvtransfer/self_test.h"
 
@@ -99,6 +100,11 @@ class ReceiverHub::Connection {
 
   void OnHello(const HelloMessage& hello) {
     if (hello_.incarnation.is_set()) return;
+    if (!IsOfThisCluster(hub_.options_.hello, hello)) {
+      LogWarning("link refused: the cluster's secret is missing or is another one", {{"peer", hello.worker_id}});
+      Send(LinkRefusedMessage{.reason = "the cluster's secret is missing or is another one", .retryable = true});
+      return;
+    }
     hello_ = hello;
     // A process keeps one link: an older one of the same incarnation, or of an earlier life of the
     // same worker, is closed first.

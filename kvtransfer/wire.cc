@@ -54,6 +54,7 @@ struct Encoder {
     }
     hello->set_checksums(message.checksums);
     hello->set_writes_over(message.writes_over);
+    hello->set_peer_secret(message.peer_secret);
   }
   void operator()(const SelfTestDoneMessage& message) {
     v1::SelfTestDone* done = out.mutable_self_test_done();
@@ -134,6 +135,7 @@ HelloMessage ToNative(const v1::Hello& hello) {
   }
   message.checksums = hello.checksums();
   message.writes_over = hello.writes_over();
+  message.peer_secret = hello.peer_secret();
   return message;
 }
 

@@ -32,6 +32,7 @@ struct HelloMessage {
   std::vector<PoolExport> exports;
   bool checksums = false;
   bool writes_over = false;
+  std::string peer_secret;
 };
 struct SelfTestDoneMessage {
   std::string transport;

@@ -154,7 +154,8 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
   service_ = NewPrefillService(sessions_);
-  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}));
+  ASSIGN_OR_RETURN(std::string peer_secret, ReadClusterSecret(topology));
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}, std::move(peer_secret)));
   service_->Start(server_->loop());
   server_->StartThread();
   StartAgent(topology, plan);
@@ -169,7 +170,9 @@ absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan&
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports,
                    pool_->MakeTransports(topology.links.transports));
   SenderHub::Options options;
-  options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(), topology.links.checksums);
+  ASSIGN_OR_RETURN(std::string link_secret, ReadClusterSecret(topology));
+  options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(), topology.links.checksums,
+                            std::move(link_secret));
   options.pool = pool_->base();
   options.memory = &pool_->memory();
   options.expected_rates = topology.links.expected_rates;

@@ -7,19 +7,55 @@
 
 namespace tandem {
 
-absl::Status Admission::Admit(int count, absl::Time now) {
-  if (active_ + count <= max_active_) {
-    active_ += count;
-    return absl::OkStatus();
+namespace {
+
+constexpr double kLent = 0.8;  // Of all places: so many may be taken by whoever comes.
+
+}  // namespace
+
+Admission::Admission(int64_t max_active, const std::vector<ApiKeySettings>& tenants) : max_active_(max_active) {
+  double weights = 0;
+  for (const ApiKeySettings& tenant : tenants) weights += tenant.weight;
+  for (const ApiKeySettings& tenant : tenants) {
+    const double places = static_cast<double>(max_active) * tenant.weight / weights;
+    shares_.push_back({.name = tenant.name,
+                       .limit = tenant.max_active_requests > 0 ? tenant.max_active_requests : max_active,
+                       .places = std::max<int64_t>(1, static_cast<int64_t>(places))});
   }
-  absl::Duration since_release = last_release_ == absl::InfinitePast() ? absl::ZeroDuration() : now - last_release_;
-  absl::Duration hint = std::clamp(mean_gap_ * count - since_release, absl::Milliseconds(10), absl::Seconds(30));
-  return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
-                   absl::StrCat("the router is full: ", active_, " of ", max_active_, " requests are active"), hint);
 }
 
-void Admission::Release(absl::Time now) {
+absl::Status Admission::Refuse(absl::string_view why, int count, absl::Time now) const {
+  absl::Duration since_release = last_release_ == absl::InfinitePast() ? absl::ZeroDuration() : now - last_release_;
+  absl::Duration hint = std::clamp(mean_gap_ * count - since_release, absl::Milliseconds(10), absl::Seconds(30));
+  return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull, why, hint);
+}
+
+absl::Status Admission::Admit(Tenant tenant, int count, absl::Time now) {
+  if (active_ + count > max_active_) {
+    return Refuse(absl::StrCat("the router is full: ", active_, " of ", max_active_, " requests are active"), count,
+                  now);
+  }
+  if (tenant != kAnyone) {
+    Share& share = shares_[tenant];
+    if (share.active + count > share.limit) {
+      return Refuse(absl::StrCat(share.name, " has ", share.active, " of ", share.limit, " requests active"), count,
+                    now);
+    }
+    const bool is_crowded = active_ + count > static_cast<int64_t>(kLent * static_cast<double>(max_active_));
+    if (is_crowded && share.active + count > share.places) {
+      return Refuse(absl::StrCat("the router is almost full, and ", share.name, " has ", share.active,
+                                 " requests active, its share is ", share.places),
+                    count, now);
+    }
+    share.active += count;
+  }
+  active_ += count;
+  return absl::OkStatus();
+}
+
+void Admission::Release(Tenant tenant, absl::Time now) {
   --active_;
+  if (tenant != kAnyone) --shares_[tenant].active;
   if (last_release_ != absl::InfinitePast()) mean_gap_ = 0.9 * mean_gap_ + 0.1 * (now - last_release_);
   last_release_ = now;
 }

@@ -1,29 +1,45 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "router/api_keys.h"
 
 namespace tandem {
 
 // Bounds the requests inside the router: over the limit a request is refused at once, with a hint
 // when to come back, rather than queued.
 //
+// Each tenant has a share of the places, by its weight. One may take places over its share only while a fifth of all
+// is free: so whoever is under its share finds a place soon.
+//
 // Thread-safety: not thread-safe; the router's owner thread owns it.
 class Admission {
  public:
-  explicit Admission(int64_t max_active) : max_active_(max_active) {}
+  // `tenants` may be empty: all requests are kAnyone's then.
+  Admission(int64_t max_active, const std::vector<ApiKeySettings>& tenants);
 
   // Takes `count` places (one per sample) or none. RESOURCE_EXHAUSTED (QUEUE_FULL) with
   // retry-after: the time in which that many requests have lately finished.
-  absl::Status Admit(int count, absl::Time now);
+  absl::Status Admit(Tenant tenant, int count, absl::Time now);
   // Gives one place back.
-  void Release(absl::Time now);
+  void Release(Tenant tenant, absl::Time now);
   int64_t active() const { return active_; }
 
  private:
+  struct Share {
+    std::string name;
+    int64_t limit = 0;  // Never more.
+    int64_t places = 0;
+    int64_t active = 0;
+  };
+  absl::Status Refuse(absl::string_view why, int count, absl::Time now) const;
+
   const int64_t max_active_;
+  std::vector<Share> shares_;  // By tenant.
   int64_t active_ = 0;
   absl::Time last_release_ = absl::InfinitePast();
   absl::Duration mean_gap_ = absl::Milliseconds(100);  // Between releases; moving average.

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "common/rpc/authorization.h"
 #include "common/rpc/control_codec.h"
 #include "common/rpc/server_stream.h"
 #include "common/rpc/status_codec.h"
@@ -75,7 +76,8 @@ ControlService::~ControlService() = default;
 
 HostedService ControlService::hosted() { return {service_.get(), v1::Control::service_full_name()}; }
 
-void ControlService::Start(CompletionLoop& loop, RouterCore& core) {
+void ControlService::Start(CompletionLoop& loop, RouterCore& core, const ApiKeys& api_keys) {
+  api_keys_ = &api_keys;
   loop_ = &loop;
   core_ = &core;
   AwaitRegistration();
@@ -83,6 +85,9 @@ void ControlService::Start(CompletionLoop& loop, RouterCore& core) {
       loop, [this](auto... arguments) { service_->RequestDrain(arguments...); },
       [this](const v1::DrainRequest& request, v1::DrainResponse*, UnaryDone done) {
         core_->Drain(request.worker_id(), [done](const absl::Status& status) { done(ToGrpc(status)); });
+      },
+      [this](const grpc::ServerContext& context) {
+        return ToGrpc(api_keys_->CheckOperator(MetadataOf(context, kApiKeyKey)));
       });
 }
 

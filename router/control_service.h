@@ -6,6 +6,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "common/rpc/completion_loop.h"
 #include "common/rpc/server_runner.h"
+#include "router/api_keys.h"
 #include "router/router_core.h"
 
 namespace tandem {
@@ -21,7 +22,7 @@ class ControlService {
   ~ControlService();
   HostedService hosted();
   // Begins to take registrations.
-  void Start(CompletionLoop& loop, RouterCore& core);
+  void Start(CompletionLoop& loop, RouterCore& core, const ApiKeys& api_keys);
 
   // As RouterOutside's methods.
   void Direct(Incarnation worker, const RouterDirective& directive);
@@ -37,6 +38,7 @@ class ControlService {
   const std::unique_ptr<Service> service_;
   CompletionLoop* loop_ = nullptr;
   RouterCore* core_ = nullptr;
+  const ApiKeys* api_keys_ = nullptr;
   absl::flat_hash_map<Incarnation, Registration*> streams_;
   bool closed_ = false;
 };

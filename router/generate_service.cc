@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/rpc/authorization.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
 #include "common/rpc/unary_method.h"
@@ -81,6 +82,7 @@ using RouterService = v1::Router::AsyncService;
 // What all Generate calls share.
 struct GenerateShared {
   RouterService& service;
+  const ApiKeys& api_keys;
   const RequestBuilder& builder;
   RouterCore& core;
   Gate& gate;
@@ -152,6 +154,12 @@ class GenerateCall final : public ResponseSink {
       Finish(absl::UnavailableError("the router is shutting down"), {});
       return;
     }
+    if (absl::StatusOr<Tenant> tenant = shared_.api_keys.Check(MetadataOf(context_, kApiKeyKey)); tenant.ok()) {
+      tenant_ = *tenant;
+    } else {
+      Submit(tenant.status(), arrival, deadline);
+      return;
+    }
     const size_t bytes = proto_.ByteSizeLong();
     if (bytes <= LongTexts::kLongBytes || proto_.has_token_ids()) {
       Submit(shared_.builder.Build(ToRaw(proto_)), arrival, deadline);
@@ -174,6 +182,7 @@ class GenerateCall final : public ResponseSink {
       return;
     }
     auto shared_request = std::make_shared<Request>(*std::move(request));
+    shared_request->tenant = tenant_;
     shared_request->arrival = arrival;
     shared_request->deadline = deadline;
     shared_request->sink = self_;
@@ -264,6 +273,7 @@ class GenerateCall final : public ResponseSink {
   std::shared_ptr<GenerateCall> self_;
   std::shared_ptr<const Request> request_;  // While the core knows it; co-owner: the core.
   std::string name_;
+  Tenant tenant_ = kAnyone;
   v1::GenerateResponse outgoing_;
   std::vector<v1::GenerateResponse> pending_;
   std::optional<grpc::Status> final_status_;
@@ -303,9 +313,9 @@ void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::Cluster
 
 class GenerateServiceParts final : public GenerateService {
  public:
-  GenerateServiceParts(const GenerateServiceOptions& options, const RequestBuilder& builder, RouterCore& core,
-                       LongTexts& long_texts, Gate& gate, const Clock& clock)
-      : options_(options), shared_{service_, builder, core, gate, clock, nullptr, long_texts} {}
+  GenerateServiceParts(const GenerateServiceOptions& options, const ApiKeys& api_keys, const RequestBuilder& builder,
+                       RouterCore& core, LongTexts& long_texts, Gate& gate, const Clock& clock)
+      : options_(options), shared_{service_, api_keys, builder, core, gate, clock, nullptr, long_texts} {}
 
   HostedService hosted() override { return {&service_, v1::Router::service_full_name()}; }
   void Start(CompletionLoop& loop) override {
@@ -323,11 +333,15 @@ class GenerateServiceParts final : public GenerateService {
 };
 
 void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
+  const CallCheck check = [this](const grpc::ServerContext& context) {
+    return ToGrpc(shared_.api_keys.Check(MetadataOf(context, kApiKeyKey)).status());
+  };
   ServeUnary<v1::CancelRequest, v1::CancelResponse>(
       loop, [this](auto... arguments) { service_.RequestCancel(arguments...); },
       [this](const v1::CancelRequest& request, v1::CancelResponse*, UnaryDone done) {
         shared_.core.CancelByName(request.request_id(), [done](const absl::Status& status) { done(ToGrpc(status)); });
-      });
+      },
+      check);
   ServeUnary<v1::ExplainRequest, v1::ExplainResponse>(
       loop, [this](auto... arguments) { service_.RequestExplain(arguments...); },
       [this](const v1::ExplainRequest& request, v1::ExplainResponse* response, UnaryDone done) {
@@ -342,7 +356,8 @@ void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
                                        absl::StrCat("request_id: \"", name, "\" is not known here, or not any more")))
                                  : grpc::Status::OK);
         });
-      });
+      },
+      check);
   ServeUnary<v1::ListModelsRequest, v1::ListModelsResponse>(
       loop, [this](auto... arguments) { service_.RequestListModels(arguments...); },
       [this](const v1::ListModelsRequest&, v1::ListModelsResponse* response, const UnaryDone& done) {
@@ -351,7 +366,8 @@ void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
         card->set_max_context_tokens(options_.max_context_tokens);
         card->set_vocabulary_size(options_.vocabulary_size);
         done(grpc::Status::OK);
-      });
+      },
+      check);
   ServeUnary<v1::ClusterStatusRequest, v1::ClusterStatusResponse>(
       loop, [this](auto... arguments) { service_.RequestClusterStatus(arguments...); },
       [this](const v1::ClusterStatusRequest&, v1::ClusterStatusResponse* response, UnaryDone done) {
@@ -359,15 +375,16 @@ void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
           EncodeView(view, active, ready, response);
           done(grpc::Status::OK);
         });
-      });
+      },
+      check);
 }
 
 }  // namespace
 
-std::unique_ptr<GenerateService> GenerateService::Create(const GenerateServiceOptions& options,
+std::unique_ptr<GenerateService> GenerateService::Create(const GenerateServiceOptions& options, const ApiKeys& api_keys,
                                                          const RequestBuilder& builder, RouterCore& core,
                                                          LongTexts& long_texts, Gate& gate, const Clock& clock) {
-  return std::make_unique<GenerateServiceParts>(options, builder, core, long_texts, gate, clock);
+  return std::make_unique<GenerateServiceParts>(options, api_keys, builder, core, long_texts, gate, clock);
 }
 
 }  // namespace tandem

@@ -7,6 +7,7 @@
 #include "common/gate.h"
 #include "common/rpc/completion_loop.h"
 #include "common/rpc/server_runner.h"
+#include "router/api_keys.h"
 #include "router/long_texts.h"
 #include "router/request_builder.h"
 #include "router/router_core.h"
@@ -29,9 +30,9 @@ struct GenerateServiceOptions {
 class GenerateService {
  public:
   // `gate` counts the calls inside.
-  static std::unique_ptr<GenerateService> Create(const GenerateServiceOptions& options, const RequestBuilder& builder,
-                                                 RouterCore& core, LongTexts& long_texts, Gate& gate,
-                                                 const Clock& clock);
+  static std::unique_ptr<GenerateService> Create(const GenerateServiceOptions& options, const ApiKeys& api_keys,
+                                                 const RequestBuilder& builder, RouterCore& core, LongTexts& long_texts,
+                                                 Gate& gate, const Clock& clock);
   virtual ~GenerateService() = default;
   // To register with the server.
   virtual HostedService hosted() = 0;

@@ -50,6 +50,7 @@ class ResponseSink {
 // A client's call in native form: validated, tokenised, ready to be placed.
 struct Request {
   std::string name;  // The client's request id.
+  int tenant = -1;   // As ApiKeys has it.
   std::vector<TokenId> prompt;
   bool opens_reasoning = false;  // The chat template ended the prompt within the model's reasoning.
   SamplingParams sampling;

@@ -21,7 +21,7 @@ RouterCore::RouterCore(const Options& options, const Tokenizer& tokenizer, Route
       metrics_(metrics),
       outside_(outside),
       clock_(clock),
-      admission_(options.max_active_requests),
+      admission_(options.max_active_requests, options.tenants),
       next_tick_(clock.Now()) {}
 
 void RouterCore::Start(OwnerWait* wait) {
@@ -90,9 +90,9 @@ void RouterCore::CountRefused(const absl::Status& status) {
 
 void RouterCore::SubmitNow(std::shared_ptr<const Request> request) {
   const absl::Time now = clock_.Now();
-  absl::Status admitted = admission_.Admit(request->num_samples, now);
+  absl::Status admitted = admission_.Admit(request->tenant, request->num_samples, now);
   if (admitted.ok() && calls_by_name_.contains(request->name)) {
-    for (int i = 0; i < request->num_samples; ++i) admission_.Release(now);
+    for (int i = 0; i < request->num_samples; ++i) admission_.Release(request->tenant, now);
     admitted = absl::AlreadyExistsError(absl::StrCat("request_id: \"", request->name, "\" is running already"));
   }
   if (!admitted.ok()) {
@@ -387,7 +387,7 @@ void RouterCore::End(Session* session, const absl::Status& status) {
   CloseLeg(session->machine->prefill_leg());
   CloseLeg(session->machine->decode_leg());
   std::erase(waiting_, session);
-  admission_.Release(now);
+  admission_.Release(call->request->tenant, now);
   sessions_.erase(session);
   const bool failed = !status.ok();
   if (--call->open_samples > 0) {
@@ -412,6 +412,7 @@ void RouterCore::FinishCall(const Request& request, const absl::Status& status, 
                               {"prefill", usage.prefill_worker},
                               {"decode", usage.decode_worker},
                               {"retries", usage.retries},
+                              {"tenant", request.tenant == kAnyone ? "" : options_.tenants[request.tenant].name},
                               {"error", status.message()}});
   }
   request.sink->Finish(status, usage);

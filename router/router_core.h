@@ -72,10 +72,11 @@ class RouterCore {
     absl::Duration worker_timeout = absl::Seconds(1);
     absl::Duration stuck_timeout = absl::Seconds(10);
     absl::Duration placement_timeout = absl::Seconds(10);
-    bool split = true;                   // The topology has prefill pools.
-    int conditional_prefill_tokens = 0;  // As PlacementRequest has it.
-    bool random_ties = false;            // Else PlacementRequest::random is 0.
-    bool access_log = false;             // A log line for each call that ends.
+    bool split = true;                    // The topology has prefill pools.
+    int conditional_prefill_tokens = 0;   // As PlacementRequest has it.
+    bool random_ties = false;             // Else PlacementRequest::random is 0.
+    bool access_log = false;              // A log line for each call that ends.
+    std::vector<ApiKeySettings> tenants;  // As ApiKeys has them.
     uint64_t model_fingerprint = 0;
   };
   RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,

@@ -22,29 +22,29 @@ using ::testing::HasSubstr;
 constexpr absl::Time kNow = absl::UnixEpoch();
 
 TEST(AdmissionTest, RefusesOverTheLimitWithARetryHint) {
-  Admission admission(3);
-  EXPECT_THAT(admission.Admit(2, kNow), IsOk());
-  absl::Status refused = admission.Admit(2, kNow);
+  Admission admission(3, {});
+  EXPECT_THAT(admission.Admit(kAnyone, 2, kNow), IsOk());
+  absl::Status refused = admission.Admit(kAnyone, 2, kNow);
   EXPECT_EQ(GetErrorReason(refused), ErrorReason::kQueueFull);
   EXPECT_GT(GetRetryAfter(refused).value(), absl::ZeroDuration());
-  EXPECT_THAT(admission.Admit(1, kNow), IsOk());
-  admission.Release(kNow);
-  admission.Release(kNow);
-  EXPECT_THAT(admission.Admit(2, kNow), IsOk());
+  EXPECT_THAT(admission.Admit(kAnyone, 1, kNow), IsOk());
+  admission.Release(kAnyone, kNow);
+  admission.Release(kAnyone, kNow);
+  EXPECT_THAT(admission.Admit(kAnyone, 2, kNow), IsOk());
 }
 
 TEST(AdmissionTest, TheHintFollowsThePaceOfReleases) {
-  Admission slow(1), fast(1);
+  Admission slow(1, {}), fast(1, {});
   for (int i = 0; i < 100; ++i) {
-    ASSERT_THAT(slow.Admit(1, kNow), IsOk());
-    ASSERT_THAT(fast.Admit(1, kNow), IsOk());
-    slow.Release(kNow + i * absl::Seconds(2));
-    fast.Release(kNow + i * absl::Milliseconds(20));
+    ASSERT_THAT(slow.Admit(kAnyone, 1, kNow), IsOk());
+    ASSERT_THAT(fast.Admit(kAnyone, 1, kNow), IsOk());
+    slow.Release(kAnyone, kNow + i * absl::Seconds(2));
+    fast.Release(kAnyone, kNow + i * absl::Milliseconds(20));
   }
-  ASSERT_THAT(slow.Admit(1, kNow), IsOk());
-  ASSERT_THAT(fast.Admit(1, kNow), IsOk());
-  EXPECT_GT(GetRetryAfter(slow.Admit(1, kNow + absl::Seconds(198))).value(),
-            GetRetryAfter(fast.Admit(1, kNow + absl::Seconds(2))).value());
+  ASSERT_THAT(slow.Admit(kAnyone, 1, kNow), IsOk());
+  ASSERT_THAT(fast.Admit(kAnyone, 1, kNow), IsOk());
+  EXPECT_GT(GetRetryAfter(slow.Admit(kAnyone, 1, kNow + absl::Seconds(198))).value(),
+            GetRetryAfter(fast.Admit(kAnyone, 1, kNow + absl::Seconds(2))).value());
 }
 
 const Tokenizer& SmolLm2() {
@@ -65,6 +65,36 @@ std::string Collect(const std::string& text, std::vector<std::string> stops, boo
   }
   output.Finish();
   return all + output.Take();
+}
+
+ApiKeySettings TenantOf(const std::string& name, double weight, int64_t limit = 0) {
+  return {.name = name, .max_active_requests = limit, .weight = weight};
+}
+
+TEST(AdmissionTest, ATenantHasNoMoreThanItsLimit) {
+  Admission admission(100, {TenantOf("a", 1, 3), TenantOf("b", 1)});
+  EXPECT_THAT(admission.Admit(0, 3, kNow), IsOk());
+  const absl::Status refused = admission.Admit(0, 1, kNow);
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("a has 3 of 3 requests active")));
+  EXPECT_TRUE(GetRetryAfter(refused).has_value());
+  EXPECT_THAT(admission.Admit(1, 10, kNow), IsOk());
+  admission.Release(0, kNow);
+  EXPECT_THAT(admission.Admit(0, 1, kNow), IsOk());
+}
+
+TEST(AdmissionTest, WhoeverIsUnderItsShareFindsPlacesThatOthersCannotTake) {
+  Admission admission(100, {TenantOf("greedy", 3), TenantOf("small", 1)});
+  int taken = 0;
+  while (admission.Admit(0, 1, kNow).ok()) ++taken;
+  EXPECT_EQ(taken, 80);  // More than its share of 75, but not the last fifth.
+  for (int i = 0; i < 20; ++i) EXPECT_THAT(admission.Admit(1, 1, kNow), IsOk());
+  EXPECT_THAT(admission.Admit(1, 1, kNow), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("router is full")));
+  // What comes free goes to the one under its share, until it has all of it.
+  for (int i = 0; i < 6; ++i) admission.Release(0, kNow);
+  for (int i = 0; i < 5; ++i) EXPECT_THAT(admission.Admit(1, 1, kNow), IsOk());
+  EXPECT_THAT(admission.Admit(1, 1, kNow),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("its share is 25")));
+  EXPECT_THAT(admission.Admit(0, 1, kNow), IsOk());
 }
 
 TEST(OutputTextTest, PassesTextThrough) { EXPECT_EQ(Collect("Hello, 日本 🙂!", {}), "Hello, 日本 🙂!"); }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/metrics.h"
@@ -73,6 +74,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ChatTemplate> chat_template_;
   std::unique_ptr<RequestBuilder> builder_;
+  ApiKeys api_keys_;
   Gate gate_;
   LongTexts long_texts_;
   TurnRelay relay_;
@@ -100,14 +102,38 @@ absl::Status RouterParts::LoadModel(const Topology& topology) {
   return absl::OkStatus();
 }
 
+// Whether others than this machine's processes can reach it.
+bool IsReachable(absl::string_view address) {
+  if (address.empty() || absl::StartsWith(address, "unix:")) return false;
+  const absl::string_view host = address.substr(0, address.rfind(':'));
+  return !absl::StartsWith(host, "127.") && host != "localhost" && host != "[::1]";
+}
+
+void WarnOfOpenDoors(const Topology& topology) {
+  for (const auto& [key, address] : {std::pair<absl::string_view, absl::string_view>{"listen", topology.router.listen},
+                                     {"http_listen", topology.router.http_listen}}) {
+    if (!IsReachable(address)) continue;
+    if (topology.router.api_keys.empty()) {
+      LogWarning("everybody who reaches the router may call it: set router.api_keys", {{key, address}});
+    }
+    LogWarning("what clients send is not encrypted: put a proxy with TLS before the router", {{key, address}});
+  }
+  if (IsReachable(topology.router.listen) && !topology.cluster_secret.is_set()) {
+    LogWarning("every worker that reaches the router may join: set cluster.secret_file", {});
+  }
+}
+
 absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& plan) {
+  WarnOfOpenDoors(topology);
   RETURN_IF_ERROR(LoadModel(topology));
+  ASSIGN_OR_RETURN(api_keys_, ApiKeys::Load(topology.router.api_keys));
   builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_, chat_template_.get());
   RouterCore::Options options;
   options.max_active_requests = topology.router.max_active_requests;
   options.max_retries = static_cast<int>(topology.router.max_retries);
   options.worker_timeout = topology.router.worker_timeout;
   options.placement_timeout = topology.router.placement_timeout;
+  options.tenants = api_keys_.tenants();
   options.access_log = topology.router.access_log;
   options.random_ties = topology.router.random_ties;
   options.conditional_prefill_tokens = static_cast<int>(topology.router.conditional_prefill_tokens);
@@ -118,11 +144,13 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   core_ =
       std::make_unique<RouterCore>(options, *tokenizer_, *metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
   generate_ = GenerateService::Create(
-      {topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()}, *builder_,
-      *core_, long_texts_, gate_, Clock::Real());
-  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_->hosted(), control_.hosted()}));
+      {topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()}, api_keys_,
+      *builder_, *core_, long_texts_, gate_, Clock::Real());
+  ASSIGN_OR_RETURN(std::string peer_secret, ReadClusterSecret(topology));
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_->hosted(), control_.hosted()},
+                                                std::move(peer_secret)));
   generate_->Start(server_->loop());
-  control_.Start(server_->loop(), *core_);
+  control_.Start(server_->loop(), *core_, api_keys_);
   if (!topology.router.http_listen.empty()) RETURN_IF_ERROR(StartHttp(topology));
   core_->Start(this);
   if (!plan.metrics_address.empty()) RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
@@ -141,6 +169,7 @@ absl::Status RouterParts::StartHttp(const Topology& topology) {
           .max_context_tokens = checkpoint_->config().max_context_tokens,
           .max_samples = topology.router.max_active_requests,
           .chat_format = topology.router.splits_chat_output ? ChatFormatOf(checkpoint_->chat_template()) : ChatFormat(),
+          .api_keys = api_keys_,
           .tokenizer = *tokenizer_,
           .builder = *builder_,
           .core = *core_,
@@ -169,6 +198,7 @@ absl::StatusOr<ProcessNeeds> RouterProcess::Check(const Topology& topology) {
   if (absl::Status status = parts.LoadModel(topology); !status.ok()) {
     return absl::Status(status.code(), absl::StrCat(topology.model.where, ": model.path: ", status.message()));
   }
+  RETURN_IF_ERROR(ApiKeys::Load(topology.router.api_keys).status());
   return ProcessNeeds();
 }
 

@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
+#include "common/rpc/authorization.h"
 #include "common/rpc/completion_loop.h"
 
 namespace tandem {
@@ -33,6 +34,7 @@ class ClientStream : public std::enable_shared_from_this<ClientStream<Out, In>> 
       ABSL_LOCKS_EXCLUDED(mu_) {
     self_ = this->shared_from_this();
     use_ = CompletionLoop::Use(loop);
+    if (!loop.peer_secret().empty()) context_.AddMetadata(kPeerSecretKey, loop.peer_secret());
     absl::MutexLock lock(&mu_);
     rpc_ = prepare(&context_, loop.queue());
     ++open_;

@@ -29,8 +29,11 @@ class CompletionLoop::StopEvent final : public CompletionEvent {
   bool came = false;  // The handling thread's.
 };
 
-CompletionLoop::CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue)
-    : queue_(std::move(queue)), wake_(std::make_unique<WakeEvent>()), stop_(std::make_unique<StopEvent>()) {}
+CompletionLoop::CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue, std::string peer_secret)
+    : queue_(std::move(queue)),
+      peer_secret_(std::move(peer_secret)),
+      wake_(std::make_unique<WakeEvent>()),
+      stop_(std::make_unique<StopEvent>()) {}
 
 CompletionLoop::~CompletionLoop() = default;
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -62,10 +63,12 @@ class CompletionLoop {
     CompletionLoop* loop_ = nullptr;
   };
 
-  explicit CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue);
+  // `peer_secret`: what the streams between processes prove each other that they belong together with; empty: nothing.
+  CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue, std::string peer_secret);
   ~CompletionLoop();
 
   grpc::ServerCompletionQueue* queue() { return queue_.get(); }
+  const std::string& peer_secret() const { return peer_secret_; }
   // Waits up to `timeout` for a first event, then handles those that are there: some hundred at most, since callers
   // have other things to do, too.
   void WaitAndHandle(absl::Duration timeout);
@@ -79,6 +82,7 @@ class CompletionLoop {
   class WakeEvent;
   class StopEvent;
   const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
+  const std::string peer_secret_;
   const std::unique_ptr<WakeEvent> wake_;
   const std::unique_ptr<StopEvent> stop_;
   std::atomic<int> uses_ = 0;

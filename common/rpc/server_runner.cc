@@ -20,7 +20,8 @@ constexpr int kMaxMessageBytes = 64 << 20;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::string& address,
-                                                                  const std::vector<HostedService>& services) {
+                                                                  const std::vector<HostedService>& services,
+                                                                  std::string peer_secret) {
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
@@ -48,7 +49,8 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
   std::string bound = address;
   if (!absl::StartsWith(address, "unix:")) bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
   std::unique_ptr<ServerRunner> runner(new ServerRunner(std::move(server), std::move(queue), std::move(health),
-                                                        std::move(reflection), std::move(bound)));
+                                                        std::move(reflection), std::move(bound),
+                                                        std::move(peer_secret)));
   runner->health_->Start(runner->loop_);
   runner->reflection_->Start(runner->loop_);
   return runner;
@@ -56,12 +58,12 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
 
 ServerRunner::ServerRunner(std::unique_ptr<grpc::Server> server, std::unique_ptr<grpc::ServerCompletionQueue> queue,
                            std::unique_ptr<HealthService> health, std::unique_ptr<ReflectionService> reflection,
-                           std::string address)
+                           std::string address, std::string peer_secret)
     : health_(std::move(health)),
       reflection_(std::move(reflection)),
       server_(std::move(server)),
       address_(std::move(address)),
-      loop_(std::move(queue)) {}
+      loop_(std::move(queue), std::move(peer_secret)) {}
 
 ServerRunner::~ServerRunner() {
   Shutdown(absl::ZeroDuration());

@@ -27,6 +27,7 @@ namespace {
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
 namespace health = grpc::health::v1;
@@ -303,8 +304,8 @@ TEST_F(SessionTest, ADeadAddressEndsTheStream) {
 // A router's Control service that answers nothing, or the registration of each stream, and notes what comes.
 class FakeControl {
  public:
-  explicit FakeControl(bool answers) : answers_(answers) {
-    auto server = ServerRunner::Start("127.0.0.1:0", {{&service_, v1::Control::service_full_name()}});
+  explicit FakeControl(bool answers, const std::string& peer_secret = "") : answers_(answers) {
+    auto server = ServerRunner::Start("127.0.0.1:0", {{&service_, v1::Control::service_full_name()}}, peer_secret);
     EXPECT_THAT(server, IsOk());
     server_ = *std::move(server);
     Await();
@@ -416,6 +417,46 @@ TEST(UnaryMethodTest, AnAnswerThatNobodyWillGiveIsUnavailable) {
     v1::DrainResponse response;
     EXPECT_EQ(stub->Drain(&context, request, &response).error_code(), code) << worker;
   }
+}
+
+// A worker's stream that reports one heartbeat.
+class ReportStream final : public ClientStream<v1::WorkerReport, v1::RouterDirective> {
+ public:
+  grpc::StatusCode AwaitClosed() {
+    absl::MutexLock lock(&mu_);
+    EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&closed_), kPatience));
+    return code_;
+  }
+
+ private:
+  void OnMessage(v1::RouterDirective&) override {}
+  void OnClosed(const grpc::Status& status) override {
+    absl::MutexLock lock(&mu_);
+    code_ = status.error_code();
+    closed_ = true;
+  }
+  absl::Mutex mu_;
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::StatusCode code_ ABSL_GUARDED_BY(mu_) = grpc::StatusCode::OK;
+};
+
+TEST_F(ServerTest, OnlyAProcessOfTheClusterOpensAStream) {
+  FakeControl control(/*answers=*/true, "0123456789abcdef"), other(/*answers=*/true, "0123456789abcdeX");
+  const auto dial = [&](CompletionLoop& loop) {
+    auto stream = std::make_shared<ReportStream>();
+    auto channel = NewChannel(control.address());
+    stream->Start(loop,
+                  [&](auto... arguments) { return v1::Control::NewStub(channel)->PrepareAsyncRegister(arguments...); });
+    stream->Send([](v1::WorkerReport& report) { report.mutable_heartbeat()->set_state("ready"); });
+    return stream;
+  };
+  EXPECT_EQ(dial(server_->loop())->AwaitClosed(), grpc::StatusCode::UNAUTHENTICATED);  // Knows none.
+  EXPECT_EQ(dial(other.loop())->AwaitClosed(), grpc::StatusCode::UNAUTHENTICATED);     // Knows another one.
+  EXPECT_THAT(control.AwaitReports(0), IsEmpty());
+  auto known = dial(control.loop());
+  EXPECT_THAT(control.AwaitReports(1), ElementsAre("ready"));
+  control.EndStreams();
+  EXPECT_EQ(known->AwaitClosed(), grpc::StatusCode::ABORTED);
 }
 
 }  // namespace

@@ -22,6 +22,9 @@ namespace tandem {
 // A `done` that is destroyed and was never called answers UNAVAILABLE: who should have called it is gone.
 using UnaryDone = std::function<void(const grpc::Status&)>;
 
+// Whether the caller may call; on the loop's thread. An empty one: everybody may.
+using CallCheck = std::function<grpc::Status(const grpc::ServerContext&)>;
+
 // One call, from waiting for a client to the answer.
 //
 // Thread-safety: the loop's thread only; `done` must be called there.
@@ -37,6 +40,7 @@ class UnaryCall {
     CompletionLoop& loop;
     RequestNext request_next;
     Handle handle;
+    CallCheck check;
   };
 
   static void Listen(std::shared_ptr<const Method> method) {
@@ -67,6 +71,10 @@ class UnaryCall {
     }
     Listen(method_);
     auto answer = std::make_shared<Answer>(self_);
+    if (const grpc::Status status = method_->check ? method_->check(context_) : grpc::Status::OK; !status.ok()) {
+      answer->Give(status);
+      return;
+    }
     method_->handle(request_, &response_, [answer](const grpc::Status& status) { answer->Give(status); });
   }
   void OnFinished(bool) { self_.reset(); }
@@ -83,10 +91,10 @@ class UnaryCall {
 
 template <typename Request, typename Response>
 void ServeUnary(CompletionLoop& loop, typename UnaryCall<Request, Response>::RequestNext request_next,
-                typename UnaryCall<Request, Response>::Handle handle) {
+                typename UnaryCall<Request, Response>::Handle handle, CallCheck check = nullptr) {
   using Call = UnaryCall<Request, Response>;
   Call::Listen(std::make_shared<const typename Call::Method>(
-      typename Call::Method{loop, std::move(request_next), std::move(handle)}));
+      typename Call::Method{loop, std::move(request_next), std::move(handle), std::move(check)}));
 }
 
 }  // namespace tandem

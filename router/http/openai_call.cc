@@ -56,9 +56,11 @@ absl::StatusOr<std::string> NameOf(const HttpHeaders& headers) {
 // Ownership: kept by the reply's callbacks and by the sinks of its requests, until both have ended.
 class OpenAiCall final : public RequestListener, public std::enable_shared_from_this<OpenAiCall> {
  public:
-  OpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, std::string name, std::shared_ptr<HttpReply> reply)
+  OpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenant, std::string name,
+             std::shared_ptr<HttpReply> reply)
       : shared_(shared),
         endpoint_(endpoint),
+        tenant_(tenant),
         name_(std::move(name)),
         reply_(std::move(reply)),
         arrival_(shared.clock.Now()) {}
@@ -141,6 +143,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
     for (Request& request : prepared->requests) {
       prompt_tokens_ += static_cast<int>(request.prompt.size());
       auto owned = std::make_shared<Request>(std::move(request));
+      owned->tenant = tenant_;
       owned->arrival = arrival_;
       owned->sink = shared_.relay.NewSink(shared_from_this(), static_cast<int>(requests_.size()));
       requests_.push_back(std::move(owned));
@@ -224,6 +227,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
 
   OpenAiShared& shared_;
   const OpenAiEndpoint endpoint_;
+  const Tenant tenant_;
   const std::string name_;
   const std::shared_ptr<HttpReply> reply_;  // Co-owner: the connection.
   const absl::Time arrival_;
@@ -243,7 +247,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
 
 }  // namespace
 
-void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, HttpRequest request,
+void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenant, HttpRequest request,
                      std::shared_ptr<HttpReply> reply) {
   if (!shared.gate.Enter()) {
     const absl::Status status = absl::UnavailableError("the router is shutting down");
@@ -258,7 +262,8 @@ void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, HttpRequest 
     reply->Send(OpenAiError(name.status()));
     return;
   }
-  std::make_shared<OpenAiCall>(shared, endpoint, *std::move(name), std::move(reply))->Begin(std::move(request.body));
+  std::make_shared<OpenAiCall>(shared, endpoint, tenant, *std::move(name), std::move(reply))
+      ->Begin(std::move(request.body));
 }
 
 }  // namespace tandem

@@ -5,6 +5,7 @@
 
 #include "common/clock.h"
 #include "common/gate.h"
+#include "router/api_keys.h"
 #include "router/http/chat_output.h"
 #include "router/http/http_message.h"
 #include "router/http/openai_request.h"
@@ -21,6 +22,7 @@ struct OpenAiShared {
   int max_context_tokens = 0;
   int64_t max_samples = 0;  // Of one call: more can never be admitted.
   ChatFormat chat_format;
+  const ApiKeys& api_keys;
   const Tokenizer& tokenizer;
   const RequestBuilder& builder;
   RouterCore& core;
@@ -34,7 +36,7 @@ struct OpenAiShared {
 // Answers a call to /v1/completions or /v1/chat/completions: reads the body, submits a request for each prompt, and
 // writes what comes of them as events or as one body. The client's end ends the requests; an error of one ends the
 // others. The header X-Request-Id names the request.
-void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, HttpRequest request,
+void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenant, HttpRequest request,
                      std::shared_ptr<HttpReply> reply);
 
 }  // namespace tandem

@@ -100,6 +100,7 @@ std::string OpenAiErrorBody(const absl::Status& status) {
   absl::string_view code;
   if (status.code() == absl::StatusCode::kNotFound && field == "model") code = "model_not_found";
   if (status.code() == absl::StatusCode::kResourceExhausted) code = "rate_limit_exceeded";
+  if (status.code() == absl::StatusCode::kUnauthenticated) code = "invalid_api_key";
   if (GetErrorReason(status) == ErrorReason::kRequestTooLong) code = "context_length_exceeded";
   return OpenAiErrorBody(HttpStatus(status), absl::StrCat(param, status.message().substr(field.size())), param, code);
 }

@@ -36,6 +36,11 @@ std::string PercentDecoded(absl::string_view text) {
   return decoded;
 }
 
+// Probes and Prometheus have none.
+bool NeedsKey(absl::string_view path) {
+  return absl::StartsWith(path, "/v1/") || path == "/tokenize" || path == "/detokenize";
+}
+
 }  // namespace
 
 OpenAiService::OpenAiService(OpenAiShared shared, const MetricsServer& metrics)
@@ -43,7 +48,17 @@ OpenAiService::OpenAiService(OpenAiShared shared, const MetricsServer& metrics)
 
 void OpenAiService::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
   const bool is_get = request.method == "GET" || request.method == "HEAD";
-  if (is_get ? HandleGet(request, reply) : request.method == "POST" && HandlePost(request, reply)) return;
+  absl::StatusOr<Tenant> tenant = kAnyone;
+  if (NeedsKey(request.path)) {
+    tenant = shared_.api_keys.Check(request.headers.Get("Authorization"));
+    if (!tenant.ok()) {
+      HttpResponse refusal = OpenAiError(tenant.status());
+      refusal.headers.emplace_back("WWW-Authenticate", "Bearer");
+      reply->Send(std::move(refusal));
+      return;
+    }
+  }
+  if (is_get ? HandleGet(request, reply) : request.method == "POST" && HandlePost(request, *tenant, reply)) return;
   // Is it the path that is wrong, or the method?
   static constexpr absl::string_view kGets[] = {"/health", "/ping", "/ready", "/version", "/metrics", kModelsPath};
   static constexpr absl::string_view kPosts[] = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"};
@@ -84,11 +99,11 @@ bool OpenAiService::HandleGet(const HttpRequest& request, const std::shared_ptr<
   return true;
 }
 
-bool OpenAiService::HandlePost(HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+bool OpenAiService::HandlePost(HttpRequest& request, Tenant tenant, const std::shared_ptr<HttpReply>& reply) {
   if (request.path == "/v1/chat/completions") {
-    StartOpenAiCall(shared_, OpenAiEndpoint::kChatCompletions, std::move(request), reply);
+    StartOpenAiCall(shared_, OpenAiEndpoint::kChatCompletions, tenant, std::move(request), reply);
   } else if (request.path == "/v1/completions") {
-    StartOpenAiCall(shared_, OpenAiEndpoint::kCompletions, std::move(request), reply);
+    StartOpenAiCall(shared_, OpenAiEndpoint::kCompletions, tenant, std::move(request), reply);
   } else if (request.path == "/tokenize") {
     AnswerText(std::move(request.body), reply, &OpenAiService::Tokenize);
   } else if (request.path == "/detokenize") {

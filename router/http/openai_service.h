@@ -25,7 +25,7 @@ class OpenAiService final : public HttpHandler {
  private:
   // False where there is no such path.
   bool HandleGet(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
-  bool HandlePost(HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
+  bool HandlePost(HttpRequest& request, Tenant tenant, const std::shared_ptr<HttpReply>& reply);
   void AnswerReady(std::shared_ptr<HttpReply> reply);
   // Answers with what `read` makes of the body, on another thread where it is long.
   void AnswerText(std::string body, std::shared_ptr<HttpReply> reply,

@@ -36,17 +36,23 @@ constexpr char kCompletions[] = "/v1/completions", kChat[] = "/v1/chat/completio
 
 class OpenAiServiceTest : public testing::Test {
  protected:
-  OpenAiServiceTest()
+  explicit OpenAiServiceTest(ApiKeys api_keys = {})
       // What the letters {, | and } stand for in Generate.
       : tokenizer_(Letters({"<think>", "</think>", R"(<tool_call>{"name":"f","arguments":{"x":1}}</tool_call>)"})),
         chat_template_(*ChatTemplate::Create("{% for m in messages %}{{ m.content }}{% endfor %}", "", "")),
         builder_("letters", *tokenizer_, chat_template_.get()),
-        core_({.max_active_requests = 8, .max_retries = 0, .split = false, .model_fingerprint = 1}, *tokenizer_,
-              metrics_, outside_, clock_),
+        api_keys_(std::move(api_keys)),
+        core_({.max_active_requests = 8,
+               .max_retries = 0,
+               .split = false,
+               .tenants = api_keys_.tenants(),
+               .model_fingerprint = 1},
+              *tokenizer_, metrics_, outside_, clock_),
         service_({.served_name = "letters",
                   .max_context_tokens = 400,
                   .max_samples = 8,
                   .chat_format = {ToolFormat::kHermes, /*reasons=*/true},
+                  .api_keys = api_keys_,
                   .tokenizer = *tokenizer_,
                   .builder = builder_,
                   .core = core_,
@@ -130,6 +136,7 @@ class OpenAiServiceTest : public testing::Test {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ChatTemplate> chat_template_;
   RequestBuilder builder_;
+  ApiKeys api_keys_;
   FakeOutside outside_;
   LongTexts long_texts_;
   TurnRelay relay_;
@@ -242,6 +249,47 @@ TEST_F(OpenAiServiceTest, WithoutToolsWhatLooksLikeACallIsText) {
   const std::string body = client_.Read().body;
   EXPECT_THAT(At(body, "/choices/0/message/content"), HasSubstr("<tool_call>"));
   EXPECT_EQ(At(body, "/choices/0/finish_reason"), "\"stop\"");
+}
+
+constexpr char kKey[] = "sk-0123456789abcdef";
+
+class KeyedOpenAiServiceTest : public OpenAiServiceTest {
+ protected:
+  KeyedOpenAiServiceTest() : OpenAiServiceTest(Keys()) {}
+  static ApiKeys Keys() {
+    setenv("TANDEM_TEST_API_KEY", kKey, /*overwrite=*/1);
+    return *ApiKeys::Load({{.name = "alice", .key = {.env = "TANDEM_TEST_API_KEY"}, .max_active_requests = 1}});
+  }
+};
+
+TEST_F(KeyedOpenAiServiceTest, RefusesCallsWithoutAKnownKey) {
+  RegisterWorker();
+  for (const std::string header : {"", "Authorization: Bearer sk-0123456789abcdeX\r\n"}) {
+    for (const char* path : {kCompletions, kChat, "/tokenize", "/detokenize"}) {
+      client_.SendRequest("POST", path, R"({"prompt":"a"})", header);
+      const HttpAnswer answer = client_.Read();
+      EXPECT_EQ(answer.status, 401) << path;
+      EXPECT_EQ(At(answer.body, "/error/code"), "\"invalid_api_key\"");
+      EXPECT_EQ(answer.headers.at("www-authenticate"), "Bearer");
+    }
+    client_.SendRequest("GET", "/v1/models", "", header);
+    EXPECT_EQ(client_.Read().status, 401);
+  }
+  EXPECT_EQ(client_.Ask("GET", "/health", "").status, 200);
+}
+
+TEST_F(KeyedOpenAiServiceTest, AKeyOpensWhatItsOwnerMayTake) {
+  RegisterWorker();
+  const std::string header = absl::StrCat("Authorization: Bearer ", kKey, "\r\n");
+  client_.SendRequest("POST", kCompletions, R"({"prompt":"a","max_tokens":1})", header);
+  const RequestId leg = AwaitStarts(1)[0].id;
+  HttpClient second(server_->address());
+  second.SendRequest("POST", kCompletions, R"({"prompt":"a","max_tokens":1})", header);
+  const HttpAnswer refused = second.Read();
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_THAT(refused.body, HasSubstr("alice has 1 of 1 requests active"));
+  Generate(leg, "x", LegFinish::kLength);
+  EXPECT_EQ(client_.Read().status, 200);
 }
 
 TEST_F(OpenAiServiceTest, EveryPromptAndSampleIsAChoice) {

@@ -75,10 +75,9 @@ DecodeEnd::DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, const O
     base_ = memory_.data();
   }
   receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, options.layout, base_, pages_, *options.memory);
-  auto hub = ReceiverHub::Create({.hello = LinkTestHello("decode-0", options.incarnation, options.layout),
-                                  .listen = "127.0.0.1:0",
-                                  .pool = base_,
-                                  .memory = options.memory},
+  HelloMessage hello = LinkTestHello("decode-0", options.incarnation, options.layout);
+  hello.peer_secret = options.peer_secret;
+  auto hub = ReceiverHub::Create({.hello = hello, .listen = "127.0.0.1:0", .pool = base_, .memory = options.memory},
                                  std::move(transports), *this);
   EXPECT_THAT(hub, IsOk());
   absl::MutexLock lock(&mu_);
@@ -146,6 +145,7 @@ PrefillEnd::PrefillEnd(std::vector<std::unique_ptr<Transport>> transports, const
   for (uint8_t& byte : memory_) byte = static_cast<uint8_t>(random());
   HelloMessage hello = LinkTestHello("prefill-0", options.incarnation, options.layout);
   hello.model_fingerprint = options.model_fingerprint;
+  hello.peer_secret = options.peer_secret;
   auto hub = SenderHub::Create({.hello = hello,
                                 .pool = options.pool == nullptr ? memory_.data() : options.pool,
                                 .memory = options.memory,

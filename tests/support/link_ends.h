@@ -62,6 +62,7 @@ class DecodeEnd final : public ReceiverEvents {
     PoolMemory* memory = &HostMemory();
     // What arrives is given back at once, as if its sequence had ended.
     bool frees_received = false;
+    std::string peer_secret;
   };
   explicit DecodeEnd(std::unique_ptr<Transport> transport) : DecodeEnd(std::move(transport), Options()) {}
   DecodeEnd(std::unique_ptr<Transport> transport, const Options& options)
@@ -107,6 +108,7 @@ class PrefillEnd final : public SenderEvents {
     Incarnation incarnation = Incarnation(100);
     TransferFaults faults;
     uint64_t model_fingerprint = 1;
+    std::string peer_secret;
     std::map<std::string, double> expected_rates;
     double minimum_share = 0.5;
     // For the layout, in `memory`; both outlive this. Null: host memory of its own.

@@ -57,7 +57,7 @@ std::string TopologyText(const ProcessCluster::Options& options, const std::stri
       "\n  ties: by_name\n  "
       "metrics_listen: \"\"\n",
       options.router_extra, "pools:\n", pools, "links: {transports: [", options.transports,
-      "], checksums: ", options.checksums ? "true" : "false", "}\n");
+      "], checksums: ", options.checksums ? "true" : "false", "}\n", options.topology_extra);
 }
 
 }  // namespace
@@ -87,7 +87,7 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
   };
   launch.first_backoff = absl::Milliseconds(50);
   router_ = absl::StrCat("unix:", folder_, "/router.sock");
-  client_ = std::make_unique<RouterClient>(router_);
+  client_ = std::make_unique<RouterClient>(router_, options_.api_key);
   absl::MutexLock lock(&mu_);
   launcher_ = std::make_unique<Launcher>(*topology, std::move(launch));
   if (absl::Status status = launcher_->StartAll(); !status.ok()) {

@@ -29,8 +29,10 @@ class ProcessCluster {
     int prefill_replicas = 2, decode_replicas = 2;
     std::string prefill_kv_memory = "64 MiB", decode_kv_memory = "64 MiB";
     bool checksums = true;
-    bool fixed_ports = false;  // Each life of a process has the addresses of the one before; one replica a pool.
-    std::string router_extra;  // More lines of the router's mapping.
+    bool fixed_ports = false;    // Each life of a process has the addresses of the one before; one replica a pool.
+    std::string router_extra;    // More lines of the router's mapping.
+    std::string api_key;         // Of client().
+    std::string topology_extra;  // More lines of the topology.
     int conditional_prefill_tokens = 0;
     std::string limits = "{}";  // Of all pools.
     std::string precision = "quantised";

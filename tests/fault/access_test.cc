@@ -1,0 +1,67 @@
+// Calls with and without an API key, on real processes.
+
+#include <cstdlib>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "client/router_client.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/http_client.h"
+#include "tests/support/process_cluster.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kOperator[] = "sk-operator-0123456789", kUser[] = "sk-user-0123456789abc";
+
+TEST(AccessTest, OnlyKnownKeysMayCallAndOnlyOperatorsDrain) {
+  setenv("TANDEM_TEST_OPERATOR", kOperator, /*overwrite=*/1);
+  setenv("TANDEM_TEST_USER", kUser, /*overwrite=*/1);
+  ProcessCluster::Options options;
+  options.prefill_replicas = options.decode_replicas = 1;
+  options.api_key = kOperator;
+  options.router_extra =
+      "  access_log: true\n  api_keys:\n    - {name: ops, key_env: TANDEM_TEST_OPERATOR, operator: true}\n"
+      "    - {name: user, key_env: TANDEM_TEST_USER}\n";
+  // The workers know it, too.
+  setenv("TANDEM_TEST_CLUSTER", "cluster-0123456789", /*overwrite=*/1);
+  options.topology_extra = "cluster: {secret_env: TANDEM_TEST_CLUSTER}\n";
+  ProcessCluster cluster(options);
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  const GenerateOptions ask{.text = "Water boils at", .sampling = {.max_tokens = 4}};
+
+  RouterClient nobody(cluster.router()), stranger(cluster.router(), "sk-no-such-key-0123456");
+  for (RouterClient* client : {&nobody, &stranger}) {
+    const auto is_refused = StatusIs(absl::StatusCode::kUnauthenticated, HasSubstr("API key"));
+    EXPECT_THAT(client->Generate(ask, [](const GeneratedPiece&) { return true; }).status(), is_refused);
+    EXPECT_THAT(client->Cancel("r"), is_refused);
+    EXPECT_THAT(client->Explain("r").status(), is_refused);
+    EXPECT_THAT(client->Status().status(), is_refused);
+    EXPECT_THAT(client->Models().status(), is_refused);
+    EXPECT_THAT(client->Drain("decode-0"), is_refused);
+  }
+  EXPECT_EQ(HttpClient(cluster.http_address()).Ask("POST", "/v1/completions", R"({"prompt":"x"})").status, 401);
+
+  RouterClient user(cluster.router(), kUser);
+  EXPECT_THAT(user.Generate(ask, [](const GeneratedPiece&) { return true; }).status(), IsOk());
+  EXPECT_THAT(user.Drain("decode-0"),
+              StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("user is no operator's")));
+  const std::string header = absl::StrCat("Authorization: Bearer ", kUser, "\r\n");
+  EXPECT_EQ(HttpClient(cluster.http_address())
+                .Ask("POST", "/v1/completions", R"({"prompt":"x","max_tokens":2})", header)
+                .status,
+            200);
+  EXPECT_TRUE(cluster.AwaitOutput("tenant=user"));
+  EXPECT_THAT(cluster.client().Drain("prefill-0"), IsOk());
+  // No secret in any log.
+  EXPECT_THAT(cluster.Output(), AllOf(Not(HasSubstr("sk-")), Not(HasSubstr("cluster-0123"))));
+}
+
+}  // namespace
+}  // namespace tandem
