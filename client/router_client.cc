@@ -53,6 +53,7 @@ v1::GenerateRequest ToProto(const GenerateOptions& options) {
   if (options.seed.has_value()) request.mutable_sampling()->set_seed(*options.seed);
   for (const std::string& stop : options.stop) request.mutable_sampling()->add_stop(stop);
   request.set_priority(options.priority);
+  request.set_service_tier(options.service_tier);
   request.set_n(options.n);
   return request;
 }

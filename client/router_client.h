@@ -25,6 +25,7 @@ struct GenerateOptions {
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
   int priority = 0;
+  std::string service_tier;
   int n = 0;
   absl::Duration timeout = absl::InfiniteDuration();
 };

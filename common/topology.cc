@@ -101,6 +101,21 @@ std::vector<ApiKeySettings> ReadApiKeys(ConfigNode& router, const std::filesyste
   return keys;
 }
 
+std::vector<ServiceTier> ReadServiceTiers(ConfigNode& router) {
+  std::vector<ServiceTier> tiers;
+  for (ConfigNode& node : router.GetList("service_tiers")) {
+    ServiceTier& tier = tiers.emplace_back();
+    tier.name = node.RequireString("name");
+    tier.priority = static_cast<int>(node.GetInt("priority", 0, -100, 100));
+    if (node.Has("ttft")) tier.ttft = node.GetDuration("ttft", tier.ttft);
+    if (tier.ttft <= absl::ZeroDuration()) node.AddError("ttft", "must be over 0");
+    for (size_t i = 0; i + 1 < tiers.size(); ++i) {
+      if (tiers[i].name == tier.name) node.AddError("name", absl::StrCat("two tiers are named ", tier.name));
+    }
+  }
+  return tiers;
+}
+
 RouterSettings ReadRouter(ConfigNode node, const std::filesystem::path& folder) {
   RouterSettings router;
   router.listen = ReadListenAddress(node, "listen", router.listen);
@@ -110,6 +125,7 @@ RouterSettings ReadRouter(ConfigNode node, const std::filesystem::path& folder) 
   router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
   router.conditional_prefill_tokens =
       node.GetInt("conditional_prefill_tokens", router.conditional_prefill_tokens, 0, kMaxCount);
+  router.service_tiers = ReadServiceTiers(node);
   router.api_keys = ReadApiKeys(node, folder);
   router.access_log = node.GetBool("access_log", router.access_log);
   router.splits_chat_output = node.GetEnum("chat_output", "auto", {"auto", "text"}) == "auto";

@@ -41,6 +41,14 @@ struct ApiKeySettings {
   bool is_operator = false;         // May drain workers.
 };
 
+// A class of requests, by what their clients wait for.
+struct ServiceTier {
+  std::string name;  // As clients say; "default" is for those that say nothing.
+  int priority = 0;  // Added to that of the request.
+  // Requests whose first token is predicted to come later than this after they came are refused at once.
+  absl::Duration ttft = absl::InfiniteDuration();
+};
+
 struct RouterSettings {
   std::string listen = "127.0.0.1:7070";          // gRPC address.
   std::string http_listen = "127.0.0.1:8000";     // OpenAI's HTTP interface; empty: off.
@@ -51,6 +59,7 @@ struct RouterSettings {
   int64_t conditional_prefill_tokens = 256;
   // Reasoning and tool calls of chats go to fields of their own; else all stays in the content.
   bool splits_chat_output = true;
+  std::vector<ServiceTier> service_tiers;
   std::vector<ApiKeySettings> api_keys;  // None: everybody may call.
   bool access_log = false;               // A log line for each call that ends.
   bool random_ties = true;               // Else the worker whose name comes first gets what others could do as well.

@@ -73,6 +73,7 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
   raw.has_seed = proto.sampling().has_seed();
   raw.stops.assign(proto.sampling().stop().begin(), proto.sampling().stop().end());
   raw.priority = proto.priority();
+  raw.service_tier = proto.service_tier();
   raw.num_samples = proto.n();
   return raw;
 }

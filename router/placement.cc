@@ -84,10 +84,17 @@ class Chooser {
     return hit == hits_.end() ? 0 : hit->second;
   }
 
+  static int64_t QueuedTokens(const WorkerView& worker) {
+    return std::max(worker.heartbeat.queued_prompt_tokens, worker.prefill_tokens);
+  }
+  static bool IsSureToWait(const WorkerView& worker) {
+    return QueuedTokens(worker) > 0 && worker.speed.prefill_tokens_per_second().has_value();
+  }
+
   // The last token is always computed: its logits are wanted.
   Candidate FirstTokenFrom(const WorkerView& worker) const {
     const int hit = std::min(HitTokens(worker), prompt_tokens_ - 1);
-    const int64_t queued = std::max(worker.heartbeat.queued_prompt_tokens, worker.prefill_tokens);
+    const int64_t queued = QueuedTokens(worker);
     const double rate = worker.speed.prefill_tokens_per_second().value_or(mean_rate_);
     return {&worker, hit, static_cast<double>(queued + prompt_tokens_ - hit) / rate};
   }
@@ -200,6 +207,7 @@ class Chooser {
     placement.decode = decode.worker->registration.incarnation;
     placement.decode_hit_tokens = decode.hit_tokens;
     placement.predicted_ttft = absl::Seconds(first_token_seconds);
+    placement.is_sure_to_wait = IsSureToWait(*decode.worker);
     placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
     placement.reason = absl::StrCat(decode.worker->registration.worker_id, " alone: ", Describe(decode, placement));
     return placement;
@@ -212,6 +220,7 @@ class Chooser {
     placement.prefill_hit_tokens = prefill.hit_tokens;
     placement.decode_hit_tokens = decode.hit_tokens;
     placement.predicted_ttft = absl::Seconds(prefill.seconds);
+    placement.is_sure_to_wait = IsSureToWait(*prefill.worker);
     placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
     placement.reason = absl::StrCat(prefill.worker->registration.worker_id, " and ",
                                     decode.worker->registration.worker_id, ": ", Describe(prefill, placement), "; ",
@@ -220,7 +229,7 @@ class Chooser {
   }
 
   std::string Describe(const Candidate& first, const Placement& placement) const {
-    const int64_t queued = std::max(first.worker->heartbeat.queued_prompt_tokens, first.worker->prefill_tokens);
+    const int64_t queued = QueuedTokens(*first.worker);
     return absl::StrCat(absl::FormatDuration(placement.predicted_ttft), " to the first token (", queued, " queued, ",
                         prompt_tokens_, " in the prompt, ", first.hit_tokens, " cached, at ",
                         static_cast<int64_t>(first.worker->speed.prefill_tokens_per_second().value_or(mean_rate_)),

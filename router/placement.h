@@ -34,6 +34,9 @@ struct Placement {
   int prefill_hit_tokens = 0;  // Of the prompt, in the chosen workers' prefix caches.
   int decode_hit_tokens = 0;
   absl::Duration predicted_ttft;  // From now on.
+  // Others are before it, and predicted_ttft is of a rate that was measured. Who would be the first may always come:
+  // a rate that was measured in a bad moment must not keep all away who could show a better one.
+  bool is_sure_to_wait = false;
   absl::Duration predicted_tpot;
   std::string reason;  // The figures of the choice, for logs.
 };

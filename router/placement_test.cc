@@ -104,6 +104,21 @@ TEST_F(PlacementTest, WorkersNotYetMeasuredCountAsTheMeanOfTheOthers) {
   Expect(2, 11);
 }
 
+TEST_F(PlacementTest, OnlyAQueueAtAMeasuredRateIsSureToMakeItWait) {
+  TwoPlusTwo();
+  const auto waits = [&] {
+    PlacementRequest request;
+    request.tokens = tokens_;
+    return Place(view_, request)->is_sure_to_wait;
+  };
+  for (uint64_t id : {1, 2}) State(id).queued_prompt_tokens = 10;
+  EXPECT_FALSE(waits());  // The rate is assumed.
+  for (uint64_t id : {1, 2}) MeasurePrefill(id, 1000);
+  EXPECT_TRUE(waits());
+  for (uint64_t id : {1, 2}) State(id).queued_prompt_tokens = 0;
+  EXPECT_FALSE(waits());
+}
+
 TEST_F(PlacementTest, DecodeGoesWhereATokenTakesLess) {
   TwoPlusTwo();
   MeasureDecode(11, absl::Milliseconds(20));

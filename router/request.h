@@ -58,6 +58,7 @@ struct Request {
   int priority = 0;
   int num_samples = 1;
   absl::Time deadline = absl::InfiniteFuture();
+  absl::Duration ttft_limit = absl::InfiniteDuration();  // As ServiceTier has it.
   absl::Time arrival;
   // Co-owners: the call's stream, which may end first.
   std::shared_ptr<ResponseSink> sink;

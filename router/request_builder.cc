@@ -1,16 +1,19 @@
 #include "router/request_builder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 
 namespace tandem {
 namespace {
 
+constexpr int kMaxPriority = 100;
 constexpr int kMaxSamples = 16, kMaxStops = 16, kMaxLogprobs = 20;
 constexpr size_t kMaxStopBytes = 1024, kMaxNameBytes = 256;
 
@@ -101,10 +104,27 @@ absl::Status RequestBuilder::CheckModel(absl::string_view model) const {
       absl::StrCat("model: \"", model, "\" is not served; this router serves \"", served_name_, "\""));
 }
 
+absl::Status RequestBuilder::ApplyTier(absl::string_view name, Request& request) const {
+  if (tiers_.empty()) return absl::OkStatus();  // Clients say such things to everybody.
+  const bool is_default = name.empty() || name == "auto" || name == "default";
+  std::vector<std::string> names;
+  for (const ServiceTier& tier : tiers_) {
+    if (tier.name == (is_default ? "default" : name)) {
+      request.priority = std::clamp(request.priority + tier.priority, -kMaxPriority, kMaxPriority);
+      request.ttft_limit = tier.ttft;
+      return absl::OkStatus();
+    }
+    names.push_back(tier.name);
+  }
+  if (is_default) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("service_tier: there is no \"", name, "\"; there are: ", absl::StrJoin(names, ", ")));
+}
+
 absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
   RETURN_IF_ERROR(CheckModel(raw.model));
   if (raw.name.size() > kMaxNameBytes) return absl::InvalidArgumentError("request_id: must be at most 256 bytes");
-  RETURN_IF_ERROR(CheckRange("priority", raw.priority, -100, 100));
+  RETURN_IF_ERROR(CheckRange("priority", raw.priority, -kMaxPriority, kMaxPriority));
   RETURN_IF_ERROR(CheckRange("n", raw.num_samples, 0, kMaxSamples));
   RETURN_IF_ERROR(CheckSampling(raw.sampling, tokenizer_.vocabulary_size()));
   if (raw.stops.size() > kMaxStops) {
@@ -127,6 +147,7 @@ absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
   if (!raw.has_seed) request.sampling.seed = DrawRandomId();
   request.stops = std::move(raw.stops);
   request.priority = raw.priority;
+  RETURN_IF_ERROR(ApplyTier(raw.service_tier, request));
   request.num_samples = std::max(1, raw.num_samples);
   return request;
 }

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "common/ids.h"
 #include "common/sampling_params.h"
+#include "common/topology.h"
 #include "model/chat_template.h"
 #include "model/tokenizer.h"
 #include "router/request.h"
@@ -24,6 +25,7 @@ struct RawRequest {
   std::vector<std::string> stops;
   int priority = 0;
   int num_samples = 0;
+  std::string service_tier;
 };
 
 struct TokenizedPrompt {
@@ -38,8 +40,12 @@ struct TokenizedPrompt {
 class RequestBuilder {
  public:
   // `chat_template` is null for models without one.
-  RequestBuilder(std::string served_name, const Tokenizer& tokenizer, const ChatTemplate* chat_template)
-      : served_name_(std::move(served_name)), tokenizer_(tokenizer), chat_template_(chat_template) {}
+  RequestBuilder(std::string served_name, const Tokenizer& tokenizer, const ChatTemplate* chat_template,
+                 std::vector<ServiceTier> tiers = {})
+      : served_name_(std::move(served_name)),
+        tokenizer_(tokenizer),
+        chat_template_(chat_template),
+        tiers_(std::move(tiers)) {}
 
   // INVALID_ARGUMENT "field: what is wrong"; NOT_FOUND for another model's name. Arrival, deadline
   // and sink are the caller's to set.
@@ -50,9 +56,13 @@ class RequestBuilder {
   absl::StatusOr<TokenizedPrompt> Tokenize(const RawRequest& raw) const;
 
  private:
+  // Sets what the tier of a request says. INVALID_ARGUMENT: there is no such tier.
+  absl::Status ApplyTier(absl::string_view name, Request& request) const;
+
   const std::string served_name_;
   const Tokenizer& tokenizer_;
   const ChatTemplate* const chat_template_;
+  const std::vector<ServiceTier> tiers_;
 };
 
 }  // namespace tandem

@@ -11,6 +11,9 @@
 namespace tandem {
 namespace {
 
+// Of the predicted time to the first token: it will hardly come sooner.
+constexpr double kSurely = 0.8;
+
 // The first sample has the request's own seed. The others' are hashed, not counted up: the sampler itself counts from
 // the seed, and their draws must not be those of another sample at another token.
 uint64_t SampleSeed(uint64_t seed, int sample) {
@@ -56,6 +59,10 @@ SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placeme
     last_cause_ = placement.status();
     return actions;  // The owner tries again when the cluster changes.
   }
+  if (absl::Status late = CheckInTime(*placement, now); !late.ok()) {
+    Fail(late, actions);
+    return actions;
+  }
   if (retries_ > 0) LogInfo("request placed again", {{"request", request_.name}, {"reason", placement->reason}});
   if (state_ == State::kAwaitingDecode) {
     OpenDecodeLeg(*placement, view, now, actions);
@@ -63,6 +70,19 @@ SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placeme
     OpenBothLegs(*placement, view, now, actions);
   }
   return actions;
+}
+
+absl::Status RequestSession::CheckInTime(const Placement& placement, absl::Time now) const {
+  // Once begun, a request goes on until its deadline.
+  if (retries_ > 0 || state_ != State::kQueued || !placement.is_sure_to_wait) return absl::OkStatus();
+  const absl::Duration left = std::min(request_.deadline - now, arrival_ + request_.ttft_limit - now);
+  const absl::Duration earliest = placement.predicted_ttft * kSurely;
+  if (earliest <= left) return absl::OkStatus();
+  return MakeError(
+      absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
+      absl::StrCat("the first token is predicted to come in ", absl::FormatDuration(placement.predicted_ttft),
+                   ", and has to in ", absl::FormatDuration(std::max(left, absl::ZeroDuration()))),
+      std::clamp(earliest - left, absl::Milliseconds(10), absl::Seconds(30)));
 }
 
 StartLeg RequestSession::MakeStart(absl::Time now) const {

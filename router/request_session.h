@@ -93,6 +93,8 @@ class RequestSession {
     bool open() const { return id.is_set(); }
   };
   StartLeg MakeStart(absl::Time now) const;
+  // RESOURCE_EXHAUSTED: the first token is predicted to come after the deadline, or after the request's limit.
+  absl::Status CheckInTime(const Placement& placement, absl::Time now) const;
   void OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
   // For a last token: prefill's is the only one, and its KV goes nowhere.
   void OpenOnlyPrefillLeg(const Placement& placement, const ClusterView& view, StartLeg start, SessionActions& actions);

@@ -349,6 +349,38 @@ TEST_F(RequestSessionTest, DeadlineEndsItInEveryState) {
   EXPECT_THAT(last_.cancels, SizeIs(2));
 }
 
+TEST_F(RequestSessionTest, IsRefusedAtOnceWhereTheFirstTokenWouldComeTooLate) {
+  Placement placement{kPrefill, kDecode};
+  placement.predicted_ttft = absl::Seconds(10);
+  const auto place = [&]() -> const SessionActions& {
+    session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
+    Do(session_->Begin());
+    return Do(session_->OnPlaced(placement, view_, kNow + absl::Seconds(1)));
+  };
+  request_.ttft_limit = absl::Seconds(5);
+  EXPECT_FALSE(place().finished.has_value());  // Nobody is before it: it may show that it goes faster.
+  placement.is_sure_to_wait = true;
+  const absl::Status late = place().finished.value();
+  EXPECT_THAT(late, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("in 10s, and has to in 4s")));
+  EXPECT_EQ(GetRetryAfter(late), absl::Seconds(4));  // What it will be about.
+  EXPECT_THAT(last_.starts, IsEmpty());
+  request_.ttft_limit = absl::Seconds(9);
+  EXPECT_FALSE(place().finished.has_value());  // It might just do.
+  request_.deadline = kNow + absl::Seconds(4);
+  EXPECT_THAT(place().finished.value(), StatusIs(absl::StatusCode::kResourceExhausted));
+}
+
+TEST_F(RequestSessionTest, WhatHasBegunIsNotRefusedForComingLate) {
+  request_.ttft_limit = absl::Seconds(1);
+  Start();
+  Do(session_->OnWorkerLost(kPrefill, kNow));
+  ASSERT_TRUE(last_.needs_placement);
+  Placement placement{kPrefill2, kDecode2};
+  placement.predicted_ttft = absl::Seconds(10);
+  placement.is_sure_to_wait = true;
+  EXPECT_FALSE(Do(session_->OnPlaced(placement, view_, kNow)).finished.has_value());
+}
+
 TEST_F(RequestSessionTest, WaitsForWorkersOnlySoLong) {
   session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
   Do(session_->Begin());

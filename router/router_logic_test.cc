@@ -131,6 +131,27 @@ TEST_F(RequestBuilderTest, KeepsASeedThatWasGiven) {
   EXPECT_EQ(request.sampling.seed, 0);
 }
 
+TEST_F(RequestBuilderTest, TiersSetPriorityAndLimit) {
+  const RequestBuilder builder(
+      "smollm2", SmolLm2(), nullptr,
+      {{.name = "default", .priority = 1}, {.name = "priority", .priority = 60, .ttft = absl::Seconds(2)}});
+  for (const char* name : {"", "auto", "default"}) {
+    raw_.service_tier = name;
+    ASSERT_OK_AND_ASSIGN(const Request request, builder.Build(raw_));
+    EXPECT_EQ(request.priority, 1);
+    EXPECT_EQ(request.ttft_limit, absl::InfiniteDuration());
+  }
+  raw_.service_tier = "priority";
+  raw_.priority = 50;
+  ASSERT_OK_AND_ASSIGN(const Request request, builder.Build(raw_));
+  EXPECT_EQ(request.priority, 100);  // As high as there is.
+  EXPECT_EQ(request.ttft_limit, absl::Seconds(2));
+  raw_.service_tier = "flex";
+  EXPECT_THAT(builder.Build(raw_), StatusIs(absl::StatusCode::kInvalidArgument,
+                                            HasSubstr("there is no \"flex\"; there are: default, priority")));
+  EXPECT_THAT(builder_.Build(raw_), IsOk());  // Without tiers it is not looked at.
+}
+
 TEST_F(RequestBuilderTest, RendersChatWithTheModelsTemplate) {
   auto checkpoint = *Checkpoint::Open(SmolLm2Path());
   ASSERT_OK_AND_ASSIGN(auto chat_template, ChatTemplate::Create(checkpoint->chat_template(), "", ""));

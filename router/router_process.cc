@@ -127,7 +127,8 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   WarnOfOpenDoors(topology);
   RETURN_IF_ERROR(LoadModel(topology));
   ASSIGN_OR_RETURN(api_keys_, ApiKeys::Load(topology.router.api_keys));
-  builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_, chat_template_.get());
+  builder_ = std::make_unique<RequestBuilder>(topology.model.served_name, *tokenizer_, chat_template_.get(),
+                                              topology.router.service_tiers);
   RouterCore::Options options;
   options.max_active_requests = topology.router.max_active_requests;
   options.max_retries = static_cast<int>(topology.router.max_retries);

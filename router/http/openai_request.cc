@@ -208,6 +208,7 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, absl::
   RawRequest raw;
   fields.Get("model", raw.model);
   fields.Get("priority", raw.priority);
+  fields.Get("service_tier", raw.service_tier);
   fields.Get("n", raw.num_samples);
   fields.Get("stream", request.stream);
   if (const json::value* options = fields.Find("stream_options"); options != nullptr) {
