@@ -165,8 +165,16 @@ absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
   ClusterSummary summary{.ready = response.ready(), .active_requests = response.active_requests()};
   for (const v1::WorkerStatus& worker : response.workers()) {
     WorkerSummary& out = summary.workers.emplace_back();
-    out = {worker.worker_id(),        worker.role(),       worker.state(),       worker.running_requests(),
-           worker.waiting_requests(), worker.free_pages(), worker.total_pages(), {}};
+    out = {.worker_id = worker.worker_id(),
+           .role = worker.role(),
+           .state = worker.state(),
+           .running = worker.running_requests(),
+           .waiting = worker.waiting_requests(),
+           .free_pages = worker.free_pages(),
+           .total_pages = worker.total_pages(),
+           .queued_prompt_tokens = worker.queued_prompt_tokens(),
+           .prefill_tokens_per_second = worker.prefill_tokens_per_second(),
+           .seconds_per_token = worker.seconds_per_token()};
     for (const auto& [state, count] : worker.pages()) out.pages.emplace_back(state, count);
     std::sort(out.pages.begin(), out.pages.end());
   }

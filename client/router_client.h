@@ -49,6 +49,8 @@ struct WorkerSummary {
   std::string worker_id, role, state;
   int running = 0, waiting = 0, free_pages = 0, total_pages = 0;
   std::vector<std::pair<std::string, int>> pages;
+  int64_t queued_prompt_tokens = 0;
+  double prefill_tokens_per_second = 0, seconds_per_token = 0;  // As the router measured; 0: not yet.
 };
 struct LinkSummary {
   std::string prefill_worker, decode_worker, transport, path;

@@ -50,8 +50,12 @@ TEST(CliTest, WrongUsageNamesTheCommandAndWhatItTakes) {
 
 TEST(CliTest, ARouterThatIsNotThereIsNamedWithTheCause) {
   const std::string router = "--router=unix:/nonexistent/router";
-  for (std::vector<std::string> command :
-       {std::vector<std::string>{"status"}, {"generate", "hi"}, {"drain", "decode-0"}, {"explain", "r"}, {"bench"}}) {
+  for (std::vector<std::string> command : {std::vector<std::string>{"status"},
+                                           {"top"},
+                                           {"generate", "hi"},
+                                           {"drain", "decode-0"},
+                                           {"explain", "r"},
+                                           {"bench"}}) {
     command.push_back(router);
     EXPECT_THAT(Tandem(command), Ends(1, "no router can be reached at unix:/nonexistent/router: "));
   }

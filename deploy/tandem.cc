@@ -1,6 +1,7 @@
 // tandem: the command line.
 
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +20,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "client/cluster_screen.h"
 #include "client/router_client.h"
 #include "common/error_reason.h"
 #include "common/topology.h"
@@ -26,7 +28,7 @@
 #include "deploy/check.h"
 #include "deploy/launcher.h"
 
-ABSL_FLAG(std::string, router, "127.0.0.1:7070", "Router for generate, status, drain and bench.");
+ABSL_FLAG(std::string, router, "127.0.0.1:7070", "Router for generate, status, top, explain, drain and bench.");
 ABSL_FLAG(std::string, text, "", "generate: continue this text instead of answering a chat message.");
 ABSL_FLAG(int, max_tokens, 256, "generate: most tokens to generate; 0: up to the context length.");
 ABSL_FLAG(double, temperature, 0, "generate: 0 is greedy.");
@@ -44,6 +46,7 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
   tandem up FILE               start it here; Ctrl-C drains and stops, twice stops at once
   tandem generate "question"   ask the model (--text="..." continues a text instead)
   tandem status [--wait]       show workers, links and load
+  tandem top                   watch workers, queues, pages, links and speeds
   tandem explain REQUEST       why a request went to the workers that it went to
   tandem drain WORKER          let a worker finish and leave
   tandem bench                 put load on it and report latencies, throughput and goodput
@@ -256,6 +259,31 @@ int Status() {
   return status->ready ? 0 : 3;
 }
 
+// Until Ctrl-C, where a terminal shows it; else once.
+int Top() {
+  RouterClient client = NewClient(absl::GetFlag(FLAGS_router));
+  const bool is_terminal = isatty(STDOUT_FILENO) != 0;
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupts = interrupts + 1; };
+  for (int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+  do {
+    winsize size = {};
+    const bool has_size = is_terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+    absl::StatusOr<ClusterSummary> cluster = client.Status();
+    if (!cluster.ok() && !is_terminal) return Fail(cluster.status());
+    if (is_terminal) printf("\x1b[H\x1b[2J");  // A clear screen.
+    if (cluster.ok()) {
+      printf("%s",
+             DrawCluster(absl::GetFlag(FLAGS_router), *cluster, has_size ? size.ws_col : 200, is_terminal).c_str());
+    } else {
+      printf("%s\n", std::string(cluster.status().message()).c_str());
+    }
+    fflush(stdout);
+    if (is_terminal && interrupts == 0) usleep(1'000'000);
+  } while (is_terminal && interrupts == 0);
+  return 0;
+}
+
 int Explain(const std::string& request) {
   absl::string_view name = request;
   if (!absl::ConsumePrefix(&name, "chatcmpl-")) absl::ConsumePrefix(&name, "cmpl-");  // As HTTP's answers call it.
@@ -286,6 +314,7 @@ constexpr Command kCommands[] = {
     {"up", "FILE", true, Up},
     {"generate", "\"question\"", false, Generate},
     {"status", nullptr, false, [](const std::string&) { return Status(); }},
+    {"top", nullptr, false, [](const std::string&) { return Top(); }},
     {"explain", "REQUEST", true, Explain},
     {"drain", "WORKER", true, Drain},
     {"bench", "B.json", false, [](const std::string& other) { return Bench(absl::GetFlag(FLAGS_router), other); }},

@@ -296,6 +296,10 @@ void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::Cluster
     status->set_waiting_requests(worker.heartbeat.waiting_requests);
     status->set_free_pages(worker.heartbeat.free_pages);
     status->set_total_pages(worker.registration.total_pages);
+    status->set_queued_prompt_tokens(worker.heartbeat.queued_prompt_tokens);
+    status->set_prefill_tokens_per_second(worker.speed.prefill_tokens_per_second().value_or(0));
+    const auto time_per_token = worker.speed.TimePerToken(worker.heartbeat.running_requests);
+    status->set_seconds_per_token(absl::ToDoubleSeconds(time_per_token.value_or(absl::ZeroDuration())));
     for (const auto& [state, count] : worker.heartbeat.pages) (*status->mutable_pages())[state] = count;
     for (const LinkReport& link : worker.heartbeat.links) {
       if (!view.workers().contains(link.peer)) continue;  // Drained or lost.
