@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <tuple>
 
 #include "absl/strings/ascii.h"
@@ -88,6 +89,11 @@ GenerateSummary ToSummary(const v1::Usage& usage) {
 }
 
 }  // namespace
+
+std::string ApiKeyOfEnvironment() {
+  const char* key = std::getenv("TANDEM_API_KEY");
+  return key == nullptr ? "" : std::string(absl::StripAsciiWhitespace(key));
+}
 
 struct RouterClient::Connection {
   // The status of a call, in words of ours where no router has said anything.

@@ -71,6 +71,9 @@ struct ModelSummary {
   int vocabulary_size = 0;
 };
 
+// The environment's TANDEM_API_KEY, without white space around it; "" where there is none.
+std::string ApiKeyOfEnvironment();
+
 // A connection to a router.
 //
 // Thread-safety: thread-safe.

@@ -108,6 +108,7 @@ std::vector<ServiceTier> ReadServiceTiers(ConfigNode& router) {
     tier.name = node.RequireString("name");
     tier.priority = static_cast<int>(node.GetInt("priority", 0, -100, 100));
     if (node.Has("ttft")) tier.ttft = node.GetDuration("ttft", tier.ttft);
+    if (tier.name == "auto") node.AddError("name", "auto is what clients call the default tier; name it default");
     if (tier.ttft <= absl::ZeroDuration()) node.AddError("ttft", "must be over 0");
     for (size_t i = 0; i + 1 < tiers.size(); ++i) {
       if (tiers[i].name == tier.name) node.AddError("name", absl::StrCat("two tiers are named ", tier.name));

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <vector>
@@ -175,8 +174,7 @@ absl::Status Compare(const std::string& a, const std::string& b) {
 absl::Status Measure(const std::string& router) {
   ASSIGN_OR_RETURN(LoadOptions options, ReadFlags());
   ASSIGN_OR_RETURN(const std::vector<Slo> slos, ParseSlos(absl::GetFlag(FLAGS_slo)));
-  const char* key = std::getenv("TANDEM_API_KEY");
-  RouterClient client(router, key == nullptr ? "" : key);
+  RouterClient client(router, ApiKeyOfEnvironment());
   ASSIGN_OR_RETURN(const std::vector<ModelSummary> models, client.Models());
   ASSIGN_OR_RETURN(const ClusterSummary cluster, client.Status());
   if (models.empty() || !cluster.ready)
@@ -199,8 +197,9 @@ absl::Status Measure(const std::string& router) {
       });
   if (shows_progress) fprintf(stderr, "\n");
   LoadReport report = SummariseLoad(records, absl::GetFlag(FLAGS_warm_up), slos);
-  ASSIGN_OR_RETURN(const ClusterSummary after, client.Status());
-  report.workers = static_cast<int>(std::max(cluster.workers.size(), after.workers.size()));
+  // Some may have been starting before.
+  const absl::StatusOr<ClusterSummary> after = client.Status();
+  report.workers = static_cast<int>(std::max(cluster.workers.size(), after.ok() ? after->workers.size() : 0));
   printf("%s", DescribeLoad(report).c_str());
   const std::string json = absl::GetFlag(FLAGS_json);
   if (!json.empty()) RETURN_IF_ERROR(WriteFile(json, LoadToJson(report, DescribeContext(cluster, models[0]))));

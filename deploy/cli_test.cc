@@ -105,6 +105,13 @@ TEST_F(CheckedFileTest, AModelThatCannotBeServedIsRefusedWithItsLine) {
   EXPECT_THAT(Check(std::string(300, 'm'), "1 MiB"), Ends(2, "mmm: File name too long"));
 }
 
+TEST_F(CheckedFileTest, SecretsThatCannotBeReadAreTheLinesError) {
+  EXPECT_THAT(CheckPool(kModel, "kv_memory: 1 MiB}\ncluster: {secret_file: no_such_file"),
+              Ends(2, "t.yaml:7: cluster.secret: no secret can be read from " + (folder_ / "no_such_file").string()));
+  EXPECT_THAT(CheckPool(kModel, "kv_memory: 1 MiB}\ncluster: {secret_env: TANDEM_NO_SUCH_VARIABLE"),
+              Ends(2, "t.yaml:7: cluster.secret: the environment has no variable TANDEM_NO_SUCH_VARIABLE"));
+}
+
 TEST_F(CheckedFileTest, KvMemoryUnderAPageIsRefusedWithItsLineAndThePageSize) {
   const ProgramResult result = Check(kModel, "64 B");
   EXPECT_THAT(result, Ends(2, "t.yaml:6: pool decode: KV memory of 64 B holds no page"));

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 
@@ -67,10 +66,7 @@ int Fail(const absl::Status& status, int code = 1) {
   return code;
 }
 
-RouterClient NewClient(const std::string& router) {
-  const char* key = std::getenv("TANDEM_API_KEY");
-  return RouterClient(router, key == nullptr ? "" : key);
-}
+RouterClient NewClient(const std::string& router) { return RouterClient(router, ApiKeyOfEnvironment()); }
 
 // Where this program and those that it starts are.
 std::string ProgramFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
@@ -228,6 +224,7 @@ int WaitUntilReady(RouterClient& client) {
   absl::Time ready_since = absl::InfiniteFuture();
   while (absl::Now() < deadline) {
     absl::StatusOr<ClusterSummary> status = client.Status();
+    if (absl::IsUnauthenticated(status.status())) return Fail(status.status());
     if (status.ok()) {
       say_once("router is up");
       for (const WorkerSummary& worker : status->workers)

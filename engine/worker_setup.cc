@@ -1,6 +1,7 @@
 #include "engine/worker_setup.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace tandem {
 
@@ -20,6 +21,7 @@ Engine::Options EngineOptions(const Topology& topology, const ProcessPlan& proce
 }
 
 absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const ProcessPlan& process) {
+  RETURN_IF_ERROR(ReadClusterSecret(topology).status());
   const PoolSettings& pool = topology.pools[process.pool];
   auto at = [](const std::string& where, const absl::Status& status) {
     return absl::Status(status.code(), absl::StrCat(where, ": ", status.message()));

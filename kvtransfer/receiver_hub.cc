@@ -83,6 +83,7 @@ class ReceiverHub::Connection {
 
  private:
   void OnFrame(absl::string_view payload) {
+    if (is_stranger_) return;  // Until it is silent for long enough, or leaves.
     last_heard_ = Clock::Real().Now();
     absl::StatusOr<LinkMessage> message = DecodeLinkMessage(payload);
     if (!message.ok()) {
@@ -101,7 +102,9 @@ class ReceiverHub::Connection {
   void OnHello(const HelloMessage& hello) {
     if (hello_.incarnation.is_set()) return;
     if (!IsOfThisCluster(hub_.options_.hello, hello)) {
-      LogWarning("link refused: the cluster's secret is missing or is another one", {{"peer", hello.worker_id}});
+      LogWarning("link refused: the cluster's secret is missing or is another one",
+                 {{"peer", hello.worker_id.substr(0, 100)}});
+      is_stranger_ = true;
       Send(LinkRefusedMessage{.reason = "the cluster's secret is missing or is another one", .retryable = true});
       return;
     }
@@ -158,6 +161,7 @@ class ReceiverHub::Connection {
   const int64_t id_;
   std::unique_ptr<FrameSocket> socket_;  // Null: closed.
   HelloMessage hello_;
+  bool is_stranger_ = false;                            // Its greeting was refused.
   std::vector<std::unique_ptr<ExportedPool>> exports_;  // From BeginTest on.
   std::string transport_;                               // The peer's choice.
   bool up_ = false;

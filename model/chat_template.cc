@@ -1,6 +1,7 @@
 #include "model/chat_template.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -24,8 +25,11 @@ ChatTemplate::~ChatTemplate() = default;
 
 namespace {
 
+constexpr size_t kMaxVariables = 64;
+constexpr absl::string_view kOwnVariables[] = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"};
+
 absl::StatusOr<jinja::Value> CallValue(const ToolCall& call) {
-  absl::StatusOr<jinja::Value> arguments = jinja::FromJson(call.arguments);
+  absl::StatusOr<jinja::Value> arguments = jinja::FromJson(call.arguments.empty() ? "{}" : call.arguments);
   if (!arguments.ok() || arguments->AsDict() == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("tool_calls: the arguments of ", call.name, " are no JSON object"));
   }
@@ -68,12 +72,15 @@ absl::StatusOr<std::string> ChatTemplate::Render(const ChatPrompt& prompt, bool 
   if (!prompt.variables.empty()) {
     ASSIGN_OR_RETURN(const jinja::Value further, jinja::FromJson(prompt.variables));
     if (further.AsDict() == nullptr) return absl::InvalidArgumentError("the variables are no JSON object");
-    for (const auto& [name, value] : further.AsDict()->items) {
-      const bool is_taken = std::any_of(variables.begin(), variables.end(),
-                                        [&](const auto& known) { return known.first == *name.AsString(); });
-      if (is_taken)
-        return absl::InvalidArgumentError(absl::StrCat("the variable ", *name.AsString(), " is set already"));
-      variables.emplace_back(*name.AsString(), value);
+    if (further.AsDict()->items.size() > kMaxVariables) {
+      return absl::InvalidArgumentError(absl::StrCat("at most ", kMaxVariables, " variables"));
+    }
+    for (const auto& [key, value] : further.AsDict()->items) {
+      const std::string& name = *key.AsString();
+      if (std::find(std::begin(kOwnVariables), std::end(kOwnVariables), name) != std::end(kOwnVariables)) {
+        return absl::InvalidArgumentError(absl::StrCat("the variable ", name, " is set already"));
+      }
+      variables.emplace_back(name, value);
     }
   }
   return template_->Render(std::move(variables));

@@ -1,5 +1,6 @@
 #include "model/chat_template.h"
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
@@ -48,6 +49,23 @@ TEST(ChatTemplateTest, SaysWhatIsWrongWithJson) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the arguments of f are no JSON object")));
   EXPECT_THAT(Render("", {.messages = {{"user", "x"}}, .variables = R"({"messages":1})"}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("messages is set already")));
+}
+
+TEST(ChatTemplateTest, WhatClientsSendIsBounded) {
+  std::string variables = "{", items = "[0";
+  for (int i = 0; i < 65; ++i) absl::StrAppend(&variables, i == 0 ? "" : ",", "\"v", i, "\":1");
+  for (int i = 0; i < 1'000'000; ++i) items += ",0";
+  EXPECT_THAT(Render("", {.messages = {{"user", "x"}}, .variables = variables + "}"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at most 64 variables")));
+  EXPECT_THAT(Render("", {.messages = {{"user", "x"}}, .tools = items + "]"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("a list is too long")));
+}
+
+TEST(ChatTemplateTest, ACallWithoutArgumentsHasNone) {
+  ChatMessage call{.role = "assistant", .content = ""};
+  call.tool_calls = {{"c1", "f", ""}};
+  EXPECT_THAT(Render("{{ messages[0].tool_calls[0].function.arguments | tojson }}", {.messages = {call}}),
+              IsOkAndHolds("{}"));
 }
 
 }  // namespace

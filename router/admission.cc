@@ -37,6 +37,10 @@ absl::Status Admission::Admit(Tenant tenant, int count, absl::Time now) {
   }
   if (tenant != kAnyone) {
     Share& share = shares_[tenant];
+    if (count > share.limit) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("n: ", share.name, " may have ", share.limit, " requests active, and this one is ", count));
+    }
     if (share.active + count > share.limit) {
       return Refuse(absl::StrCat(share.name, " has ", share.active, " of ", share.limit, " requests active"), count,
                     now);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,9 +29,15 @@ struct WorkerView {
   int legs = 0;
   int decoding_legs = 0;  // That get a token of each step.
   int64_t prefill_tokens = 0;
+  std::map<int, int64_t> prefill_tokens_by_priority;  // The same, without zeros.
   // When heartbeat.turns changed last.
   absl::Time last_progress;
 
+  // Gives it so many tokens to compute, or takes them back.
+  void AddPrefillTokens(int priority, int64_t tokens) {
+    prefill_tokens += tokens;
+    if ((prefill_tokens_by_priority[priority] += tokens) == 0) prefill_tokens_by_priority.erase(priority);
+  }
   bool AcceptsWork() const { return session_up && heartbeat.state == "ready"; }
 };
 

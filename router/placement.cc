@@ -84,10 +84,16 @@ class Chooser {
     return hit == hits_.end() ? 0 : hit->second;
   }
 
-  static int64_t QueuedTokens(const WorkerView& worker) {
-    return std::max(worker.heartbeat.queued_prompt_tokens, worker.prefill_tokens);
+  // Prompt tokens that are computed before this prompt's: of what this router sent, those of no lower priority; and
+  // what the worker has beyond that.
+  int64_t QueuedTokens(const WorkerView& worker) const {
+    int64_t lower = 0;
+    for (const auto& [priority, tokens] : worker.prefill_tokens_by_priority) {
+      lower += priority < request_.priority ? tokens : 0;
+    }
+    return std::max(worker.heartbeat.queued_prompt_tokens, worker.prefill_tokens) - lower;
   }
-  static bool IsSureToWait(const WorkerView& worker) {
+  bool IsSureToWait(const WorkerView& worker) const {
     return QueuedTokens(worker) > 0 && worker.speed.prefill_tokens_per_second().has_value();
   }
 

@@ -17,6 +17,7 @@ struct PlacementRequest {
   // The cluster is meant to have prefill workers: without one nothing is placed, rather than all on
   // decode.
   bool split = true;
+  int priority = 0;  // What waits with a lower one is not before it.
   // Keep this prefill worker, which holds the KV, and choose a decode worker only.
   Incarnation fixed_prefill;
   // Not these, if there are others: they just failed this request.

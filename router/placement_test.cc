@@ -119,6 +119,25 @@ TEST_F(PlacementTest, OnlyAQueueAtAMeasuredRateIsSureToMakeItWait) {
   EXPECT_FALSE(waits());
 }
 
+TEST_F(PlacementTest, WhatWaitsWithALowerPriorityIsNotBeforeIt) {
+  TwoPlusTwo();
+  for (uint64_t id : {1, 2}) {
+    MeasurePrefill(id, 1000);
+    view_.Find(Incarnation(id))->AddPrefillTokens(/*priority=*/0, 5'000);
+    State(id).queued_prompt_tokens = 5'010;  // 10 of another router.
+  }
+  const auto place = [&](int priority) {
+    PlacementRequest request;
+    request.tokens = tokens_;
+    request.priority = priority;
+    return *Place(view_, request);
+  };
+  EXPECT_EQ(place(0).predicted_ttft, absl::Milliseconds(5'050));
+  EXPECT_EQ(place(1).predicted_ttft, absl::Milliseconds(50));
+  view_.Find(Incarnation(1))->AddPrefillTokens(0, -5'000);
+  EXPECT_TRUE(view_.Find(Incarnation(1))->prefill_tokens_by_priority.empty());
+}
+
 TEST_F(PlacementTest, DecodeGoesWhereATokenTakesLess) {
   TwoPlusTwo();
   MeasureDecode(11, absl::Milliseconds(20));

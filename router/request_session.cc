@@ -47,6 +47,7 @@ PlacementRequest RequestSession::placement_request() const {
   request.tokens = tokens_;
   request.split = options_.split;
   request.avoid = avoid_;
+  request.priority = request_.priority;
   if (state_ == State::kAwaitingDecode) request.fixed_prefill = prefill_.worker;
   return request;
 }
@@ -74,7 +75,8 @@ SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placeme
 
 absl::Status RequestSession::CheckInTime(const Placement& placement, absl::Time now) const {
   // Once begun, a request goes on until its deadline.
-  if (retries_ > 0 || state_ != State::kQueued || !placement.is_sure_to_wait) return absl::OkStatus();
+  // Other samples wait for the first one of their own call.
+  if (sample_ > 0 || retries_ > 0 || state_ != State::kQueued || !placement.is_sure_to_wait) return absl::OkStatus();
   const absl::Duration left = std::min(request_.deadline - now, arrival_ + request_.ttft_limit - now);
   const absl::Duration earliest = placement.predicted_ttft * kSurely;
   if (earliest <= left) return absl::OkStatus();

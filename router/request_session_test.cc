@@ -370,6 +370,16 @@ TEST_F(RequestSessionTest, IsRefusedAtOnceWhereTheFirstTokenWouldComeTooLate) {
   EXPECT_THAT(place().finished.value(), StatusIs(absl::StatusCode::kResourceExhausted));
 }
 
+TEST_F(RequestSessionTest, ACallsFurtherSamplesAreNotRefusedForTheFirst) {
+  request_.ttft_limit = absl::Seconds(1);
+  Placement placement{kPrefill, kDecode};
+  placement.predicted_ttft = absl::Seconds(10);
+  placement.is_sure_to_wait = true;
+  session_ = std::make_unique<RequestSession>(options_, request_, /*sample=*/1, *tokenizer_, kNow);
+  Do(session_->Begin());
+  EXPECT_FALSE(Do(session_->OnPlaced(placement, view_, kNow)).finished.has_value());
+}
+
 TEST_F(RequestSessionTest, WhatHasBegunIsNotRefusedForComingLate) {
   request_.ttft_limit = absl::Seconds(1);
   Start();

@@ -295,13 +295,13 @@ void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
   legs_[id] = entry;
   if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) {
     ++worker->legs;
-    worker->prefill_tokens += entry.prefill_tokens;
+    worker->AddPrefillTokens(entry.priority, entry.prefill_tokens);
   }
 }
 
 void RouterCore::CountFirstToken(LegEntry& entry, const LegEvent& event, absl::Time now) {
   if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) {
-    worker->prefill_tokens -= entry.prefill_tokens;
+    worker->AddPrefillTokens(entry.priority, -entry.prefill_tokens);
     worker->speed.OnFirstToken(static_cast<double>(entry.prompt_tokens - event.cached_tokens), entry.started, now);
   }
   entry.prefill_tokens = 0;
@@ -318,7 +318,7 @@ void RouterCore::CloseLeg(RequestId id) {
   if (WorkerView* worker = view_.Find(entry->second.worker); worker != nullptr) {
     --worker->legs;
     worker->decoding_legs -= entry->second.is_decoding ? 1 : 0;
-    worker->prefill_tokens -= entry->second.prefill_tokens;
+    worker->AddPrefillTokens(entry->second.priority, -entry->second.prefill_tokens);
   }
   legs_.erase(entry);
 }
@@ -329,7 +329,8 @@ void RouterCore::Apply(Session* session, SessionActions actions) {
     const bool computes_prompt = is_prefill || !start.handover.is_set();
     const auto tokens = static_cast<int64_t>(start.tokens.size());
     OpenLeg(start.id, {session, is_prefill ? LegKind::kPrefill : LegKind::kDecode, worker,
-                       computes_prompt ? std::max<int64_t>(1, tokens - session->hit_tokens) : 0, tokens, clock_.Now()});
+                       computes_prompt ? std::max<int64_t>(1, tokens - session->hit_tokens) : 0, tokens, clock_.Now(),
+                       session->call->request->priority});
     commands_[worker].starts.push_back(std::move(start));
   }
   for (auto& [worker, cancel] : actions.cancels) {

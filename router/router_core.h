@@ -152,6 +152,7 @@ class RouterCore {
     int64_t prefill_tokens;  // That it was predicted to compute before its first token; 0 after that.
     int64_t prompt_tokens;
     absl::Time started;
+    int priority = 0;
     bool is_decoding = false;
   };
   void OpenLeg(RequestId id, const LegEntry& entry);

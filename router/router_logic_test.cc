@@ -73,6 +73,7 @@ ApiKeySettings TenantOf(const std::string& name, double weight, int64_t limit = 
 
 TEST(AdmissionTest, ATenantHasNoMoreThanItsLimit) {
   Admission admission(100, {TenantOf("a", 1, 3), TenantOf("b", 1)});
+  EXPECT_THAT(admission.Admit(0, 4, kNow), StatusIs(absl::StatusCode::kInvalidArgument));  // Never.
   EXPECT_THAT(admission.Admit(0, 3, kNow), IsOk());
   const absl::Status refused = admission.Admit(0, 1, kNow);
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("a has 3 of 3 requests active")));

@@ -118,8 +118,12 @@ void WarnOfOpenDoors(const Topology& topology) {
     }
     LogWarning("what clients send is not encrypted: put a proxy with TLS before the router", {{key, address}});
   }
-  if (IsReachable(topology.router.listen) && !topology.cluster_secret.is_set()) {
-    LogWarning("every worker that reaches the router may join: set cluster.secret_file", {});
+  if (topology.cluster_secret.is_set()) return;
+  constexpr absl::string_view kNoSecret =
+      "whoever reaches it may pass for a process of the cluster: set cluster.secret_file";
+  if (IsReachable(topology.router.listen)) LogWarning(kNoSecret, {{"listen", topology.router.listen}});
+  for (const PoolSettings& pool : topology.pools) {
+    if (IsReachable(absl::StrCat(pool.host, ":0"))) LogWarning(kNoSecret, {{"pool", pool.name}, {"host", pool.host}});
   }
 }
 
@@ -164,21 +168,20 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
 }
 
 absl::Status RouterParts::StartHttp(const Topology& topology) {
-  openai_ = std::make_unique<OpenAiService>(
-      OpenAiShared{
-          .served_name = topology.model.served_name,
-          .max_context_tokens = checkpoint_->config().max_context_tokens,
-          .max_samples = topology.router.max_active_requests,
-          .chat_format = topology.router.splits_chat_output ? ChatFormatOf(checkpoint_->chat_template()) : ChatFormat(),
-          .api_keys = api_keys_,
-          .tokenizer = *tokenizer_,
-          .builder = *builder_,
-          .core = *core_,
-          .long_texts = long_texts_,
-          .relay = relay_,
-          .gate = gate_,
-          .clock = Clock::Real()},
-      metrics_server_);
+  openai_ = std::make_unique<OpenAiService>(OpenAiShared{.served_name = topology.model.served_name,
+                                                         .max_context_tokens = checkpoint_->config().max_context_tokens,
+                                                         .max_samples = topology.router.max_active_requests,
+                                                         .chat_format = ChatFormatOf(checkpoint_->chat_template()),
+                                                         .splits_chat_output = topology.router.splits_chat_output,
+                                                         .api_keys = api_keys_,
+                                                         .tokenizer = *tokenizer_,
+                                                         .builder = *builder_,
+                                                         .core = *core_,
+                                                         .long_texts = long_texts_,
+                                                         .relay = relay_,
+                                                         .gate = gate_,
+                                                         .clock = Clock::Real()},
+                                            metrics_server_);
   HttpServer::Options options;
   options.address = topology.router.http_listen;
   absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Create(options, *openai_);
@@ -200,6 +203,7 @@ absl::StatusOr<ProcessNeeds> RouterProcess::Check(const Topology& topology) {
     return absl::Status(status.code(), absl::StrCat(topology.model.where, ": model.path: ", status.message()));
   }
   RETURN_IF_ERROR(ApiKeys::Load(topology.router.api_keys).status());
+  RETURN_IF_ERROR(ReadClusterSecret(topology).status());
   return ProcessNeeds();
 }
 

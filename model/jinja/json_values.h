@@ -6,7 +6,8 @@
 
 namespace tandem::jinja {
 
-// A JSON text as a value; objects keep the order of their keys. INVALID_ARGUMENT: it is none, or is nested too deeply.
+// A JSON text as a value; objects keep the order of their keys. INVALID_ARGUMENT: it is none, is nested too
+// deeply, or is over what limits.h allows.
 absl::StatusOr<Value> FromJson(absl::string_view text);
 
 }  // namespace tandem::jinja

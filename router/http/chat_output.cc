@@ -24,6 +24,9 @@ constexpr absl::string_view kDeepSeekBegin = "<｜tool▁calls▁begin｜>", kDe
 constexpr absl::string_view kCallBegin = "<｜tool▁call▁begin｜>", kCallEnd = "<｜tool▁call▁end｜>";
 constexpr absl::string_view kSeparator = "<｜tool▁sep｜>", kFence = "```json\n", kFenceEnd = "\n```";
 
+// White space that is held back, and bytes of a call; what is longer is text.
+constexpr size_t kMostSpace = 256, kMostCallBytes = size_t{256} << 10;
+
 // How much of the end of `text` may be the beginning of `marker`.
 size_t PartialMatch(absl::string_view text, absl::string_view marker) {
   for (size_t length = std::min(text.size(), marker.size() - 1); length > 0; --length) {
@@ -46,14 +49,15 @@ std::optional<ToolCall> CallOfObject(const json::value& value, absl::string_view
   if (!value.is_object()) return std::nullopt;
   const json::value* name = value.get_object().if_contains("name");
   const json::value* arguments = value.get_object().if_contains({key.data(), key.size()});
-  if (name == nullptr || !name->is_string()) return std::nullopt;
-  ToolCall call{.id = NewCallId(), .name = std::string(name->get_string()), .arguments = "{}"};
-  if (arguments != nullptr && arguments->is_string()) {
-    call.arguments = std::string(arguments->get_string());  // Some models quote them once more.
-  } else if (arguments != nullptr) {
-    call.arguments = json::serialize(*arguments);
+  if (name == nullptr || !name->is_string() || name->get_string().empty() || arguments == nullptr) return std::nullopt;
+  std::optional<json::value> unquoted;  // Some models quote them once more.
+  if (arguments->is_string()) {
+    unquoted = ParseJson({arguments->get_string().data(), arguments->get_string().size()});
+    if (!unquoted.has_value()) return std::nullopt;
+    arguments = &*unquoted;
   }
-  return call;
+  if (!arguments->is_object()) return std::nullopt;
+  return ToolCall{.id = NewCallId(), .name = std::string(name->get_string()), .arguments = json::serialize(*arguments)};
 }
 
 std::vector<ToolCall> HermesCalls(absl::string_view text) {
@@ -92,7 +96,7 @@ std::optional<ToolCall> DeepSeekCall(absl::string_view text) {
   }
   const std::optional<json::value> arguments = ParseJson(absl::StripAsciiWhitespace(rest));
   name = absl::StripAsciiWhitespace(name);
-  if (name.empty() || !arguments.has_value()) return std::nullopt;
+  if (name.empty() || !arguments.has_value() || !arguments->is_object()) return std::nullopt;
   return ToolCall{.id = NewCallId(), .name = std::string(name), .arguments = json::serialize(*arguments)};
 }
 
@@ -137,7 +141,8 @@ bool ChatOutput::MoveUpTo(absl::string_view marker, std::string& out) {
   const bool is_there = at != absl::string_view::npos;
   absl::string_view text = pending.substr(0, at);
   if (!is_there) text.remove_suffix(PartialMatch(text, marker));
-  text = absl::StripTrailingAsciiWhitespace(text);
+  const absl::string_view stripped = absl::StripTrailingAsciiWhitespace(text);
+  if (text.size() - stripped.size() <= kMostSpace) text = stripped;
   if (is_there) space_before_ = pending_.substr(text.size(), at - text.size());
   size_t begin = 0;
   if (skips_space_) begin = text.size() - absl::StripLeadingAsciiWhitespace(text).size();
@@ -200,9 +205,20 @@ bool ChatOutput::Advance(ChatDelta& delta) {
       state_ = State::kToolCall;
       return true;
     case State::kToolCall: {
+      if (pending_.size() > kMostCallBytes) {
+        absl::StrAppend(&delta.content, format_.tools == ToolFormat::kLlama3 ? "" : ToolBegin());
+        delta.content += std::exchange(pending_, "");
+        format_.tools = ToolFormat::kNone;
+        state_ = State::kContent;
+        return false;
+      }
       if (format_.tools == ToolFormat::kLlama3) return false;  // Up to the end.
-      const size_t end = absl::string_view(pending_).find(ToolEnd());
+      // Not again what was searched before, but for what may be the marker's beginning.
+      const size_t from = searched_ < ToolEnd().size() ? 0 : searched_ - ToolEnd().size();
+      const size_t end = absl::string_view(pending_).find(ToolEnd(), from);
+      searched_ = pending_.size();
       if (end == absl::string_view::npos) return false;
+      searched_ = 0;
       const int before = num_tool_calls_;
       TakeToolCalls(absl::string_view(pending_).substr(0, end), delta);
       if (num_tool_calls_ == before) absl::StrAppend(&delta.content, ToolEnd());

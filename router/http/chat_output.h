@@ -32,7 +32,8 @@ struct ChatDelta {
 };
 
 // Takes the text of one answer apart, as it comes: reasoning, content and tool calls. What looks like a tool call and
-// is none stays content, so nothing is lost. White space beside what is taken out goes with it.
+// is none (its arguments are no JSON object, or it is over 256 KiB long) stays content, so nothing is lost. White space
+// beside what is taken out goes with it.
 //
 // Thread-safety: not thread-safe.
 class ChatOutput {
@@ -62,6 +63,7 @@ class ChatOutput {
   State state_;
   bool skips_space_ = true;  // At the beginning of a part.
   std::string pending_;
+  size_t searched_ = 0;       // Of pending_, for the end of a call.
   std::string space_before_;  // What was left out before the last marker.
   int num_tool_calls_ = 0;
 };

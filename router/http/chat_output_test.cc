@@ -72,7 +72,7 @@ INSTANTIATE_TEST_SUITE_P(
              true,
              false,
              "<think>t</think>\nLook:\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"</x>\"]}}\n"
-             "</tool_call>\n<tool_call>\n{\"name\":\"g\"}\n</tool_call>",
+             "</tool_call>\n<tool_call>\n{\"name\":\"g\",\"arguments\":{}}\n</tool_call>",
              {"t", "Look:", "f{\"a\":[1,\"</x>\"]};g{};"}},
         Case{"HermesUnended", kHermes, false, false, "<tool_call>{\"name\":\"f\",\"arguments\":{}}", {"", "", "f{};"}},
         Case{"HermesQuoted",
@@ -101,6 +101,25 @@ INSTANTIATE_TEST_SUITE_P(
              " {\"name\":\"f\",\"parameters\":{}}; {\"name\":\"g\",\"parameters\":{\"x\":1}}",
              {"", "", "f{};g{\"x\":1};"}},
         Case{"LlamaOtherJson", kLlama, false, false, "{\"answer\": 5}", {"", "{\"answer\": 5}", ""}},
+        Case{"LlamaObjectWithAName",
+             kLlama,
+             false,
+             false,
+             "{\"name\": \"Alice\", \"age\": 30}",
+             {"", "{\"name\": \"Alice\", \"age\": 30}", ""}},
+        Case{"HermesArgumentsAreNoObject",
+             kHermes,
+             false,
+             false,
+             R"(<tool_call>{"name":"f","arguments":[1]}</tool_call>)",
+             {"", R"(<tool_call>{"name":"f","arguments":[1]}</tool_call>)", ""}},
+        Case{"DeepSeekArgumentsAreNoObject",
+             kDeepSeek,
+             false,
+             false,
+             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>5<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+             {"", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>5<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+              ""}},
         Case{"LlamaText", kLlama, false, false, "Say {\"name\":\"f\"}", {"", "Say {\"name\":\"f\"}", ""}},
         Case{"DeepSeekR1",
              kDeepSeek,
@@ -131,6 +150,23 @@ TEST(ChatOutputStreamTest, TextIsNotHeldBackLongerThanItMustBe) {
   EXPECT_EQ(output.Append("Hello").content, "Hello");
   EXPECT_EQ(output.Append(" world <").content, " world");
   EXPECT_EQ(output.Append("b>").content, " <b>");
+}
+
+TEST(ChatOutputStreamTest, ACallWithoutEndBecomesTextAndIsNotSearchedAgainAndAgain) {
+  ChatOutput output({ToolFormat::kHermes, false}, false);
+  std::string content = output.Append("<tool_call>").content;
+  for (int i = 0; i < 300'000; ++i) content += output.Append("x").content;
+  EXPECT_EQ(content, "<tool_call>" + std::string(300'000, 'x'));
+  EXPECT_TRUE(output.Finish().empty());
+}
+
+TEST(ChatOutputStreamTest, EndlessWhiteSpaceIsNotHeldBack) {
+  ChatOutput output({ToolFormat::kHermes, false}, false);
+  std::string content = output.Append("a").content;
+  for (int i = 0; i < 1'000; ++i) content += output.Append("\n").content;
+  EXPECT_GT(content.size(), 700);
+  content += output.Finish().content;
+  EXPECT_EQ(content, "a" + std::string(1'000, '\n'));
 }
 
 TEST(ChatFormatTest, IsReadFromTheTemplate) {

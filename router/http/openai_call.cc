@@ -132,7 +132,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
     ChatFormat format = shared_.chat_format;
     if (!call_.calls_tools) format.tools = ToolFormat::kNone;
     const bool takes_apart = format.reasons || format.tools != ToolFormat::kNone;
-    if (endpoint_ == OpenAiEndpoint::kChatCompletions && takes_apart) {
+    if (endpoint_ == OpenAiEndpoint::kChatCompletions && shared_.splits_chat_output && takes_apart) {
       outputs_.assign(choices_.size(), ChatOutput(format, prepared->requests[0].opens_reasoning));
     }
     const absl::string_view prefix = endpoint_ == OpenAiEndpoint::kChatCompletions ? "chatcmpl-" : "cmpl-";
@@ -144,6 +144,8 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
       prompt_tokens_ += static_cast<int>(request.prompt.size());
       auto owned = std::make_shared<Request>(std::move(request));
       owned->tenant = tenant_;
+      // The call's own prompts are no reason to refuse it.
+      if (!requests_.empty()) owned->ttft_limit = absl::InfiniteDuration();
       owned->arrival = arrival_;
       owned->sink = shared_.relay.NewSink(shared_from_this(), static_cast<int>(requests_.size()));
       requests_.push_back(std::move(owned));
