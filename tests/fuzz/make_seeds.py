@@ -70,6 +70,18 @@ def main() -> None:
         {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "stream": True,
          "stream_options": {"include_usage": True}, "max_completion_tokens": 5, "stop": ["a"], "logit_bias": {"1": 2},
          "logprobs": True, "top_logprobs": 2, "temperature": 0.5, "seed": 1, "n": 2, "response_format": {"type": "text"}}))
+    (SEEDS / "openai_json/tools").write_text(json.dumps(
+        {"messages": [{"role": "assistant", "content": None, "reasoning_content": "r",
+                       "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+                      {"role": "tool", "tool_call_id": "c", "content": "1"}],
+         "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}], "tool_choice": "auto",
+         "chat_template_kwargs": {"enable_thinking": False}, "service_tier": "flex"}))
+    call = '{"name": "f", "arguments": {"a": 1}}'
+    (SEEDS / "openai_json/hermes_answer").write_text(f"<think>t</think>\n<tool_call>\n{call}\n</tool_call>")
+    (SEEDS / "openai_json/llama_answer").write_text('{"name": "f", "parameters": {"a": 1}}; {"name": "g", "parameters": {}}')
+    (SEEDS / "openai_json/deepseek_answer").write_text(
+        "t</think><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```<｜tool▁call▁end｜>"
+        "<｜tool▁calls▁end｜>")
     (SEEDS / "openai_json/completion").write_text(json.dumps(
         {"prompt": ["a", [1, 2]], "max_tokens": 3, "top_k": -1, "logprobs": 1, "stop": "x", "stop_token_ids": [1],
          "tokens": [1, 2], "echo": False, "best_of": 1}))
