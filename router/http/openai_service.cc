@@ -8,8 +8,10 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
+#include "router/http/cluster_json.h"
 #include "router/http/json_string.h"
 #include "router/http/openai_error.h"
+#include "router/http/page.h"
 
 namespace tandem {
 namespace {
@@ -36,9 +38,11 @@ std::string PercentDecoded(absl::string_view text) {
   return decoded;
 }
 
-// Probes and Prometheus have none.
+constexpr absl::string_view kClusterPath = "/cluster";
+
+// Probes and Prometheus have none, and the page asks for it.
 bool NeedsKey(absl::string_view path) {
-  return absl::StartsWith(path, "/v1/") || path == "/tokenize" || path == "/detokenize";
+  return absl::StartsWith(path, "/v1/") || path == "/tokenize" || path == "/detokenize" || path == kClusterPath;
 }
 
 }  // namespace
@@ -61,7 +65,8 @@ void OpenAiService::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply
   }
   if (is_get ? HandleGet(request, reply) : request.method == "POST" && HandlePost(request, *tenant, reply)) return;
   // Is it the path that is wrong, or the method?
-  static constexpr absl::string_view kGets[] = {"/health", "/ping", "/ready", "/version", "/metrics", kModelsPath};
+  static constexpr absl::string_view kGets[] = {"/",      kClusterPath, "/health",  "/ping",
+                                                "/ready", "/version",   "/metrics", kModelsPath};
   static constexpr absl::string_view kPosts[] = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"};
   absl::string_view allow;
   for (absl::string_view path : kGets) allow = request.path == path ? "GET, HEAD" : allow;
@@ -81,7 +86,15 @@ std::string OpenAiService::ErrorBody(int status, absl::string_view message) { re
 
 bool OpenAiService::HandleGet(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
   const std::string& path = request.path;
-  if (path == "/health" || path == "/ping") {
+  if (path == "/") {
+    reply->Send({.body = std::string(PageHtml()),
+                 .content_type = "text/html; charset=utf-8",
+                 .headers = {{"Content-Security-Policy",
+                              "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+                              "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}}});
+  } else if (path == kClusterPath) {
+    AnswerCluster(reply);
+  } else if (path == "/health" || path == "/ping") {
     reply->Send({.content_type = "text/plain"});
   } else if (path == "/ready") {
     AnswerReady(reply);
@@ -125,6 +138,14 @@ void OpenAiService::AnswerReady(std::shared_ptr<HttpReply> reply) {
       } else {
         reply->Send(OpenAiError(absl::UnavailableError("the workers that requests need are not all here yet")));
       }
+    });
+  });
+}
+
+void OpenAiService::AnswerCluster(std::shared_ptr<HttpReply> reply) {
+  shared_.core.ReadState([this, reply = std::move(reply)](const ClusterView& view, int64_t active, bool ready) {
+    shared_.server->Post([reply, body = ClusterJson(view, shared_.served_name, active, ready)]() mutable {
+      reply->Send({.body = std::move(body)});
     });
   });
 }

@@ -27,6 +27,7 @@ class OpenAiService final : public HttpHandler {
   bool HandleGet(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   bool HandlePost(HttpRequest& request, Tenant tenant, const std::shared_ptr<HttpReply>& reply);
   void AnswerReady(std::shared_ptr<HttpReply> reply);
+  void AnswerCluster(std::shared_ptr<HttpReply> reply);
   // Answers with what `read` makes of the body, on another thread where it is long.
   void AnswerText(std::string body, std::shared_ptr<HttpReply> reply,
                   absl::StatusOr<std::string> (OpenAiService::*read)(absl::string_view) const);

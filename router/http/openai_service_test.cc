@@ -251,6 +251,22 @@ TEST_F(OpenAiServiceTest, WithoutToolsWhatLooksLikeACallIsText) {
   EXPECT_EQ(At(body, "/choices/0/finish_reason"), "\"stop\"");
 }
 
+TEST_F(OpenAiServiceTest, ThePageShowsTheCluster) {
+  const HttpAnswer page = client_.Ask("GET", "/?ask=hello");
+  EXPECT_EQ(page.status, 200);
+  EXPECT_EQ(page.headers.at("content-type"), "text/html; charset=utf-8");
+  EXPECT_THAT(page.headers.at("content-security-policy"), HasSubstr("connect-src 'self'"));
+  EXPECT_THAT(page.body, AllOf(StartsWith("<!doctype html>"), EndsWith("</script>\n")));
+  EXPECT_EQ(At(client_.Ask("GET", "/cluster").body, "/ready"), "false");
+  RegisterWorker();
+  const std::string cluster = client_.Ask("GET", "/cluster").body;
+  EXPECT_EQ(At(cluster, "/ready"), "true");
+  EXPECT_EQ(At(cluster, "/model"), "\"letters\"");
+  EXPECT_EQ(At(cluster, "/workers/0"),
+            R"({"id":"decode-0","role":"decode","state":"ready","running":0,"waiting":0,"queued_prompt_tokens":0,)"
+            R"("free_pages":100,"total_pages":100,"prefill_tokens_per_second":0,"ms_per_token":0})");
+}
+
 constexpr char kKey[] = "sk-0123456789abcdef";
 
 class KeyedOpenAiServiceTest : public OpenAiServiceTest {
@@ -272,8 +288,10 @@ TEST_F(KeyedOpenAiServiceTest, RefusesCallsWithoutAKnownKey) {
       EXPECT_EQ(At(answer.body, "/error/code"), "\"invalid_api_key\"");
       EXPECT_EQ(answer.headers.at("www-authenticate"), "Bearer");
     }
-    client_.SendRequest("GET", "/v1/models", "", header);
-    EXPECT_EQ(client_.Read().status, 401);
+    for (const char* path : {"/v1/models", "/cluster"}) {
+      client_.SendRequest("GET", path, "", header);
+      EXPECT_EQ(client_.Read().status, 401);
+    }
   }
   EXPECT_EQ(client_.Ask("GET", "/health", "").status, 200);
 }
