@@ -90,9 +90,14 @@ GenerateSummary ToSummary(const v1::Usage& usage) {
 
 }  // namespace
 
-std::string ApiKeyOfEnvironment() {
-  const char* key = std::getenv("TANDEM_API_KEY");
-  return key == nullptr ? "" : std::string(absl::StripAsciiWhitespace(key));
+absl::StatusOr<std::string> ApiKeyOfEnvironment() {
+  const char* value = std::getenv("TANDEM_API_KEY");
+  if (value == nullptr) return std::string();
+  const absl::string_view key = absl::StripAsciiWhitespace(value);
+  if (!std::all_of(key.begin(), key.end(), absl::ascii_isgraph)) {
+    return absl::InvalidArgumentError("TANDEM_API_KEY is not printable ASCII without spaces");
+  }
+  return std::string(key);
 }
 
 struct RouterClient::Connection {

@@ -71,8 +71,9 @@ struct ModelSummary {
   int vocabulary_size = 0;
 };
 
-// The environment's TANDEM_API_KEY, without white space around it; "" where there is none.
-std::string ApiKeyOfEnvironment();
+// The environment's TANDEM_API_KEY, without white space around it; "" where there is none. INVALID_ARGUMENT, without
+// the key: it is no printable ASCII, which no router takes.
+absl::StatusOr<std::string> ApiKeyOfEnvironment();
 
 // A connection to a router.
 //

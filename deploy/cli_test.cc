@@ -61,6 +61,13 @@ TEST(CliTest, ARouterThatIsNotThereIsNamedWithTheCause) {
   }
 }
 
+TEST(CliTest, AKeyThatNoRouterTakesIsNotSent) {
+  setenv("TANDEM_API_KEY", "cl\xC3\xA9-0123456789abcdef", /*overwrite=*/1);
+  const ProgramResult result = Tandem({"status", "--router=unix:/nonexistent/router"});
+  unsetenv("TANDEM_API_KEY");
+  EXPECT_THAT(result, Ends(2, "TANDEM_API_KEY is not printable ASCII"));
+}
+
 TEST(CliTest, EveryTopologyOfOursPassesItsCheck) {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(TANDEM_SOURCE_DIR "/deploy/topologies")) {

@@ -60,13 +60,15 @@ int Fail(const absl::Status& status, int code = 1) {
   // Some of gRPC's errors have no text.
   const std::string text = status.message().empty() ? status.ToString() : std::string(status.message());
   fprintf(stderr, "tandem: %s\n", text.c_str());
+  if (absl::IsUnauthenticated(status)) fprintf(stderr, "tandem: the environment's TANDEM_API_KEY is what is sent\n");
   if (auto retry_after = GetRetryAfter(status); retry_after.has_value()) {
     fprintf(stderr, "tandem: try again in %s\n", absl::FormatDuration(*retry_after).c_str());
   }
   return code;
 }
 
-RouterClient NewClient(const std::string& router) { return RouterClient(router, ApiKeyOfEnvironment()); }
+// Run has looked at the key.
+RouterClient NewClient(const std::string& router) { return RouterClient(router, ApiKeyOfEnvironment().value_or("")); }
 
 // Where this program and those that it starts are.
 std::string ProgramFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
@@ -113,7 +115,9 @@ int Up(const std::string& file) {
   while (interrupts == 0) launcher.RunFor(absl::Milliseconds(200));
   fprintf(stderr, "%-10s | draining and stopping; once more stops at once\n", "tandem");
   launcher.StopAll(absl::Seconds(35), [] { return interrupts > 1; });
-  return 0;
+  if (interrupts <= 1) return 0;
+  fprintf(stderr, "%-10s | stopped at once: what was running was cut off\n", "tandem");
+  return 1;
 }
 
 void PrintTimes(const GenerateSummary& summary, const std::string& finish_reason) {
@@ -332,6 +336,7 @@ int Run(const std::vector<char*>& arguments) {
             command->operand == nullptr ? "" : command->operand);
     return 2;
   }
+  if (absl::Status status = ApiKeyOfEnvironment().status(); !status.ok()) return Fail(status, 2);
   return command->run(operands == 0 ? "" : arguments[2]);
 }
 

@@ -6,6 +6,17 @@
 
 namespace tandem {
 
+int ClusterView::MaxContextTokens() const {
+  std::map<Role, int> longest;
+  for (const auto& [incarnation, worker] : workers_) {
+    int& of_role = longest[worker.registration.role];
+    of_role = std::max(of_role, worker.registration.max_context_tokens);
+  }
+  int least = 0;
+  for (const auto& [role, tokens] : longest) least = least == 0 ? tokens : std::min(least, tokens);
+  return least;
+}
+
 Incarnation ClusterView::Register(const WorkerRegistration& registration, absl::Time now) {
   Incarnation replaced;
   if (const WorkerView* old = FindByName(registration.worker_id);

@@ -48,6 +48,8 @@ class ClusterView {
  public:
   // A worker (re)registered. Returns the incarnation that it replaces, if there was another.
   Incarnation Register(const WorkerRegistration& registration, absl::Time now);
+  // Of a sequence that some worker of each role can take; 0 without workers.
+  int MaxContextTokens() const;
   // A heartbeat; ignored from unknown incarnations.
   void OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now);
   void SetSessionUp(Incarnation worker, bool up);

@@ -368,7 +368,7 @@ void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
       [this](const v1::ListModelsRequest&, v1::ListModelsResponse* response, const UnaryDone& done) {
         v1::ModelCard* card = response->add_models();
         card->set_name(options_.served_name);
-        card->set_max_context_tokens(options_.max_context_tokens);
+        card->set_max_context_tokens(shared_.core.max_context_tokens());
         card->set_vocabulary_size(options_.vocabulary_size);
         done(grpc::Status::OK);
       },

@@ -16,7 +16,6 @@ namespace tandem {
 
 struct GenerateServiceOptions {
   std::string served_name;
-  int max_context_tokens = 0;
   int vocabulary_size = 0;
 };
 

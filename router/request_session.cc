@@ -80,11 +80,13 @@ absl::Status RequestSession::CheckInTime(const Placement& placement, absl::Time 
   const absl::Duration left = std::min(request_.deadline - now, arrival_ + request_.ttft_limit - now);
   const absl::Duration earliest = placement.predicted_ttft * kSurely;
   if (earliest <= left) return absl::OkStatus();
-  return MakeError(
-      absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
-      absl::StrCat("the first token is predicted to come in ", absl::FormatDuration(placement.predicted_ttft),
-                   ", and has to in ", absl::FormatDuration(std::max(left, absl::ZeroDuration()))),
-      std::clamp(earliest - left, absl::Milliseconds(10), absl::Seconds(30)));
+  const auto rounded = [](absl::Duration time) {
+    return absl::FormatDuration(absl::Trunc(std::max(time, absl::ZeroDuration()), absl::Milliseconds(1)));
+  };
+  return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
+                   absl::StrCat("the first token is predicted to come in ", rounded(placement.predicted_ttft),
+                                ", and the deadline or the service tier leaves ", rounded(left)),
+                   std::clamp(earliest - left, absl::Milliseconds(10), absl::Seconds(30)));
 }
 
 StartLeg RequestSession::MakeStart(absl::Time now) const {

@@ -361,7 +361,8 @@ TEST_F(RequestSessionTest, IsRefusedAtOnceWhereTheFirstTokenWouldComeTooLate) {
   EXPECT_FALSE(place().finished.has_value());  // Nobody is before it: it may show that it goes faster.
   placement.is_sure_to_wait = true;
   const absl::Status late = place().finished.value();
-  EXPECT_THAT(late, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("in 10s, and has to in 4s")));
+  EXPECT_THAT(late, StatusIs(absl::StatusCode::kResourceExhausted,
+                             HasSubstr("in 10s, and the deadline or the service tier leaves 4s")));
   EXPECT_EQ(GetRetryAfter(late), absl::Seconds(4));  // What it will be about.
   EXPECT_THAT(last_.starts, IsEmpty());
   request_.ttft_limit = absl::Seconds(9);

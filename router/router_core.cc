@@ -21,6 +21,7 @@ RouterCore::RouterCore(const Options& options, const Tokenizer& tokenizer, Route
       metrics_(metrics),
       outside_(outside),
       clock_(clock),
+      max_context_tokens_(options.model_context_tokens),
       admission_(options.max_active_requests, options.tenants),
       next_tick_(clock.Now()) {}
 
@@ -173,6 +174,7 @@ void RouterCore::OnRegister(const WorkerRegistration& registration, std::functio
     if (view_.Find(registration.incarnation) != nullptr) DropWorker(registration.incarnation, "it registered again");
     Incarnation replaced = view_.Register(registration, clock_.Now());
     if (replaced.is_set()) LoseWorker(replaced, "its process was started anew");
+    NoteContext();
     LogInfo("worker registered", {{"worker", registration.worker_id},
                                   {"role", RoleName(registration.role)},
                                   {"address", registration.service_address},
@@ -213,6 +215,11 @@ void RouterCore::LoseWorker(Incarnation worker, const std::string& reason) {
   DropWorker(worker, reason);
 }
 
+void RouterCore::NoteContext() {
+  const int of_workers = view_.MaxContextTokens();
+  max_context_tokens_ = of_workers > 0 ? of_workers : options_.model_context_tokens;
+}
+
 void RouterCore::DropWorker(Incarnation worker, const std::string& reason) {
   const WorkerView* lost = view_.Find(worker);
   const bool was_decode = lost->registration.role == Role::kDecode;
@@ -225,6 +232,7 @@ void RouterCore::DropWorker(Incarnation worker, const std::string& reason) {
     metrics_.CountWorkerLost(lost->registration.worker_id);
   }
   view_.Remove(worker);
+  NoteContext();
   clients_.erase(worker);
   commands_.erase(worker);
   // Events of it that are on their way belong to no session any more.

@@ -78,6 +78,7 @@ class RouterCore {
     bool access_log = false;              // A log line for each call that ends.
     std::vector<ApiKeySettings> tenants;  // As ApiKeys has them.
     uint64_t model_fingerprint = 0;
+    int model_context_tokens = 0;
   };
   RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,
              const Clock& clock);
@@ -111,6 +112,9 @@ class RouterCore {
   void OnWorkerEvents(Incarnation worker, EventFrame frame);
   void Drain(const std::string& worker_id, std::function<void(absl::Status)> done);
 
+  // Prompt plus output of a request that the workers can take now; the model's own where there are none.
+  int max_context_tokens() const { return max_context_tokens_; }
+
   // Runs `work` on the owner thread.
   void Run(absl::AnyInvocable<void()> work) { Post(std::move(work)); }
   // Runs `read` with the view, the number of active requests, and whether requests can be placed.
@@ -136,6 +140,7 @@ class RouterCore {
   void LoseWorker(Incarnation worker, const std::string& reason);
   void DropWorker(Incarnation worker, const std::string& reason);
   void DirectPrefillWorkers();
+  void NoteContext();
   void Tick();
   // Carries out what a session wants, places it if need be, and drops it when it is over.
   void Apply(Session* session, SessionActions actions);
@@ -172,6 +177,7 @@ class RouterCore {
   std::atomic<OwnerWait*> wait_ = nullptr;
   std::atomic<std::thread::id> owner_ = std::thread::id();
   // Owner thread only.
+  std::atomic<int> max_context_tokens_;
   ClusterView view_;
   Admission admission_;
   absl::flat_hash_map<Incarnation, std::unique_ptr<WorkerClient>> clients_;

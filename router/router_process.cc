@@ -118,6 +118,9 @@ void WarnOfOpenDoors(const Topology& topology) {
     }
     LogWarning("what clients send is not encrypted: put a proxy with TLS before the router", {{key, address}});
   }
+  if (IsReachable(topology.router.metrics_listen)) {
+    LogWarning("everybody who reaches it may read the metrics", {{"metrics_listen", topology.router.metrics_listen}});
+  }
   if (topology.cluster_secret.is_set()) return;
   constexpr absl::string_view kNoSecret =
       "whoever reaches it may pass for a process of the cluster: set cluster.secret_file";
@@ -144,13 +147,13 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   options.conditional_prefill_tokens = static_cast<int>(topology.router.conditional_prefill_tokens);
   options.split = std::any_of(topology.pools.begin(), topology.pools.end(),
                               [](const PoolSettings& pool) { return pool.role == Role::kPrefill; });
+  options.model_context_tokens = checkpoint_->config().max_context_tokens;
   options.model_fingerprint = checkpoint_->Fingerprint(topology.model.precision);
   metrics_.emplace(metrics_server_, topology.model.served_name);
   core_ =
       std::make_unique<RouterCore>(options, *tokenizer_, *metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
-  generate_ = GenerateService::Create(
-      {topology.model.served_name, checkpoint_->config().max_context_tokens, tokenizer_->vocabulary_size()}, api_keys_,
-      *builder_, *core_, long_texts_, gate_, Clock::Real());
+  generate_ = GenerateService::Create({topology.model.served_name, tokenizer_->vocabulary_size()}, api_keys_, *builder_,
+                                      *core_, long_texts_, gate_, Clock::Real());
   ASSIGN_OR_RETURN(std::string peer_secret, ReadClusterSecret(topology));
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_->hosted(), control_.hosted()},
                                                 std::move(peer_secret)));
@@ -169,7 +172,6 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
 
 absl::Status RouterParts::StartHttp(const Topology& topology) {
   openai_ = std::make_unique<OpenAiService>(OpenAiShared{.served_name = topology.model.served_name,
-                                                         .max_context_tokens = checkpoint_->config().max_context_tokens,
                                                          .max_samples = topology.router.max_active_requests,
                                                          .chat_format = ChatFormatOf(checkpoint_->chat_template()),
                                                          .splits_chat_output = topology.router.splits_chat_output,

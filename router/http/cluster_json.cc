@@ -15,14 +15,18 @@ double Finite(double value) { return std::isfinite(value) ? value : 0; }
 
 std::string WorkerJson(const WorkerView& worker) {
   const WorkerHeartbeat& heartbeat = worker.heartbeat;
+  std::string pages;
+  for (const auto& [state, count] : heartbeat.pages) {
+    absl::StrAppend(&pages, pages.empty() ? "" : ",", JsonString(state), ":", count);
+  }
   const absl::Duration time_per_token =
       worker.speed.TimePerToken(heartbeat.running_requests).value_or(absl::ZeroDuration());
   return absl::StrCat("{\"id\":", JsonString(worker.registration.worker_id), ",\"role\":\"",
                       RoleName(worker.registration.role),
                       "\",\"state\":", JsonString(worker.session_up ? heartbeat.state : "connecting"),
                       ",\"running\":", heartbeat.running_requests, ",\"waiting\":", heartbeat.waiting_requests,
-                      ",\"queued_prompt_tokens\":", heartbeat.queued_prompt_tokens,
-                      ",\"free_pages\":", heartbeat.free_pages, ",\"total_pages\":", worker.registration.total_pages,
+                      ",\"queued_prompt_tokens\":", heartbeat.queued_prompt_tokens, ",\"pages\":{", pages,
+                      "},\"total_pages\":", worker.registration.total_pages,
                       ",\"prefill_tokens_per_second\":", Finite(worker.speed.prefill_tokens_per_second().value_or(0)),
                       ",\"ms_per_token\":", Finite(absl::ToDoubleMilliseconds(time_per_token)), "}");
 }

@@ -19,7 +19,6 @@ namespace tandem {
 // What all calls share; outlives them.
 struct OpenAiShared {
   std::string served_name;
-  int max_context_tokens = 0;
   int64_t max_samples = 0;  // Of one call: more can never be admitted.
   ChatFormat chat_format;   // Of the model's template.
   bool splits_chat_output = true;

@@ -177,6 +177,7 @@ void RefuseWhatIsNotThere(Fields& fields) {
   int best_of = samples;
   fields.Get("best_of", best_of);
   if (best_of != samples) fields.Refuse("best_of", "is not supported other than equal to n");
+  if (fields.Find("functions") != nullptr) fields.Refuse("functions", "is not supported: send tools");
   if (fields.Find("prompt_logprobs") != nullptr) fields.Refuse("prompt_logprobs", "is not supported");
   if (const json::value* format = fields.Find("response_format"); format != nullptr) {
     if (!format->is_object()) return fields.Keep(WrongType("response_format", "an object", *format));
@@ -209,7 +210,9 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, absl::
   fields.Get("model", raw.model);
   fields.Get("priority", raw.priority);
   fields.Get("service_tier", raw.service_tier);
+  raw.num_samples = 1;
   fields.Get("n", raw.num_samples);
+  if (raw.num_samples < 1) fields.Refuse("n", absl::StrCat("must be at least 1, got ", raw.num_samples));
   fields.Get("stream", request.stream);
   if (const json::value* options = fields.Find("stream_options"); options != nullptr) {
     if (!options->is_object()) {

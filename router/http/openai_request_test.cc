@@ -142,6 +142,8 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"NoTokens", R"(,"max_tokens":0)", "max_tokens: must be at least 1, got 0"},
         Wrong{"Huge", R"(,"n":99999999999)", "n: out of range, got 99999999999"},
         Wrong{"LeastOfAll", R"(,"n":-9223372036854775808)", "n: out of range"},
+        Wrong{"NoSamples", R"(,"n":0)", "n: must be at least 1, got 0"},
+        Wrong{"OldTools", R"(,"functions":[])", "functions: is not supported: send tools"},
         Wrong{"HugeUnsigned", R"(,"n":18446744073709551615)", "n: expected an integer"},
         Wrong{"StreamOptions", R"(,"stream_options":[])", "stream_options: expected an object, got an array"},
         Wrong{"IncludeUsage", R"(,"stream_options":{"include_usage":"y"})",

@@ -170,8 +170,8 @@ absl::StatusOr<std::string> OpenAiService::Tokenize(absl::string_view body) cons
   RETURN_IF_ERROR(shared_.builder.CheckModel(raw.model));
   ASSIGN_OR_RETURN(const TokenizedPrompt prompt, shared_.builder.Tokenize(raw));
   const std::vector<TokenId>& tokens = prompt.tokens;
-  return absl::StrCat("{\"count\":", tokens.size(), ",\"max_model_len\":", shared_.max_context_tokens, ",\"tokens\":[",
-                      absl::StrJoin(tokens, ","), "]}");
+  return absl::StrCat("{\"count\":", tokens.size(), ",\"max_model_len\":", shared_.core.max_context_tokens(),
+                      ",\"tokens\":[", absl::StrJoin(tokens, ","), "]}");
 }
 
 absl::StatusOr<std::string> OpenAiService::Detokenize(absl::string_view body) const {
@@ -190,7 +190,7 @@ std::string OpenAiService::ModelCard() const {
   const std::string name = JsonString(shared_.served_name);
   return absl::StrCat("{\"id\":", name, ",\"object\":\"model\",\"created\":", created_,
                       ",\"owned_by\":\"tandem\",\"root\":", name,
-                      ",\"parent\":null,\"max_model_len\":", shared_.max_context_tokens, ",\"permission\":[]}");
+                      ",\"parent\":null,\"max_model_len\":", shared_.core.max_context_tokens(), ",\"permission\":[]}");
 }
 
 }  // namespace tandem

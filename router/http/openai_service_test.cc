@@ -46,10 +46,10 @@ class OpenAiServiceTest : public testing::Test {
                .max_retries = 0,
                .split = false,
                .tenants = api_keys_.tenants(),
-               .model_fingerprint = 1},
+               .model_fingerprint = 1,
+               .model_context_tokens = 500},
               *tokenizer_, metrics_, outside_, clock_),
         service_({.served_name = "letters",
-                  .max_context_tokens = 400,
                   .max_samples = 8,
                   .chat_format = {ToolFormat::kHermes, /*reasons=*/true},
                   .api_keys = api_keys_,
@@ -86,7 +86,7 @@ class OpenAiServiceTest : public testing::Test {
                       .max_context_tokens = 400},
                      [](const absl::Status& status) { EXPECT_THAT(status, IsOk()); });
     core_.OnWorkerSession(kDecode, true);
-    core_.OnHeartbeat(kDecode, {.free_pages = 100, .state = "ready", .sequence = 1});
+    core_.OnHeartbeat(kDecode, {.free_pages = 100, .pages = {{"free", 100}}, .state = "ready", .sequence = 1});
   }
   // The legs that the worker was told to start, once there are so many.
   std::vector<StartLeg> AwaitStarts(size_t count) {
@@ -264,7 +264,7 @@ TEST_F(OpenAiServiceTest, ThePageShowsTheCluster) {
   EXPECT_EQ(At(cluster, "/model"), "\"letters\"");
   EXPECT_EQ(At(cluster, "/workers/0"),
             R"({"id":"decode-0","role":"decode","state":"ready","running":0,"waiting":0,"queued_prompt_tokens":0,)"
-            R"("free_pages":100,"total_pages":100,"prefill_tokens_per_second":0,"ms_per_token":0})");
+            R"("pages":{"free":100},"total_pages":100,"prefill_tokens_per_second":0,"ms_per_token":0})");
 }
 
 constexpr char kKey[] = "sk-0123456789abcdef";
@@ -463,7 +463,7 @@ TEST_F(OpenAiServiceTest, TextsThatWaitWhenTheRouterStopsAreToldSo) {
 
 TEST_F(OpenAiServiceTest, TokenizesAndDetokenizes) {
   HttpAnswer answer = client_.Ask("POST", "/tokenize", R"({"prompt":"cab"})");
-  EXPECT_EQ(answer.body, R"({"count":3,"max_model_len":400,"tokens":[2,0,1]})");
+  EXPECT_EQ(answer.body, R"({"count":3,"max_model_len":500,"tokens":[2,0,1]})");
   EXPECT_EQ(At(client_.Ask("POST", "/tokenize", R"({"messages":[{"role":"user","content":"ab"}]})").body, "/tokens"),
             "[0,1]");
   EXPECT_EQ(client_.Ask("POST", "/detokenize", R"({"tokens":[2,0,1]})").body, R"({"prompt":"cab"})");
@@ -474,8 +474,9 @@ TEST_F(OpenAiServiceTest, TokenizesAndDetokenizes) {
 TEST_F(OpenAiServiceTest, SaysWhatItServesAndHowItIs) {
   EXPECT_EQ(client_.Ask("GET", "/health").status, 200);
   EXPECT_EQ(client_.Ask("GET", "/ready").status, 503);
+  EXPECT_EQ(At(client_.Ask("GET", "/v1/models/letters").body, "/max_model_len"), "500");
   RegisterWorker();
-  EXPECT_EQ(client_.Ask("GET", "/ready").status, 200);
+  EXPECT_EQ(client_.Ask("GET", "/ready").status, 200);  // The worker's pool holds less than the model could use.
   EXPECT_EQ(At(client_.Ask("GET", "/v1/models").body, "/data/0/id"), "\"letters\"");
   EXPECT_EQ(At(client_.Ask("GET", "/v1/models/letters").body, "/max_model_len"), "400");
   EXPECT_EQ(client_.Ask("GET", "/v1/models/%6Cetter%73").status, 200);
