@@ -1,7 +1,9 @@
 #include "common/secret.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 
 #include "absl/strings/ascii.h"
@@ -19,9 +21,11 @@ absl::StatusOr<std::string> Read(const SecretSource& source) {
     return absl::InvalidArgumentError(absl::StrCat("the environment has no variable ", source.env));
   }
   std::ifstream file(source.file);
+  if (!file) return absl::InvalidArgumentError(absl::StrCat(source.file, ": ", std::strerror(errno)));
   std::string line;
-  if (std::getline(file, line)) return std::string(absl::StripAsciiWhitespace(line));
-  return absl::InvalidArgumentError(absl::StrCat("no secret can be read from ", source.file));
+  std::getline(file, line);
+  if (line.empty()) return absl::InvalidArgumentError(absl::StrCat(source.file, " has no first line"));
+  return std::string(absl::StripAsciiWhitespace(line));
 }
 
 }  // namespace

@@ -382,8 +382,11 @@ absl::StatusOr<ProcessPlan> Topology::FindProcess(absl::string_view name) const 
 absl::StatusOr<std::string> ReadClusterSecret(const Topology& topology) {
   absl::StatusOr<std::string> secret = ReadSecret(topology.cluster_secret);
   if (secret.ok()) return secret;
-  return absl::Status(secret.status().code(),
-                      absl::StrCat(topology.cluster_secret.where, ": cluster.secret: ", secret.status().message()));
+  return absl::Status(
+      secret.status().code(),
+      absl::StrCat(topology.cluster_secret.where,
+                   topology.cluster_secret.env.empty() ? ": cluster.secret_file: " : ": cluster.secret_env: ",
+                   secret.status().message()));
 }
 
 }  // namespace tandem

@@ -1,11 +1,17 @@
 #include "deploy/check.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/process_needs.h"
@@ -64,6 +70,24 @@ std::string Device(const ProcessPlan& process, const PoolSettings* pool) {
   return process.gpu.has_value() ? absl::StrCat("gpu ", *process.gpu) : pool->device;
 }
 
+// Of "host:port"; a port that is drawn is not in use, and what cannot be looked up is for others to say.
+bool IsInUse(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || absl::StartsWith(address, "unix:") || absl::EndsWith(address, ":0")) return false;
+  const std::string host = address.substr(0, colon), port = address.substr(colon + 1);
+  addrinfo hints = {}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0) return false;
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));  // What has just ended is no hindrance.
+  const bool is_in_use = fd >= 0 && bind(fd, found->ai_addr, found->ai_addrlen) != 0 && errno == EADDRINUSE;
+  if (fd >= 0) close(fd);
+  freeaddrinfo(found);
+  return is_in_use;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std::string& program_folder) {
@@ -94,6 +118,19 @@ absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std
                                                      "; lower kv_memory or replicas, or take a smaller model"));
   }
   return table;
+}
+
+absl::Status CheckPortsAreFree(const Topology& topology) {
+  for (const ProcessPlan& process : topology.Processes()) {
+    for (const std::string& address :
+         {process.service_address, process.http_address, process.link_address, process.metrics_address}) {
+      if (!IsInUse(address)) continue;
+      return absl::AlreadyExistsError(
+          absl::StrCat(process.name, " is to listen on ", address,
+                       ", which is in use; stop what listens there or choose another port"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tandem

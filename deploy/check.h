@@ -14,4 +14,7 @@ namespace tandem {
 // run, takes too long, or crashes.
 absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std::string& program_folder);
 
+// ALREADY_EXISTS, with the process and the address: a port that the topology fixes is in use on this machine.
+absl::Status CheckPortsAreFree(const Topology& topology);
+
 }  // namespace tandem

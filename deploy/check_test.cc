@@ -1,12 +1,17 @@
 #include "deploy/check.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
@@ -71,6 +76,28 @@ TEST_F(CheckTest, MoreMemoryThanTheHostHasIsRefusedWithBothFigures) {
   Script("tandem-decode", "echo weight_bytes=1 kv_bytes=1125899906842624 kv_pages=1 max_context_tokens=1");
   EXPECT_THAT(Describe().status(), StatusIs(absl::StatusCode::kResourceExhausted,
                                             AllOf(HasSubstr("t.yaml:3: pools"), HasSubstr("this host has"))));
+}
+
+TEST(CheckPortsTest, APortInUseIsNamedWithItsProcess) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(fd, 1), 0);
+  ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string taken = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+  absl::StatusOr<Topology> topology =
+      Topology::Parse(absl::StrCat("model: {path: /m, served_name: m}\nrouter: {listen: 'unix:/r', http_listen: '",
+                                   taken, "', metrics_listen: ''}\npools: [{name: decode, role: decode}]\n"),
+                      "t.yaml");
+  ASSERT_THAT(topology.status(), IsOk());
+  EXPECT_THAT(
+      CheckPortsAreFree(*topology),
+      StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("router is to listen on " + taken + ", which is in use")));
+  close(fd);
+  EXPECT_THAT(CheckPortsAreFree(*topology), IsOk());
 }
 
 TEST_F(CheckTest, AMissingProgramIsNamed) {

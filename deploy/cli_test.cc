@@ -114,9 +114,9 @@ TEST_F(CheckedFileTest, AModelThatCannotBeServedIsRefusedWithItsLine) {
 
 TEST_F(CheckedFileTest, SecretsThatCannotBeReadAreTheLinesError) {
   EXPECT_THAT(CheckPool(kModel, "kv_memory: 1 MiB}\ncluster: {secret_file: no_such_file"),
-              Ends(2, "t.yaml:7: cluster.secret: no secret can be read from " + (folder_ / "no_such_file").string()));
+              Ends(2, "t.yaml:7: cluster.secret_file: " + (folder_ / "no_such_file").string() + ": No such file"));
   EXPECT_THAT(CheckPool(kModel, "kv_memory: 1 MiB}\ncluster: {secret_env: TANDEM_NO_SUCH_VARIABLE"),
-              Ends(2, "t.yaml:7: cluster.secret: the environment has no variable TANDEM_NO_SUCH_VARIABLE"));
+              Ends(2, "t.yaml:7: cluster.secret_env: the environment has no variable TANDEM_NO_SUCH_VARIABLE"));
 }
 
 TEST_F(CheckedFileTest, KvMemoryUnderAPageIsRefusedWithItsLineAndThePageSize) {

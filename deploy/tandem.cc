@@ -15,6 +15,8 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/flags/usage_config.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -102,6 +104,7 @@ int Up(const std::string& file) {
     return Fail(absl::AlreadyExistsError(
         absl::StrCat("a router answers at ", topology->router.listen, " already; stop that cluster first")));
   }
+  if (absl::Status status = CheckPortsAreFree(*topology); !status.ok()) return Fail(status);
   struct sigaction action = {};
   action.sa_handler = [](int) { interrupts = interrupts + 1; };
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
@@ -296,9 +299,23 @@ int Explain(const std::string& request) {
   return 0;
 }
 
+// Of those that take work.
+bool IsLastOfItsRole(const ClusterSummary& cluster, const std::string& name) {
+  const auto worker = std::find_if(cluster.workers.begin(), cluster.workers.end(),
+                                   [&](const WorkerSummary& one) { return one.worker_id == name; });
+  return worker != cluster.workers.end() &&
+         std::none_of(cluster.workers.begin(), cluster.workers.end(), [&](const WorkerSummary& other) {
+           return other.role == worker->role && other.worker_id != name && other.state == "ready";
+         });
+}
+
 int Drain(const std::string& worker) {
-  absl::Status status = NewClient(absl::GetFlag(FLAGS_router)).Drain(worker);
-  if (!status.ok()) return Fail(status);
+  RouterClient client = NewClient(absl::GetFlag(FLAGS_router));
+  const absl::StatusOr<ClusterSummary> before = client.Status();
+  if (absl::Status status = client.Drain(worker); !status.ok()) return Fail(status);
+  if (before.ok() && IsLastOfItsRole(*before, worker)) {
+    fprintf(stderr, "tandem: it is the last one of its role: requests fail until another one is there\n");
+  }
   printf("%s finishes what it has and leaves\n", worker.c_str());
   return 0;
 }
@@ -345,5 +362,9 @@ int Run(const std::vector<char*>& arguments) {
 
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(tandem::kUsage);
+  // --help shows the flags of all commands.
+  absl::FlagsUsageConfig config;
+  config.contains_help_flags = [](absl::string_view file) { return absl::StrContains(file, "deploy/"); };
+  absl::SetFlagsUsageConfig(config);
   return tandem::Run(absl::ParseCommandLine(argc, argv));
 }
