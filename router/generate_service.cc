@@ -74,6 +74,7 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
   raw.stops.assign(proto.sampling().stop().begin(), proto.sampling().stop().end());
   raw.priority = proto.priority();
   raw.service_tier = proto.service_tier();
+  raw.session = proto.session();
   raw.num_samples = proto.n();
   return raw;
 }

@@ -1,5 +1,7 @@
 #include "router/placement.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -17,6 +19,9 @@ absl::Duration AssumedTimePerToken(int batch) { return absl::Microseconds(300) *
 
 // Costs this close are equal: what is predicted is no more exact.
 constexpr double kSameCost = 0.02;
+
+// How much more the worker that a session was at may cost: a little is worth what it has cached.
+constexpr double kAffinityCost = 0.1;
 
 // Over how many tokens of output the wait for the second token is spread.
 constexpr double kTypicalOutputTokens = 64;
@@ -135,21 +140,29 @@ class Chooser {
     return candidates;
   }
 
-  // Of two drawn from those as good as the best, the one with fewer requests.
+  // Of two drawn from those as good as the best, the one with fewer requests; with an affinity, the one that goes with
+  // it best, so that each worker that comes or goes moves few.
   size_t PickBest(const std::vector<Candidate>& candidates) const {
     double least = std::numeric_limits<double>::infinity();
     for (const Candidate& candidate : candidates) least = std::min(least, candidate.seconds);
+    const bool has_affinity = request_.affinity != 0;
     std::vector<size_t> equals;
     for (size_t i = 0; i < candidates.size(); ++i) {
-      if (candidates[i].seconds <= least * (1 + kSameCost)) equals.push_back(i);
+      if (candidates[i].seconds <= least * (1 + (has_affinity ? kAffinityCost : kSameCost))) equals.push_back(i);
+    }
+    const auto name_of = [&](size_t i) -> const std::string& { return candidates[i].worker->registration.worker_id; };
+    if (has_affinity) {
+      return *std::max_element(equals.begin(), equals.end(),
+                               [&](size_t a, size_t b) { return Fit(name_of(a)) < Fit(name_of(b)); });
     }
     // The view has no order of its own; a draw needs one.
-    std::sort(equals.begin(), equals.end(), [&](size_t a, size_t b) {
-      return candidates[a].worker->registration.worker_id < candidates[b].worker->registration.worker_id;
-    });
+    std::sort(equals.begin(), equals.end(), [&](size_t a, size_t b) { return name_of(a) < name_of(b); });
     const size_t first = equals[request_.random % equals.size()];
     const size_t second = equals[(request_.random >> 32) % equals.size()];
     return candidates[second].worker->legs < candidates[first].worker->legs ? second : first;
+  }
+  uint64_t Fit(const std::string& worker) const {
+    return XXH3_64bits_withSeed(worker.data(), worker.size(), request_.affinity);
   }
 
   // The seconds for which decode waits for KV after the first token: pushes begin with the computing, and go on beside

@@ -25,6 +25,8 @@ struct PlacementRequest {
   // A prompt of which a decode worker had to compute at most so many tokens may be prefilled there, when its first
   // token comes clearly earlier so. 0: never.
   int conditional_prefill_tokens = 0;
+  // Requests with the same one go to the same workers where those are about as good as the best; 0: none.
+  uint64_t affinity = 0;
   // Decides between equals. Routers that share workers must not all choose the same.
   uint64_t random = 0;
 };
@@ -46,8 +48,9 @@ struct Placement {
 // tokens that it has queued, and those of this prompt that it does not have cached, at the rate that was measured of
 // it), and of the decode workers linked to it the one with the shortest predicted time per token, counting what is
 // missing: free pages, and a link that moves the KV faster than it is computed. Of the workers that are as good as the
-// best, two are drawn, and the one with fewer requests is taken. UNAVAILABLE (LINK_DOWN or WORKER_LOST) says what is
-// missing; INVALID_ARGUMENT (REQUEST_TOO_LONG) when no worker could ever run it.
+// best, two are drawn, and the one with fewer requests is taken; or, with an affinity, always the same one. UNAVAILABLE
+// (LINK_DOWN or WORKER_LOST) says what is missing; INVALID_ARGUMENT (REQUEST_TOO_LONG) when no worker could ever run
+// it.
 //
 // Cost: one lookup for each page of the prompt that some worker has, and a constant for each worker and link.
 absl::StatusOr<Placement> Place(const ClusterView& view, const PlacementRequest& request);

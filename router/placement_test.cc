@@ -1,5 +1,6 @@
 #include "router/placement.h"
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -136,6 +137,31 @@ TEST_F(PlacementTest, WhatWaitsWithALowerPriorityIsNotBeforeIt) {
   EXPECT_EQ(place(1).predicted_ttft, absl::Milliseconds(50));
   view_.Find(Incarnation(1))->AddPrefillTokens(0, -5'000);
   EXPECT_TRUE(view_.Find(Incarnation(1))->prefill_tokens_by_priority.empty());
+}
+
+TEST_F(PlacementTest, ASessionStaysWhereItIsWhileThatCostsLittle) {
+  TwoPlusTwo();
+  for (uint64_t id : {1, 2}) MeasurePrefill(id, 1000);
+  const auto place = [&](uint64_t affinity) {
+    PlacementRequest request;
+    request.tokens = tokens_;
+    request.affinity = affinity;
+    request.random = DrawRandomId();
+    return Place(view_, request)->prefill;
+  };
+  std::set<Incarnation> used;
+  for (uint64_t session = 1; session < 20; ++session) {
+    const Incarnation worker = place(session);
+    used.insert(worker);
+    for (int i = 0; i < 10; ++i) EXPECT_EQ(place(session), worker);
+    const uint64_t id = worker == Incarnation(1) ? 1 : 2;
+    State(id).queued_prompt_tokens = 2;  // 42 tokens beside 40.
+    EXPECT_EQ(place(session), worker);
+    State(id).queued_prompt_tokens = 40;
+    EXPECT_NE(place(session), worker);
+    State(id).queued_prompt_tokens = 0;
+  }
+  EXPECT_EQ(used.size(), 2);  // Sessions are spread.
 }
 
 TEST_F(PlacementTest, DecodeGoesWhereATokenTakesLess) {

@@ -56,6 +56,7 @@ struct Request {
   SamplingParams sampling;
   std::vector<std::string> stops;
   int priority = 0;
+  uint64_t affinity = 0;  // As PlacementRequest has it.
   int num_samples = 1;
   absl::Time deadline = absl::InfiniteFuture();
   absl::Duration ttft_limit = absl::InfiniteDuration();  // As ServiceTier has it.

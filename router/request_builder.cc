@@ -1,5 +1,7 @@
 #include "router/request_builder.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -147,6 +149,7 @@ absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
   if (!raw.has_seed) request.sampling.seed = DrawRandomId();
   request.stops = std::move(raw.stops);
   request.priority = raw.priority;
+  if (!raw.session.empty()) request.affinity = XXH3_64bits(raw.session.data(), raw.session.size()) | 1;
   RETURN_IF_ERROR(ApplyTier(raw.service_tier, request));
   request.num_samples = std::max(1, raw.num_samples);
   return request;

@@ -26,6 +26,7 @@ struct RawRequest {
   int priority = 0;
   int num_samples = 0;
   std::string service_tier;
+  std::string session;  // Requests of one session go to the same workers where that costs little.
 };
 
 struct TokenizedPrompt {

@@ -48,6 +48,7 @@ PlacementRequest RequestSession::placement_request() const {
   request.split = options_.split;
   request.avoid = avoid_;
   request.priority = request_.priority;
+  request.affinity = request_.affinity;
   if (state_ == State::kAwaitingDecode) request.fixed_prefill = prefill_.worker;
   return request;
 }

@@ -23,7 +23,7 @@ struct PreparedCall {
 
 // Thread-safe.
 absl::StatusOr<PreparedCall> Prepare(const OpenAiShared& shared, OpenAiEndpoint endpoint, const std::string& name,
-                                     absl::string_view body) {
+                                     const std::string& session, absl::string_view body) {
   PreparedCall prepared;
   ASSIGN_OR_RETURN(prepared.call, ParseOpenAiRequest(endpoint, body));
   if (prepared.call.calls_tools && shared.chat_format.tools == ToolFormat::kNone) {
@@ -36,6 +36,7 @@ absl::StatusOr<PreparedCall> Prepare(const OpenAiShared& shared, OpenAiEndpoint 
                                                    " samples, and the router takes ", shared.max_samples, " at most"));
   }
   for (size_t i = 0; i < prompts.size(); ++i) {
+    prompts[i].session = session;
     prompts[i].name = prompts.size() == 1 ? name : absl::StrCat(name, "-", i);
     ASSIGN_OR_RETURN(Request request, shared.builder.Build(std::move(prompts[i])));
     prepared.requests.push_back(std::move(request));
@@ -56,25 +57,26 @@ absl::StatusOr<std::string> NameOf(const HttpHeaders& headers) {
 // Ownership: kept by the reply's callbacks and by the sinks of its requests, until both have ended.
 class OpenAiCall final : public RequestListener, public std::enable_shared_from_this<OpenAiCall> {
  public:
-  OpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenant, std::string name,
+  OpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenant, std::string name, std::string session,
              std::shared_ptr<HttpReply> reply)
       : shared_(shared),
         endpoint_(endpoint),
         tenant_(tenant),
         name_(std::move(name)),
+        session_(std::move(session)),
         reply_(std::move(reply)),
         arrival_(shared.clock.Now()) {}
 
   void Begin(std::string body) {
     reply_->OnGone([self = shared_from_this()] { self->OnClientLeft(); });
     if (body.size() <= LongTexts::kLongBytes) {
-      Submit(Prepare(shared_, endpoint_, name_, body));
+      Submit(Prepare(shared_, endpoint_, name_, session_, body));
       return;
     }
     const size_t bytes = body.size();
     auto work = [self = shared_from_this(), body = std::move(body)](const absl::Status& status) {
       absl::StatusOr<PreparedCall> prepared =
-          status.ok() ? Prepare(self->shared_, self->endpoint_, self->name_, body) : status;
+          status.ok() ? Prepare(self->shared_, self->endpoint_, self->name_, self->session_, body) : status;
       self->shared_.server->Post(
           [self, prepared = std::move(prepared)]() mutable { self->Submit(std::move(prepared)); });
     };
@@ -230,7 +232,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
   OpenAiShared& shared_;
   const OpenAiEndpoint endpoint_;
   const Tenant tenant_;
-  const std::string name_;
+  const std::string name_, session_;
   const std::shared_ptr<HttpReply> reply_;  // Co-owner: the connection.
   const absl::Time arrival_;
   OpenAiRequest call_;
@@ -264,7 +266,8 @@ void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenan
     reply->Send(OpenAiError(name.status()));
     return;
   }
-  std::make_shared<OpenAiCall>(shared, endpoint, tenant, *std::move(name), std::move(reply))
+  std::string session(request.headers.Get("X-Session-Id"));
+  std::make_shared<OpenAiCall>(shared, endpoint, tenant, *std::move(name), std::move(session), std::move(reply))
       ->Begin(std::move(request.body));
 }
 
