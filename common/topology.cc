@@ -127,6 +127,9 @@ RouterSettings ReadRouter(ConfigNode node, const std::filesystem::path& folder) 
   router.conditional_prefill_tokens =
       node.GetInt("conditional_prefill_tokens", router.conditional_prefill_tokens, 0, kMaxCount);
   router.service_tiers = ReadServiceTiers(node);
+  ConfigNode tracing = node.GetMap("tracing");
+  router.otlp_endpoint = ReadHttpAddress(tracing, "otlp_endpoint", router.otlp_endpoint);
+  router.trace_share = tracing.GetNumber("share", router.trace_share, 0, 1);
   router.api_keys = ReadApiKeys(node, folder);
   router.access_log = node.GetBool("access_log", router.access_log);
   router.splits_chat_output = node.GetEnum("chat_output", "auto", {"auto", "text"}) == "auto";

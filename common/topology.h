@@ -61,6 +61,8 @@ struct RouterSettings {
   // Reasoning and tool calls of chats go to fields of their own; else all stays in the content.
   bool splits_chat_output = true;
   std::vector<ServiceTier> service_tiers;
+  std::string otlp_endpoint;             // Where spans go, as OTLP over HTTP; empty: nowhere.
+  double trace_share = 1;                // Of the calls that belong to no trace of their client's.
   std::vector<ApiKeySettings> api_keys;  // None: everybody may call.
   bool access_log = false;               // A log line for each call that ends.
   bool random_ties = true;               // Else the worker whose name comes first gets what others could do as well.

@@ -164,16 +164,22 @@ class GenerateCall final : public ResponseSink {
     }
     const size_t bytes = proto_.ByteSizeLong();
     if (bytes <= LongTexts::kLongBytes || proto_.has_token_ids()) {
-      Submit(shared_.builder.Build(ToRaw(proto_)), arrival, deadline);
+      Submit(shared_.builder.Build(Raw()), arrival, deadline);
       return;
     }
     absl::Status status = shared_.long_texts.Run(bytes, [self = self_, arrival, deadline](const absl::Status& go) {
-      absl::StatusOr<Request> request = go.ok() ? self->shared_.builder.Build(ToRaw(self->proto_)) : go;
+      absl::StatusOr<Request> request = go.ok() ? self->shared_.builder.Build(self->Raw()) : go;
       self->shared_.core.Run([self, request = std::move(request), arrival, deadline]() mutable {
         self->Submit(std::move(request), arrival, deadline);
       });
     });
     if (!status.ok()) Submit(status, arrival, deadline);
+  }
+
+  RawRequest Raw() const {
+    RawRequest raw = ToRaw(proto_);
+    raw.trace_parent = std::string(MetadataOf(context_, "traceparent"));
+    return raw;
   }
 
   void Submit(absl::StatusOr<Request> request, absl::Time arrival, absl::Time deadline) {

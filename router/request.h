@@ -47,6 +47,13 @@ class ResponseSink {
   virtual void Finish(const absl::Status& status, const RequestUsage& usage) = 0;
 };
 
+// The W3C trace that a call belongs to.
+struct TraceContext {
+  std::string trace_id, parent_id;  // In hex; empty: none.
+  bool is_sampled = false;
+  bool is_set() const { return !trace_id.empty(); }
+};
+
 // A client's call in native form: validated, tokenised, ready to be placed.
 struct Request {
   std::string name;  // The client's request id.
@@ -61,6 +68,7 @@ struct Request {
   absl::Time deadline = absl::InfiniteFuture();
   absl::Duration ttft_limit = absl::InfiniteDuration();  // As ServiceTier has it.
   absl::Time arrival;
+  TraceContext trace;
   // Co-owners: the call's stream, which may end first.
   std::shared_ptr<ResponseSink> sink;
 };

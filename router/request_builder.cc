@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
+#include "router/tracing.h"
 
 namespace tandem {
 namespace {
@@ -148,6 +149,7 @@ absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
   request.sampling = std::move(raw.sampling);
   if (!raw.has_seed) request.sampling.seed = DrawRandomId();
   request.stops = std::move(raw.stops);
+  if (!raw.trace_parent.empty()) request.trace = ParseTraceParent(raw.trace_parent);
   request.priority = raw.priority;
   if (!raw.session.empty()) request.affinity = XXH3_64bits(raw.session.data(), raw.session.size()) | 1;
   RETURN_IF_ERROR(ApplyTier(raw.service_tier, request));

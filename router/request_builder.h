@@ -26,7 +26,8 @@ struct RawRequest {
   int priority = 0;
   int num_samples = 0;
   std::string service_tier;
-  std::string session;  // Requests of one session go to the same workers where that costs little.
+  std::string trace_parent;  // As W3C's header.
+  std::string session;       // Requests of one session go to the same workers where that costs little.
 };
 
 struct TokenizedPrompt {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/error_reason.h"
 #include "common/log.h"
 
@@ -409,8 +410,21 @@ void RouterCore::End(Session* session, const absl::Status& status) {
   calls_.erase(call->request.get());
 }
 
+void RouterCore::ExportSpans(const Request& request, const absl::Status& status, const RequestUsage& usage) {
+  TraceContext trace = request.trace;
+  if (!trace.is_set()) {
+    constexpr uint64_t kSteps = 1'000'000;
+    if (static_cast<double>(DrawRandomId() % kSteps) >= options_.trace_share * kSteps) return;
+    trace = NewTrace();
+  }
+  if (!trace.is_sampled) return;
+  const absl::Time now = clock_.Now();
+  outside_.Export(SpansOf(request, trace, status, usage, now, absl::Now() - now));
+}
+
 void RouterCore::FinishCall(const Request& request, const absl::Status& status, const RequestUsage& usage) {
   metrics_.CountRequest(status);
+  if (options_.exports_spans) ExportSpans(request, status, usage);
   if (options_.access_log) {
     LogInfo("request ended", {{"request", request.name},
                               {"outcome", absl::StatusCodeToString(status.code())},
@@ -421,6 +435,7 @@ void RouterCore::FinishCall(const Request& request, const absl::Status& status, 
                               {"prefill", usage.prefill_worker},
                               {"decode", usage.decode_worker},
                               {"retries", usage.retries},
+                              {"trace", request.trace.trace_id},
                               {"tenant", request.tenant == kAnyone ? "" : options_.tenants[request.tenant].name},
                               {"error", status.message()}});
   }

@@ -23,6 +23,7 @@
 #include "router/decision_log.h"
 #include "router/request_session.h"
 #include "router/router_metrics.h"
+#include "router/tracing.h"
 
 namespace tandem {
 
@@ -56,6 +57,8 @@ class RouterOutside {
   virtual void Direct(Incarnation worker, const RouterDirective& directive) = 0;
   // Ends a worker's registration stream: it was replaced or declared lost.
   virtual void Expel(Incarnation worker, const std::string& reason) = 0;
+  // What a call's time went into, where it is traced.
+  virtual void Export(std::vector<Span> spans) = 0;
   // A turn of the owner thread is over: sinks were told all that it brought.
   virtual void EndTurn() = 0;
 };
@@ -79,6 +82,8 @@ class RouterCore {
     std::vector<ApiKeySettings> tenants;  // As ApiKeys has them.
     uint64_t model_fingerprint = 0;
     int model_context_tokens = 0;
+    bool exports_spans = false;
+    double trace_share = 0;  // Of the calls that belong to no trace.
   };
   RouterCore(const Options& options, const Tokenizer& tokenizer, RouterMetrics& metrics, RouterOutside& outside,
              const Clock& clock);
@@ -141,6 +146,7 @@ class RouterCore {
   void DropWorker(Incarnation worker, const std::string& reason);
   void DirectPrefillWorkers();
   void NoteContext();
+  void ExportSpans(const Request& request, const absl::Status& status, const RequestUsage& usage);
   void Tick();
   // Carries out what a session wants, places it if need be, and drops it when it is over.
   void Apply(Session* session, SessionActions actions);

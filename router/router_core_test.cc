@@ -37,8 +37,8 @@ class RouterCoreTest : public testing::Test {
  protected:
   RouterCoreTest()
       : tokenizer_(Letters()),
-        core_({.max_retries = 3, .split = false, .access_log = true, .model_fingerprint = 1}, *tokenizer_, metrics_,
-              outside_, clock_) {
+        core_({.max_retries = 3, .split = false, .access_log = true, .model_fingerprint = 1, .exports_spans = true},
+              *tokenizer_, metrics_, outside_, clock_) {
     core_.Start();
   }
   ~RouterCoreTest() override { core_.Stop(); }
@@ -75,12 +75,13 @@ class RouterCoreTest : public testing::Test {
     core_.OnWorkerSession(worker, true);
     Heartbeat(worker, "ready", 1);
   }
-  std::shared_ptr<Request> Submit(int samples) {
+  std::shared_ptr<Request> Submit(int samples, const TraceContext& trace = {}) {
     auto request = std::make_shared<Request>();
     request->name = "r";
     request->prompt = {0, 1, 2};
     request->num_samples = samples;
     request->arrival = clock_.Now();
+    request->trace = trace;
     sink_ = std::make_shared<FakeSink>();
     request->sink = sink_;
     core_.Submit(request);
@@ -202,6 +203,19 @@ TEST_F(RouterCoreTest, EachCallThatEndsIsALineOfTheAccessLog) {
   Settle();
   EXPECT_THAT(testing::internal::GetCapturedStderr(),
               HasSubstr("request ended request=r outcome=CANCELLED prompt_tokens=3 cached_tokens=0 output_tokens=0"));
+}
+
+TEST_F(RouterCoreTest, CallsOfASampledTraceAreExported) {
+  Register(kDecode);
+  for (const TraceContext& trace : {TraceContext{"aa", "bb", true}, TraceContext{"cc", "dd", false}, TraceContext()}) {
+    core_.CancelCall(Submit(/*samples=*/2, trace));
+    Settle();
+  }
+  ASSERT_THAT(outside_.spans, SizeIs(1));  // A share of 0 of the others.
+  EXPECT_EQ(outside_.spans[0][0].trace_id, "aa");
+  EXPECT_EQ(outside_.spans[0][0].parent_id, "bb");
+  EXPECT_EQ(outside_.spans[0][0].status.code(), absl::StatusCode::kCancelled);
+  EXPECT_NEAR(absl::ToDoubleSeconds(absl::Now() - outside_.spans[0][0].end), 0, 10);  // By the wall clock.
 }
 
 TEST(DecisionLogTest, ForgetsTheOldestRequests) {

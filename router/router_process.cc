@@ -17,6 +17,7 @@
 #include "router/generate_service.h"
 #include "router/http/http_server.h"
 #include "router/http/openai_service.h"
+#include "router/http/span_exporter.h"
 #include "router/http/turn_relay.h"
 #include "router/router_core.h"
 #include "router/worker_client.h"
@@ -62,6 +63,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   void Direct(Incarnation worker, const RouterDirective& directive) override { control_.Direct(worker, directive); }
   void Expel(Incarnation worker, const std::string& reason) override { control_.Expel(worker, reason); }
   void EndTurn() override { relay_.EndTurn(); }
+  void Export(std::vector<Span> spans) override { spans_->Add(std::move(spans)); }
 
   // OwnerWait.
   void WaitAndHandle(absl::Duration timeout) override { server_->loop().WaitAndHandle(timeout); }
@@ -82,6 +84,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   // What the core's sinks and calls may touch until it has ended stands before it.
   std::unique_ptr<OpenAiService> openai_;
   std::unique_ptr<HttpServer> http_server_;
+  std::unique_ptr<SpanExporter> spans_;
   std::unique_ptr<RouterCore> core_;
   std::unique_ptr<GenerateService> generate_;
   std::unique_ptr<ServerRunner> server_;
@@ -147,6 +150,11 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   options.conditional_prefill_tokens = static_cast<int>(topology.router.conditional_prefill_tokens);
   options.split = std::any_of(topology.pools.begin(), topology.pools.end(),
                               [](const PoolSettings& pool) { return pool.role == Role::kPrefill; });
+  options.trace_share = topology.router.trace_share;
+  if (!topology.router.otlp_endpoint.empty()) {
+    options.exports_spans = true;
+    spans_ = std::make_unique<SpanExporter>(SpanExporter::Options{.endpoint = topology.router.otlp_endpoint});
+  }
   options.model_context_tokens = checkpoint_->config().max_context_tokens;
   options.model_fingerprint = checkpoint_->Fingerprint(topology.model.precision);
   metrics_.emplace(metrics_server_, topology.model.served_name);

@@ -15,6 +15,11 @@
 namespace tandem {
 namespace {
 
+// What a call's headers say.
+struct CallHeaders {
+  std::string name, session, trace_parent;
+};
+
 // A body that was understood.
 struct PreparedCall {
   OpenAiRequest call;
@@ -22,8 +27,8 @@ struct PreparedCall {
 };
 
 // Thread-safe.
-absl::StatusOr<PreparedCall> Prepare(const OpenAiShared& shared, OpenAiEndpoint endpoint, const std::string& name,
-                                     const std::string& session, absl::string_view body) {
+absl::StatusOr<PreparedCall> Prepare(const OpenAiShared& shared, OpenAiEndpoint endpoint, const CallHeaders& headers,
+                                     absl::string_view body) {
   PreparedCall prepared;
   ASSIGN_OR_RETURN(prepared.call, ParseOpenAiRequest(endpoint, body));
   if (prepared.call.calls_tools && shared.chat_format.tools == ToolFormat::kNone) {
@@ -36,8 +41,9 @@ absl::StatusOr<PreparedCall> Prepare(const OpenAiShared& shared, OpenAiEndpoint 
                                                    " samples, and the router takes ", shared.max_samples, " at most"));
   }
   for (size_t i = 0; i < prompts.size(); ++i) {
-    prompts[i].session = session;
-    prompts[i].name = prompts.size() == 1 ? name : absl::StrCat(name, "-", i);
+    prompts[i].session = headers.session;
+    prompts[i].trace_parent = headers.trace_parent;
+    prompts[i].name = prompts.size() == 1 ? headers.name : absl::StrCat(headers.name, "-", i);
     ASSIGN_OR_RETURN(Request request, shared.builder.Build(std::move(prompts[i])));
     prepared.requests.push_back(std::move(request));
   }
@@ -57,26 +63,25 @@ absl::StatusOr<std::string> NameOf(const HttpHeaders& headers) {
 // Ownership: kept by the reply's callbacks and by the sinks of its requests, until both have ended.
 class OpenAiCall final : public RequestListener, public std::enable_shared_from_this<OpenAiCall> {
  public:
-  OpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenant, std::string name, std::string session,
+  OpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenant, CallHeaders headers,
              std::shared_ptr<HttpReply> reply)
       : shared_(shared),
         endpoint_(endpoint),
         tenant_(tenant),
-        name_(std::move(name)),
-        session_(std::move(session)),
+        headers_(std::move(headers)),
         reply_(std::move(reply)),
         arrival_(shared.clock.Now()) {}
 
   void Begin(std::string body) {
     reply_->OnGone([self = shared_from_this()] { self->OnClientLeft(); });
     if (body.size() <= LongTexts::kLongBytes) {
-      Submit(Prepare(shared_, endpoint_, name_, session_, body));
+      Submit(Prepare(shared_, endpoint_, headers_, body));
       return;
     }
     const size_t bytes = body.size();
     auto work = [self = shared_from_this(), body = std::move(body)](const absl::Status& status) {
       absl::StatusOr<PreparedCall> prepared =
-          status.ok() ? Prepare(self->shared_, self->endpoint_, self->name_, self->session_, body) : status;
+          status.ok() ? Prepare(self->shared_, self->endpoint_, self->headers_, body) : status;
       self->shared_.server->Post(
           [self, prepared = std::move(prepared)]() mutable { self->Submit(std::move(prepared)); });
     };
@@ -138,7 +143,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
       outputs_.assign(choices_.size(), ChatOutput(format, prepared->requests[0].opens_reasoning));
     }
     const absl::string_view prefix = endpoint_ == OpenAiEndpoint::kChatCompletions ? "chatcmpl-" : "cmpl-";
-    writer_.emplace(OpenAiWriter::Options{endpoint_, absl::StrCat(prefix, name_), shared_.served_name,
+    writer_.emplace(OpenAiWriter::Options{endpoint_, absl::StrCat(prefix, headers_.name), shared_.served_name,
                                           absl::ToUnixSeconds(absl::Now()), logprobs_},
                     shared_.tokenizer);
     if (call_.stream) reply_->ExpectStream();
@@ -232,7 +237,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
   OpenAiShared& shared_;
   const OpenAiEndpoint endpoint_;
   const Tenant tenant_;
-  const std::string name_, session_;
+  const CallHeaders headers_;
   const std::shared_ptr<HttpReply> reply_;  // Co-owner: the connection.
   const absl::Time arrival_;
   OpenAiRequest call_;
@@ -266,8 +271,10 @@ void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenan
     reply->Send(OpenAiError(name.status()));
     return;
   }
-  std::string session(request.headers.Get("X-Session-Id"));
-  std::make_shared<OpenAiCall>(shared, endpoint, tenant, *std::move(name), std::move(session), std::move(reply))
+  CallHeaders headers{.name = *std::move(name),
+                      .session = std::string(request.headers.Get("X-Session-Id")),
+                      .trace_parent = std::string(request.headers.Get("traceparent"))};
+  std::make_shared<OpenAiCall>(shared, endpoint, tenant, std::move(headers), std::move(reply))
       ->Begin(std::move(request.body));
 }
 

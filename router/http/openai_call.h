@@ -36,7 +36,7 @@ struct OpenAiShared {
 // Answers a call to /v1/completions or /v1/chat/completions: reads the body, submits a request for each prompt, and
 // writes what comes of them as events or as one body. The client's end ends the requests; an error of one ends the
 // others. The header X-Request-Id names the request,
-// X-Session-Id its session.
+// X-Session-Id its session, and traceparent the trace that it belongs to.
 void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenant, HttpRequest request,
                      std::shared_ptr<HttpReply> reply);
 

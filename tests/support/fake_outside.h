@@ -40,12 +40,14 @@ class FakeOutside final : public RouterOutside {
   }
   void Direct(Incarnation, const RouterDirective&) override {}
   void Expel(Incarnation worker, const std::string&) override { expelled.push_back(worker); }
+  void Export(std::vector<Span> of_call) override { spans.push_back(std::move(of_call)); }
   void EndTurn() override {
     if (on_end_turn) on_end_turn();
   }
   std::vector<std::pair<Incarnation, StartLeg>> starts;
   std::vector<std::pair<Incarnation, RequestId>> cancels;
   std::vector<Incarnation> expelled;
+  std::vector<std::vector<Span>> spans;  // By call.
   std::function<void()> on_end_turn;
 };
 
