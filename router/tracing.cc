@@ -41,20 +41,21 @@ std::vector<Span> SpansOf(const Request& request, const TraceContext& trace, con
                           const RequestUsage& usage, absl::Time end, absl::Duration to_wall) {
   const absl::Time arrival = request.arrival;
   std::vector<Span> spans;
-  spans.push_back({.trace_id = trace.trace_id,
-                   .span_id = DrawId(),
-                   .parent_id = trace.parent_id,
-                   .name = "tandem.request",
-                   .start = arrival + to_wall,
-                   .end = end + to_wall,
-                   .attributes = {{"tandem.request_id", request.name},
-                                  {"tandem.prefill_worker", usage.prefill_worker},
-                                  {"tandem.decode_worker", usage.decode_worker},
-                                  {"gen_ai.usage.input_tokens", absl::StrCat(usage.prompt_tokens)},
-                                  {"gen_ai.usage.output_tokens", absl::StrCat(usage.completion_tokens)},
-                                  {"tandem.cached_tokens", absl::StrCat(usage.cached_tokens)},
-                                  {"tandem.retries", absl::StrCat(usage.retries)}},
-                   .status = status});
+  spans.push_back(
+      {.trace_id = trace.trace_id,
+       .span_id = DrawId(),
+       .parent_id = trace.parent_id,
+       .name = "tandem.request",
+       .start = arrival + to_wall,
+       .end = end + to_wall,
+       .attributes = {{"tandem.request_id", request.name},
+                      {"tandem.prefill_worker", usage.prefill_worker},
+                      {"tandem.decode_worker", usage.decode_worker},
+                      {"gen_ai.usage.input_tokens", absl::StrCat(usage.prompt_tokens)},
+                      {"gen_ai.usage.output_tokens", absl::StrCat(usage.completion_tokens)},
+                      {"tandem.cached_tokens", absl::StrCat(usage.cached_tokens)},
+                      {"tandem.retries", absl::StrCat(usage.retries)}},
+       .error = status.ok() ? "" : absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message())});
   const std::string root = spans[0].span_id;
   const auto add = [&](const char* name, absl::Time start, absl::Duration length) {
     if (length <= absl::ZeroDuration()) return;

@@ -17,7 +17,7 @@ struct Span {
   std::string name;
   absl::Time start, end;
   std::vector<std::pair<std::string, std::string>> attributes;
-  absl::Status status;
+  std::string error;  // Empty: it ended well.
 };
 
 // A W3C traceparent ("00-<trace id>-<parent id>-<flags>"); not set for anything else, as the standard wants it.

@@ -32,11 +32,7 @@ void AppendSpan(const Span& span, std::string& out) {
     AppendAttribute(key, value, out);
   }
   out += "],\"status\":{";
-  if (!span.status.ok()) {
-    absl::StrAppend(
-        &out, "\"code\":2,\"message\":",
-        JsonString(absl::StrCat(absl::StatusCodeToString(span.status.code()), ": ", span.status.message())));
-  }
+  if (!span.error.empty()) absl::StrAppend(&out, "\"code\":2,\"message\":", JsonString(span.error));
   out += "}}";
 }
 

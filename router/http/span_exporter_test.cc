@@ -47,7 +47,7 @@ Span SomeSpan() {
           .start = absl::FromUnixNanos(1'000'000'000'000'000'001),
           .end = absl::FromUnixNanos(1'000'000'000'000'000'002),
           .attributes = {{"k", "v\"w"}},
-          .status = absl::UnavailableError("gone")};
+          .error = "UNAVAILABLE: gone"};
 }
 
 TEST(SpanExporterTest, SpansAreOtlpInJson) {
