@@ -167,8 +167,9 @@ class GenerateCall final : public ResponseSink {
       Submit(shared_.builder.Build(Raw()), arrival, deadline);
       return;
     }
-    absl::Status status = shared_.long_texts.Run(bytes, [self = self_, arrival, deadline](const absl::Status& go) {
-      absl::StatusOr<Request> request = go.ok() ? self->shared_.builder.Build(self->Raw()) : go;
+    absl::Status status = shared_.long_texts.Run(bytes, [self = self_, arrival, deadline](absl::Status go) {
+      absl::StatusOr<Request> request =
+          go.ok() ? self->shared_.builder.Build(self->Raw()) : absl::StatusOr<Request>(std::move(go));
       self->shared_.core.Run([self, request = std::move(request), arrival, deadline]() mutable {
         self->Submit(std::move(request), arrival, deadline);
       });

@@ -24,7 +24,7 @@ class LongTexts {
   ~LongTexts() { Stop(); }
 
   // Gets OK, or UNAVAILABLE where there is no time left for it: then it says so to whoever waits.
-  using Work = absl::AnyInvocable<void(const absl::Status& status)>;
+  using Work = absl::AnyInvocable<void(absl::Status status)>;
 
   // Runs `work`, which holds a text of this size, after what came before. RESOURCE_EXHAUSTED (QUEUE_FULL) when too much
   // waits already, UNAVAILABLE after Stop: then it never runs.
