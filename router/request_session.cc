@@ -75,8 +75,8 @@ SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placeme
 }
 
 absl::Status RequestSession::CheckInTime(const Placement& placement, absl::Time now) const {
-  // Once begun, a request goes on until its deadline.
-  // Other samples wait for the first one of their own call.
+  // Further samples wait for the first one of their own call, which is no reason to refuse it; and what was begun goes
+  // on until its deadline.
   if (sample_ > 0 || retries_ > 0 || state_ != State::kQueued || !placement.is_sure_to_wait) return absl::OkStatus();
   const absl::Duration left = std::min(request_.deadline - now, arrival_ + request_.ttft_limit - now);
   const absl::Duration earliest = placement.predicted_ttft * kSurely;

@@ -64,13 +64,7 @@ class RouterCoreTest : public testing::Test {
     Settle();
   }
   void Register(Incarnation worker) {
-    core_.OnRegister({.worker_id = "decode-" + std::to_string(worker.value()),
-                      .incarnation = worker,
-                      .role = Role::kDecode,
-                      .model_fingerprint = 1,
-                      .total_pages = 100,
-                      .page_tokens = 4,
-                      .max_context_tokens = 400},
+    core_.OnRegister(LettersWorker("decode-" + std::to_string(worker.value()), worker),
                      [](const absl::Status& status) { EXPECT_THAT(status, IsOk()); });
     core_.OnWorkerSession(worker, true);
     Heartbeat(worker, "ready", 1);

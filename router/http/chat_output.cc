@@ -206,7 +206,7 @@ bool ChatOutput::Advance(ChatDelta& delta) {
       return true;
     case State::kToolCall: {
       if (pending_.size() > kMostCallBytes) {
-        absl::StrAppend(&delta.content, format_.tools == ToolFormat::kLlama3 ? "" : ToolBegin());
+        if (format_.tools != ToolFormat::kLlama3) absl::StrAppend(&delta.content, space_before_, ToolBegin());
         delta.content += std::exchange(pending_, "");
         format_.tools = ToolFormat::kNone;
         state_ = State::kContent;

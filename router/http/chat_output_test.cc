@@ -154,9 +154,9 @@ TEST(ChatOutputStreamTest, TextIsNotHeldBackLongerThanItMustBe) {
 
 TEST(ChatOutputStreamTest, ACallWithoutEndBecomesTextAndIsNotSearchedAgainAndAgain) {
   ChatOutput output({ToolFormat::kHermes, false}, false);
-  std::string content = output.Append("<tool_call>").content;
+  std::string content = output.Append("a \n<tool_call>").content;
   for (int i = 0; i < 300'000; ++i) content += output.Append("x").content;
-  EXPECT_EQ(content, "<tool_call>" + std::string(300'000, 'x'));
+  EXPECT_EQ(content, "a \n<tool_call>" + std::string(300'000, 'x'));
   EXPECT_TRUE(output.Finish().empty());
 }
 

@@ -70,13 +70,7 @@ class OpenAiServiceTest : public testing::Test {
   }
 
   void RegisterWorker() {
-    core_.OnRegister({.worker_id = "decode-0",
-                      .incarnation = kDecode,
-                      .role = Role::kDecode,
-                      .model_fingerprint = 1,
-                      .total_pages = 100,
-                      .page_tokens = 4,
-                      .max_context_tokens = 400},
+    core_.OnRegister(LettersWorker("decode-0", kDecode),
                      [](const absl::Status& status) { EXPECT_THAT(status, IsOk()); });
     core_.OnWorkerSession(kDecode, true);
     core_.OnHeartbeat(kDecode, {.free_pages = 100, .pages = {{"free", 100}}, .state = "ready", .sequence = 1});

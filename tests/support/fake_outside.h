@@ -19,6 +19,17 @@ inline std::unique_ptr<Tokenizer> Letters(const std::vector<std::string>& furthe
   return *Tokenizer::Create(std::move(spec));
 }
 
+// A decode worker with a pool of 100 pages, for a router whose model is 1.
+inline WorkerRegistration LettersWorker(const std::string& name, Incarnation incarnation) {
+  return {.worker_id = name,
+          .incarnation = incarnation,
+          .role = Role::kDecode,
+          .model_fingerprint = 1,
+          .total_pages = 100,
+          .page_tokens = 4,
+          .max_context_tokens = 400};
+}
+
 // Workers that only remember what the core sent them. Touched on the core's owner thread; tests look when that has
 // nothing to do.
 class FakeOutside final : public RouterOutside {
