@@ -54,6 +54,11 @@ if(TANDEM_WITH_CUDA)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)  # cuBLASLt is opened at run time: of its package, headers are enough.
+  # NCCL is opened at run time, too.
+  if(NOT nccl_ROOT)
+    file(GLOB nccl_ROOT "${CMAKE_SOURCE_DIR}/build/python/lib/python3*/site-packages/nvidia/nccl")
+  endif()
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS "${nccl_ROOT}/include" REQUIRED)
   # Headers of FlashInfer, with the CUTLASS, CCCL and spdlog that it was written against.
   if(NOT flashinfer_ROOT)
     file(GLOB flashinfer_ROOT "${CMAKE_SOURCE_DIR}/build/python/lib/python3*/site-packages/flashinfer/data")

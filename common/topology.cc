@@ -143,17 +143,15 @@ RouterSettings ReadRouter(ConfigNode node, const std::filesystem::path& folder) 
   return router;
 }
 
-Parallelism ReadParallelism(ConfigNode node, const std::string& device) {
+Parallelism ReadParallelism(ConfigNode node) {
   Parallelism parallelism;
   parallelism.tp = static_cast<int>(node.GetInt("tp", 1, 1, 1024));
   parallelism.dp = static_cast<int>(node.GetInt("dp", 1, 1, 1024));
   parallelism.ep = static_cast<int>(node.GetInt("ep", 1, 1, 1024));
   parallelism.pp = static_cast<int>(node.GetInt("pp", 1, 1, 1024));
-  for (const auto& [key, value] :
-       {std::pair{"tp", parallelism.tp}, {"dp", parallelism.dp}, {"ep", parallelism.ep}, {"pp", parallelism.pp}}) {
+  for (const auto& [key, value] : {std::pair{"dp", parallelism.dp}, {"ep", parallelism.ep}, {"pp", parallelism.pp}}) {
     if (value != 1) {
-      node.AddError(key, absl::StrCat("device ", device,
-                                      " runs one rank per process; set it to 1 and use replicas instead, got ", value));
+      node.AddError(key, absl::StrCat("only tp is there yet; set it to 1 and use tp or replicas instead, got ", value));
     }
   }
   return parallelism;
@@ -175,7 +173,7 @@ PoolSettings ReadPool(ConfigNode node) {
     pool.max_running_requests = kGpuRunningRequests;
   }
   pool.threads = static_cast<int>(node.GetInt("threads", 1, 1, 1024));
-  pool.parallelism = ReadParallelism(node.GetMap("parallelism"), pool.device);
+  pool.parallelism = ReadParallelism(node.GetMap("parallelism"));
   pool.kv_memory_bytes = node.GetBytes("kv_memory", pool.kv_memory_bytes);
   if (pool.kv_memory_bytes <= 0 && (!on_gpu || node.Has("kv_memory"))) node.AddError("kv_memory", "must be over 0 B");
   pool.page_tokens = static_cast<int>(node.GetInt("page_tokens", pool.page_tokens, 1, 1024));
@@ -285,6 +283,8 @@ void CheckDevices(Topology& topology, ConfigNode& root, std::vector<ConfigNode>&
 void CheckPools(const Topology& topology, ConfigNode& root) {
   std::map<std::string, std::string> names;
   bool has_decode = false;
+  const bool has_prefill = std::any_of(topology.pools.begin(), topology.pools.end(),
+                                       [](const PoolSettings& pool) { return pool.role == Role::kPrefill; });
   for (const PoolSettings& pool : topology.pools) {
     has_decode |= pool.role == Role::kDecode;
     auto [entry, inserted] = names.emplace(pool.name, pool.where);
@@ -292,6 +292,11 @@ void CheckPools(const Topology& topology, ConfigNode& root) {
       root.AddError("pools", absl::StrCat("two pools are named ", pool.name, " (the other at ", entry->second, ")"));
     }
     if (pool.name == "router") root.AddError("pools", "a pool cannot be named router");
+    if (pool.parallelism.tp > 1 && has_prefill) {
+      root.AddError("pools", absl::StrCat("pool ", pool.name, " (", pool.where,
+                                          ") has parallelism.tp: KV is not handed over between workers of several "
+                                          "ranks yet; use pools with role decode only, which prefill, too"));
+    }
   }
   if (!has_decode) {
     root.AddError("pools", "needs at least one pool with role decode: it generates the tokens");
@@ -366,7 +371,14 @@ std::vector<ProcessPlan> Topology::Processes() const {
       if (pool.role == Role::kDecode) {
         process.link_address = WithPort(pool.host, pool.link_port, replica);
       }
-      processes.push_back(std::move(process));
+      processes.push_back(process);
+      for (int rank = 1; rank < pool.parallelism.tp; ++rank) {
+        ProcessPlan& other = processes.emplace_back(process);
+        other.name = absl::StrCat(process.name, "-rank-", rank);
+        other.tp_rank = rank;
+        if (other.gpu.has_value()) other.gpu = gpu++;
+        other.service_address = other.metrics_address = other.link_address = "";
+      }
     }
   }
   return processes;

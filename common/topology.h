@@ -71,6 +71,7 @@ struct RouterSettings {
   absl::Duration placement_timeout = absl::Seconds(10);
 };
 
+// Processes that a worker consists of, one for each rank. Only tensor parallelism (tp) is there; the others are 1.
 struct Parallelism {
   int tp = 1, dp = 1, ep = 1, pp = 1;
 };
@@ -80,7 +81,7 @@ struct PoolSettings {
   Role role = Role::kPrefill;
   int replicas = 1;
   std::string device = "cpu";  // Or "cuda".
-  int first_gpu = -1;          // Device cuda: of the first replica; the others have the next ones.
+  int first_gpu = -1;          // Device cuda: of the first replica's first rank; the others have the next ones.
   int threads = 1;             // Compute threads per process.
   Parallelism parallelism;
   int64_t kv_memory_bytes = int64_t{64} << 20;  // 0, with device cuda: what is free on the GPU.
@@ -111,10 +112,11 @@ struct LinkSettings {
 
 // One process that `tandem up` starts.
 struct ProcessPlan {
-  std::string name;  // "router", "prefill-0", "decode-1".
+  std::string name;  // "router", "prefill-0", "decode-1"; "decode-1-rank-1" for its second rank.
   std::string program;
   int pool = -1;  // Index into pools; -1 for the router.
   int replica = 0;
+  int tp_rank = 0;  // Only rank 0 has addresses: it alone talks with others.
   std::optional<int> gpu;
   // Port 0 where it is drawn at start.
   std::string service_address, http_address, link_address, metrics_address;

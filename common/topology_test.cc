@@ -80,6 +80,28 @@ TEST(TopologyTest, ReplicasOnGpusGetOneEach) {
   EXPECT_EQ(topology.Processes()[3].gpu, 6);
 }
 
+TEST(TopologyTest, RanksAreProcessesWithAGpuEachAndNoAddresses) {
+  ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse("model: {path: m.gguf, served_name: m}\n"
+                                                          "pools:\n"
+                                                          "  - name: serve\n"
+                                                          "    role: decode\n"
+                                                          "    device: cuda\n"
+                                                          "    replicas: 2\n"
+                                                          "    parallelism: {tp: 2}\n"
+                                                          "    ports: {service: 9100, link: 9110, metrics: 9120}\n",
+                                                          "/x/t.yaml"));
+  const std::vector<ProcessPlan> processes = topology.Processes();
+  ASSERT_EQ(processes.size(), 5);
+  const char* names[] = {"router", "serve-0", "serve-0-rank-1", "serve-1", "serve-1-rank-1"};
+  for (int i = 1; i < 5; ++i) {
+    EXPECT_EQ(processes[i].name, names[i]);
+    EXPECT_EQ(processes[i].gpu, i - 1);
+    EXPECT_EQ(processes[i].tp_rank, (i - 1) % 2);
+  }
+  EXPECT_EQ(processes[3].service_address, "127.0.0.1:9101");
+  EXPECT_EQ(processes[4].service_address + processes[4].link_address + processes[4].metrics_address, "");
+}
+
 TEST(TopologyTest, ReadsTheShippedFiles) {
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/laptop.yaml")), IsOk());
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/gpu_pair.yaml")), IsOk());
@@ -125,7 +147,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadTopology{"MissingModel", "  path: model.gguf\n", "", "model.path: is missing"},
         BadTopology{"NoDecode", "role: decode", "role: prefill", "needs at least one pool with role decode"},
         BadTopology{"PoolTwice", "- name: decode", "- name: prefill", "two pools are named prefill"},
-        BadTopology{"TensorParallelCpu", "replicas: 2", "parallelism: {tp: 2}", "device cpu runs one rank per process"},
+        BadTopology{"TensorParallelBesidePrefill", "replicas: 2", "parallelism: {tp: 2}",
+                    "KV is not handed over between workers of several ranks yet"},
+        BadTopology{"ExpertParallel", "replicas: 2", "parallelism: {ep: 2}", "only tp is there yet"},
         BadTopology{"UnknownTransport", "[shm]", "[shm, rdma]", "expected some of shm, ucx, ucx_staged; got \"rdma\""},
         BadTopology{"NoTransport", "[shm]", "[]", "must allow at least one"},
         BadTopology{"UnknownDevice", "replicas: 2", "device: tpu", "expected one of cpu"},

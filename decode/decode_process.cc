@@ -107,6 +107,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   HelloMessage hello_;
   MetricsServer metrics_server_;
   std::unique_ptr<DecodeMetrics> metrics_;
+  std::unique_ptr<RankGroup> ranks_;  // Null: there is one.
   std::unique_ptr<WorkerPool> pool_;
   SessionServer sessions_{*this};
   std::unique_ptr<EngineHandoverPages> pages_;
@@ -124,8 +125,14 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   // First of all, so that a port that is taken shows before the model is loaded.
   RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
+  Engine::Options engine_options = EngineOptions(topology, plan);
+  if (engine_options.shard.size > 1) {
+    LogInfo("waiting for the other ranks", {{"ranks", engine_options.shard.size}});
+    ASSIGN_OR_RETURN(ranks_, RankGroup::Join(RankOptions(topology, plan)));
+    engine_options.ranks = ranks_.get();
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                   Engine::Create(std::move(checkpoint), EngineOptions(topology, plan), Clock::Real()));
+                   Engine::Create(std::move(checkpoint), engine_options, Clock::Real()));
   ASSIGN_OR_RETURN(
       pool_, WorkerPool::Create(
                  {.gpu = plan.gpu, .bytes = static_cast<uint64_t>(engine->layout().pool_bytes() + kTestAreaBytes)}));

@@ -6,9 +6,10 @@
 #include "common/log.h"
 #include "common/process.h"
 #include "decode/decode_process.h"
+#include "decode/rank_process.h"
 
 ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
-ABSL_FLAG(std::string, worker, "", "Which process of the topology this is, such as decode-0.");
+ABSL_FLAG(std::string, worker, "", "Which process of the topology this is, such as decode-0 or decode-0-rank-1.");
 ABSL_FLAG(bool, check, false, "Only check that this worker could serve, and print what it would take.");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30), "How long to wait for running requests when stopped.");
 
@@ -19,6 +20,11 @@ int main(int argc, char** argv) {
   tandem::ProcessConfig config =
       tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), absl::GetFlag(FLAGS_worker), "tandem-decode");
   if (absl::GetFlag(FLAGS_check)) tandem::ExitWithNeeds(tandem::DecodeProcess::Check(config.topology, config.process));
+  if (config.process.tp_rank > 0) {
+    tandem::ExitUnlessOk(tandem::RunRankProcess(config.topology, config.process));
+    tandem::LogInfo("stopped");
+    return 0;
+  }
   auto process = tandem::DecodeProcess::Start(config.topology, config.process);
   tandem::ExitUnlessOk(process.status());
   tandem::AwaitTermination();

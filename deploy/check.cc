@@ -49,13 +49,13 @@ absl::StatusOr<ProcessNeeds> AskProcess(const Topology& topology, const ProcessP
   return absl::InternalError(absl::StrCat(program, " --check ended with code ", result.exit_code, ": ", errors));
 }
 
-// As AskProcess for every process; replicas of a pool are alike, so one answers for all.
+// As AskProcess for every process; replicas of a pool and their ranks are alike, so one answers for all.
 absl::StatusOr<std::vector<ProcessNeeds>> AskProcesses(const Topology& topology,
                                                        const std::vector<ProcessPlan>& processes,
                                                        const std::string& program_folder) {
   std::vector<ProcessNeeds> needs;
   for (const ProcessPlan& process : processes) {
-    if (process.replica > 0) {
+    if (process.replica > 0 || process.tp_rank > 0) {
       needs.push_back(needs.back());
       continue;
     }

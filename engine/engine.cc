@@ -7,6 +7,7 @@
 #include "common/error_reason.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "engine/step_plan.h"
 
 namespace tandem {
 
@@ -225,9 +226,29 @@ bool Engine::Launch(absl::Span<const StepItem> items, const std::function<void(c
                 item.sequence->computed_tokens + item.num_tokens, begin_layer, end_layer, ready});
     }
   };
-  const Activation& logits = model_->Forward(batch, {layout_, kv_base_}, group_layers, layers_done);
-  ++num_steps_;
+  const Activation& logits = Forward(batch, /*samples=*/true, group_layers, layers_done);
   return LaunchSamples(items, logits);
+}
+
+const Activation& Engine::Forward(const StepBatch& batch, bool samples, int group_layers, LayersDone layers_done) {
+  ++num_steps_;
+  if (options_.ranks != nullptr) {
+    const absl::Status status = options_.ranks->Broadcast(EncodeStepPlan(batch, samples));
+    if (!status.ok()) RankGroup::EndProcess(status);
+  }
+  return model_->Forward(batch, {layout_, kv_base_}, group_layers, layers_done);
+}
+
+absl::Status Engine::Follow() {
+  while (true) {
+    ASSIGN_OR_RETURN(const std::optional<std::string> text, options_.ranks->Receive());
+    if (!text.has_value()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const StepPlan plan, DecodeStepPlan(*text));
+    model_->Forward(plan.batch, {layout_, kv_base_}, layout_.num_layers, [](int, int) {});
+    ++num_steps_;
+    const int samples = static_cast<int>(plan.batch.logit_rows.size());
+    if (plan.samples && samples > 0) ops_->ShareSamples(samples);
+  }
 }
 
 bool Engine::LaunchSamples(absl::Span<const StepItem> items, const Activation& logits) {
@@ -248,6 +269,7 @@ bool Engine::LaunchSamples(absl::Span<const StepItem> items, const Activation& l
     samples_ahead &= ops_->SamplesAhead(sequence.request.sampling);
   }
   ops_->StartSample(logits, inputs);
+  if (options_.ranks != nullptr && !inputs.empty()) ops_->ShareSamples(static_cast<int>(inputs.size()));
   for (size_t i = 0; i < sampled.size(); ++i) {
     Sequence& sequence = *sampled[i];
     const int token_index = sequence.num_tokens();
@@ -336,7 +358,7 @@ absl::StatusOr<std::vector<std::vector<float>>> Engine::ScoreAll(absl::Span<cons
     batch.positions = {static_cast<int32_t>(i)};
     batch.logit_rows = {0};
     batch.sequences = {{.first_row = 0, .num_rows = 1, .context_tokens = static_cast<int>(i) + 1, .pages = *pages}};
-    const Activation& logits = model_->Forward(batch, {layout_, kv_base_}, layout_.num_layers, [](int, int) {});
+    const Activation& logits = Forward(batch, /*samples=*/false, layout_.num_layers, [](int, int) {});
     SamplingParams all;
     all.logprobs = model_config().vocab_size;
     ops_->StartSample(logits, {{.params = &all}});

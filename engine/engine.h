@@ -16,9 +16,11 @@
 #include "engine/kv_cache.h"
 #include "engine/models/decoder_model.h"
 #include "engine/ops.h"
+#include "engine/rank_group.h"
 #include "engine/sequence.h"
 #include "engine/step_scheduler.h"
 #include "model/checkpoint.h"
+#include "model/weight_shard.h"
 
 namespace tandem {
 
@@ -53,6 +55,9 @@ struct KvProgress {
 // unchanged, until Cancel. Every other end of a sequence frees its pages (its full pages stay as
 // prefix cache).
 //
+// Of several ranks (tensor parallelism), the engine of rank 0 is used as any other, and those of the other ranks Follow
+// it: they keep the same pages and no requests.
+//
 // Thread-safety: not thread-safe; the engine thread owns it and is the only caller.
 // Ownership: owns model, KV memory bookkeeping and sequences. The KV memory itself is the caller's,
 // so that it may be shared memory.
@@ -69,7 +74,9 @@ class Engine {
     int max_running = 32;
     int max_waiting = 256;
     int layer_groups = 4;
-    bool run_ahead = false;  // What a device computes goes on while the host looks at the step before.
+    bool run_ahead = false;      // What a device computes goes on while the host looks at the step before.
+    Shard shard;                 // Which rank of how many this is.
+    RankGroup* ranks = nullptr;  // Where there are several: all of them; outlives the engine.
   };
   // What an engine with these options will take, without loading the weights. INVALID_ARGUMENT when the KV memory
   // holds no page, or TANDEM_CPU_KERNELS names what this processor does not run. UNIMPLEMENTED: a GPU, in a build
@@ -91,6 +98,8 @@ class Engine {
   // Makes the first requests as fast as the later ones: records the steps that a device repeats, and runs one of each
   // kind. After SetKvMemory, before the first step; logs its progress.
   absl::Status WarmUp();
+  // Ranks but the first, after WarmUp: computes what rank 0 plans, until that ends. Errors: it was lost.
+  absl::Status Follow();
 
   // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED
   // (QUEUE_FULL). ALREADY_EXISTS. Nothing is kept on error.
@@ -159,6 +168,8 @@ class Engine {
   // Tells `progress` about cached prefixes of sequences that are scheduled for the first time.
   void ReportCachedPrefixes(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress);
   StepBatch BuildBatch(absl::Span<const StepItem> items) const;
+  // Orders a step on all ranks. `samples`: tokens are chosen of its logits.
+  const Activation& Forward(const StepBatch& batch, bool samples, int group_layers, LayersDone layers_done);
   // Orders the step and appends it to in_flight_; false when its samples must be collected before the next one.
   bool Launch(absl::Span<const StepItem> items, const std::function<void(const KvProgress&)>& progress);
   // Appends the sampled tokens as unknown ones, and orders the sampling.

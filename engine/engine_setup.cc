@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/units.h"
@@ -11,6 +12,20 @@
 // How an engine is made: its sizes, and the ops of its device.
 
 namespace tandem {
+namespace {
+
+absl::StatusOr<int64_t> LeastOfRanks(RankGroup& ranks, int64_t own) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> all, ranks.Exchange(absl::StrCat(own)));
+  int64_t least = own;
+  for (const std::string& each : all) {
+    int64_t value = 0;
+    if (!absl::SimpleAtoi(each, &value)) return absl::InternalError("a rank says no number");
+    least = std::min(least, value);
+  }
+  return least;
+}
+
+}  // namespace
 
 absl::Status Engine::SizePool(const Checkpoint& checkpoint, const Options& options, int64_t bytes, Needs& needs) {
   KvLayout& layout = needs.layout;
@@ -28,15 +43,19 @@ absl::Status Engine::SizePool(const Checkpoint& checkpoint, const Options& optio
 
 absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const Options& options) {
   Needs needs{.layout = KvShape(checkpoint.config()), .max_context_tokens = checkpoint.config().max_context_tokens};
+  const int ranks = options.shard.size;
+  RETURN_IF_ERROR(CheckShards(checkpoint, ranks));
+  needs.layout.tp_rank = options.shard.rank;
+  needs.layout.tp_size = ranks;
   needs.layout.page_tokens = options.page_tokens;
   needs.layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;
   if (options.gpu.has_value()) {
-    RETURN_IF_ERROR(CheckCudaModel(checkpoint.config()));
-    needs.weight_bytes = CudaWeightBytes(checkpoint);
+    RETURN_IF_ERROR(CheckCudaModel(ShardConfig(checkpoint.config(), ranks)));
+    needs.weight_bytes = CudaWeightBytes(checkpoint, ranks);
     if (options.kv_memory_bytes == 0) return needs;
   } else {
     RETURN_IF_ERROR(CheckCpuSettings());
-    needs.weight_bytes = CpuWeightBytes(checkpoint, options.precision);
+    needs.weight_bytes = CpuWeightBytes(checkpoint, options.precision, ranks);
   }
   RETURN_IF_ERROR(SizePool(checkpoint, options, options.kv_memory_bytes, needs));
   return needs;
@@ -44,7 +63,7 @@ absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const O
 
 absl::StatusOr<std::unique_ptr<Ops>> Engine::MakeOps(const Checkpoint& checkpoint, const Options& options,
                                                      const Needs& needs) {
-  if (!options.gpu.has_value()) return NewCpuOps(options.threads, options.precision);
+  if (!options.gpu.has_value()) return NewCpuOps(options.threads, options.precision, options.ranks);
   ASSIGN_OR_RETURN(const int64_t free, FreeDeviceBytes(*options.gpu));
   if (const int64_t wanted = needs.weight_bytes + options.kv_memory_bytes; wanted > free) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -56,8 +75,9 @@ absl::StatusOr<std::unique_ptr<Ops>> Engine::MakeOps(const Checkpoint& checkpoin
                      .max_rows = options.max_step_tokens,
                      .max_sequences = options.max_running,
                      .max_pages = pages_of_sequence * options.max_running,
-                     .weight_bytes = needs.weight_bytes},
-                    checkpoint.config());
+                     .weight_bytes = needs.weight_bytes,
+                     .ranks = options.ranks},
+                    ShardConfig(checkpoint.config(), options.shard.size));
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint, const Options& options,
@@ -65,11 +85,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoin
   ASSIGN_OR_RETURN(Needs needs, Plan(*checkpoint, options));
   ASSIGN_OR_RETURN(std::unique_ptr<Ops> ops, MakeOps(*checkpoint, options, needs));
   ASSIGN_OR_RETURN(std::unique_ptr<DecoderModel> model,
-                   LoadDecoderModel(*checkpoint, *ops, options.max_step_tokens,
+                   LoadDecoderModel(*checkpoint, options.shard, *ops, options.max_step_tokens,
                                     std::min(options.max_step_tokens, options.max_running)));
   if (needs.layout.num_pages == 0) {
     constexpr int64_t kReservedBytes = int64_t{1} << 30;  // For recorded steps, and what the driver takes for kernels.
-    ASSIGN_OR_RETURN(const int64_t free, FreeDeviceBytes(*options.gpu));
+    ASSIGN_OR_RETURN(int64_t free, FreeDeviceBytes(*options.gpu));
+    if (options.ranks != nullptr) {
+      ASSIGN_OR_RETURN(free, LeastOfRanks(*options.ranks, free));
+    }
     RETURN_IF_ERROR(SizePool(*checkpoint, options, free - kReservedBytes, needs));
   }
   return std::unique_ptr<Engine>(

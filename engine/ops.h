@@ -139,6 +139,10 @@ class Ops {
   virtual absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
                                                                     ActivationType type) = 0;
 
+  // An activation that the ops between ranks (below) read on other ranks. All ranks call, in the same order.
+  virtual absl::StatusOr<std::unique_ptr<Activation>> NewSharedActivation(int64_t max_rows, int64_t columns,
+                                                                          ActivationType type) = 0;
+
   // Runs the ops of a step, which `body` orders, after preparing what depends on tokens, positions and pages only. A
   // backend that has recorded a step of this shape carries that out and does not call `body`.
   virtual void RunStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape,
@@ -189,6 +193,18 @@ class Ops {
                    Activation& out) = 0;
   // out[i] = in[row], of the step's logit_rows.
   virtual void GatherLogitRows(const Activation& in, Activation& out) = 0;
+
+  // Between the ranks of a tensor-parallel group; all call them, in the same order, of a step with the same rows.
+  // What they read is written to again only when another of them, on another activation, has come between.
+  //
+  // out += the ranks' summands, in order of ranks, so that all have the same sum.
+  virtual void AddRanks(const Activation& summand, int rows, Activation& out) = 0;
+  // Rank 0: out = [part of rank 0 | of rank 1 | ...]; the others only give their parts.
+  virtual void JoinRanks(const Activation& part, int rows, Activation& out) = 0;
+  // The other ranks get the tokens of rank 0's last StartSample, of `rows` rows, for steps that name them as unknown.
+  virtual void ShareSamples(int rows) = 0;
+  // out = 0.
+  virtual void Clear(int rows, Activation& out) = 0;
 
   // Whether the next step may be ordered while this token is chosen and not known: nothing that it is chosen by is
   // then on the host only.

@@ -1,5 +1,10 @@
 #include "engine/worker_setup.h"
 
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <system_error>
+
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
@@ -17,7 +22,18 @@ Engine::Options EngineOptions(const Topology& topology, const ProcessPlan& proce
           .max_running = static_cast<int>(pool.max_running_requests),
           .max_waiting = static_cast<int>(pool.max_waiting_requests),
           .layer_groups = topology.links.layer_groups,
-          .run_ahead = process.gpu.has_value()};
+          .run_ahead = process.gpu.has_value(),
+          .shard = {.rank = process.tp_rank, .size = pool.parallelism.tp}};
+}
+
+RankGroup::Options RankOptions(const Topology& topology, const ProcessPlan& process) {
+  const PoolSettings& pool = topology.pools[process.pool];
+  std::error_code error;
+  const std::string file = std::filesystem::weakly_canonical(topology.file, error);
+  const size_t cluster = std::hash<std::string>()(absl::StrCat(file, "\n", topology.router.listen));
+  return {.name = absl::StrCat("tandem-", absl::Hex(cluster, absl::kZeroPad16), "-", pool.name, "-", process.replica),
+          .rank = process.tp_rank,
+          .size = pool.parallelism.tp};
 }
 
 absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const ProcessPlan& process) {

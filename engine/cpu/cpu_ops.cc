@@ -12,6 +12,7 @@
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/packed_matrix.h"
 #include "engine/cpu/thread_pool.h"
+#include "model/weight_shard.h"
 
 namespace tandem {
 namespace {
@@ -62,7 +63,8 @@ float* Scratch(int64_t floats) {
 
 class CpuOps final : public Ops {
  public:
-  CpuOps(int num_threads, Precision precision) : kernels_(ChooseKernels()), precision_(precision), pool_(num_threads) {}
+  CpuOps(int num_threads, Precision precision, RankGroup* ranks)
+      : kernels_(ChooseKernels()), precision_(precision), ranks_(ranks), pool_(num_threads) {}
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(absl::Span<const TensorView> parts,
                                                               absl::Span<const TensorView> biases,
@@ -84,6 +86,10 @@ class CpuOps final : public Ops {
   absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
                                                             ActivationType) override {
     return std::unique_ptr<Activation>(std::make_unique<CpuActivation>(max_rows, columns));
+  }
+  absl::StatusOr<std::unique_ptr<Activation>> NewSharedActivation(int64_t max_rows, int64_t columns,
+                                                                  ActivationType type) override {
+    return NewActivation(max_rows, columns, type);
   }
 
   void RunStep(const StepBatch& batch, const RopeConfig& rope, const AttentionShape& shape,
@@ -198,6 +204,34 @@ class CpuOps final : public Ops {
     }
   }
 
+  void AddRanks(const Activation& summand, int rows, Activation& out) override {
+    const std::vector<std::string> parts = Exchange(summand, rows);
+    std::vector<float> values(rows * out.columns());
+    for (const std::string& part : parts) {
+      std::memcpy(values.data(), part.data(), part.size());
+      for (size_t i = 0; i < values.size(); ++i) Cpu(out).row(0)[i] += values[i];
+    }
+  }
+
+  void JoinRanks(const Activation& part, int rows, Activation& out) override {
+    const std::vector<std::string> parts = Exchange(part, rows);
+    const int64_t columns = part.columns();
+    for (size_t rank = 0; rank < parts.size(); ++rank) {
+      for (int row = 0; row < rows; ++row) {
+        std::memcpy(Cpu(out).row(row) + rank * columns, parts[rank].data() + row * columns * sizeof(float),
+                    columns * sizeof(float));
+      }
+    }
+  }
+
+  void ShareSamples(int rows) override {
+    last_sampled_.resize(rows);
+    const std::string tokens = ExchangeBytes(last_sampled_.data(), rows * sizeof(TokenId)).front();
+    std::memcpy(last_sampled_.data(), tokens.data(), tokens.size());
+  }
+
+  void Clear(int rows, Activation& out) override { std::fill_n(Cpu(out).row(0), rows * out.columns(), 0.0f); }
+
   bool SamplesAhead(const SamplingParams& params) const override { return !HasPenalties(params); }
 
   void StartSample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
@@ -226,6 +260,17 @@ class CpuOps final : public Ops {
   struct Task {
     int sequence, first_row, kv_head;
   };
+
+  // The first rows of every rank's activation, as it lies in memory.
+  std::vector<std::string> Exchange(const Activation& own, int rows) {
+    return ExchangeBytes(Cpu(own).row(0), rows * own.columns() * sizeof(float));
+  }
+  std::vector<std::string> ExchangeBytes(const void* own, size_t bytes) {
+    absl::StatusOr<std::vector<std::string>> all =
+        ranks_->Exchange(absl::string_view(static_cast<const char*>(own), bytes));
+    if (!all.ok()) RankGroup::EndProcess(all.status());
+    return *std::move(all);
+  }
 
   void NormAndRotate(float* head, const VectorWeight* norm, float epsilon, int64_t row) {
     const int dim = shape_.head_dim, half = dim / 2;
@@ -295,6 +340,7 @@ class CpuOps final : public Ops {
 
   const Kernels& kernels_;
   const Precision precision_;
+  RankGroup* const ranks_;
   ThreadPool pool_;
 
   // Of the step that BeginStep started.
@@ -374,18 +420,19 @@ void CpuOps::Moe(const Activation& in, const Activation& router_logits, const Mo
 
 }  // namespace
 
-std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision) {
-  return std::make_unique<CpuOps>(num_threads, precision);
+std::unique_ptr<Ops> NewCpuOps(int num_threads, Precision precision, RankGroup* ranks) {
+  return std::make_unique<CpuOps>(num_threads, precision, ranks);
 }
 
-int64_t CpuWeightBytes(const Checkpoint& checkpoint, Precision precision) {
+int64_t CpuWeightBytes(const Checkpoint& checkpoint, Precision precision, int ranks) {
   const bool is_tied = checkpoint.config().tied_embeddings;
   int64_t bytes = 0;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (tensor.shape.size() < 2) {
       bytes += tensor.num_elements() * static_cast<int64_t>(sizeof(float));
     } else if (name != (is_tied ? "lm_head" : "embedding")) {  // The one that is not packed.
-      bytes += PackedBytes(tensor, precision);
+      const bool is_cut = name == "embedding" || CutOf(name) != Cut::kNone;
+      bytes += PackedBytes(tensor, precision) / (is_cut ? ranks : 1);
     }
   }
   return bytes;

@@ -6,6 +6,7 @@
 #include "engine/cuda/cuda_ops.h"
 #include "engine/cuda/cuda_tensors.h"
 #include "engine/cuda/moe_kernels.h"
+#include "model/weight_shard.h"
 
 // What is asked about a model and a device before there are ops.
 
@@ -30,10 +31,14 @@ absl::Status CheckCudaModel(const ModelConfig& config) {
   return absl::OkStatus();
 }
 
-int64_t CudaWeightBytes(const Checkpoint& checkpoint) {
+int64_t CudaWeightBytes(const Checkpoint& checkpoint, int ranks) {
+  const bool is_tied = checkpoint.config().tied_embeddings;
   int64_t elements = 0;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
-    if (!checkpoint.config().tied_embeddings || name != "lm_head") elements += tensor.num_elements();
+    if (is_tied && name == "lm_head") continue;
+    elements += tensor.num_elements() / (CutOf(name) == Cut::kNone ? 1 : ranks);
+    // The embedding is whole on every rank, the head is not.
+    if (is_tied && name == "embedding" && ranks > 1) elements += tensor.num_elements() / ranks;
   }
   return elements * static_cast<int64_t>(sizeof(Bf16));
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "engine/cuda/moe_kernels.h"
 #include "engine/cuda/paged_attention.h"
 #include "engine/cuda/prefill_attention.h"
+#include "engine/cuda/rank_link.h"
 #include "engine/cuda/row_kernels.h"
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/step_inputs.h"
@@ -47,9 +49,15 @@ class CudaOps final : public Ops {
   }
   absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
                                                             ActivationType type) override {
-    const int64_t rows = (max_rows + kRowRounding - 1) / kRowRounding * kRowRounding;
-    const size_t bytes = rows * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
-    ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
+    ASSIGN_OR_RETURN(DeviceMemory memory,
+                     DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, ActivationBytes(max_rows, columns, type)));
+    return std::unique_ptr<Activation>(std::make_unique<CudaActivation>(max_rows, columns, type, std::move(memory)));
+  }
+  absl::StatusOr<std::unique_ptr<Activation>> NewSharedActivation(int64_t max_rows, int64_t columns,
+                                                                  ActivationType type) override {
+    UseDevice();
+    ASSIGN_OR_RETURN(std::unique_ptr<RankMemory> memory,
+                     RankMemory::Create(link_->ranks(), ActivationBytes(max_rows, columns, type)));
     return std::unique_ptr<Activation>(std::make_unique<CudaActivation>(max_rows, columns, type, std::move(memory)));
   }
 
@@ -66,7 +74,7 @@ class CudaOps final : public Ops {
     EmbedArguments arguments;
     arguments.step = step_;
     arguments.table = static_cast<const CudaEmbedding&>(table).data();
-    arguments.samples = sampler_->tokens();
+    arguments.samples = link_ != nullptr && link_->ranks().rank() > 0 ? link_->tokens() : sampler_->tokens();
     arguments.frequencies = frequencies_.as<const double>();
     arguments.half_dim = shape_.head_dim / 2;
     arguments.turns = turns_.as<float2>();
@@ -176,6 +184,21 @@ class CudaOps final : public Ops {
               "LaunchGatherRows");
   }
 
+  void AddRanks(const Activation& summand, int rows, Activation& out) override {
+    link_->AddRanks(Cuda(summand), rows, Cuda(out));
+  }
+  void JoinRanks(const Activation& part, int rows, Activation& out) override {
+    link_->JoinRanks(Cuda(part), rows, Cuda(out));
+  }
+  void ShareSamples(int rows) override {
+    UseDevice();
+    link_->ShareTokens(sampler_->tokens(), rows);
+  }
+  void Clear(int rows, Activation& out) override {
+    CheckCuda(cudaMemsetAsync(Cuda(out).data<void>(), 0, rows * out.columns() * sizeof(Bf16), stream_),
+              "cudaMemsetAsync");
+  }
+
   bool SamplesAhead(const SamplingParams& params) const override { return DeviceSampler::IsForDevice(params); }
   void StartSample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
     UseDevice();
@@ -192,6 +215,10 @@ class CudaOps final : public Ops {
     DeviceMemory gate_up, down;
   };
   explicit CudaOps(const CudaOpsOptions& options) : options_(options) {}
+  static size_t ActivationBytes(int64_t max_rows, int64_t columns, ActivationType type) {
+    const int64_t rows = (max_rows + kRowRounding - 1) / kRowRounding * kRowRounding;
+    return rows * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
+  }
 
   void UseDevice() const { CheckCuda(cudaSetDevice(options_.device), "cudaSetDevice"); }
   absl::StatusOr<std::shared_ptr<DeviceMemory>> Upload(absl::Span<const TensorView> parts);
@@ -233,7 +260,8 @@ class CudaOps final : public Ops {
   std::unique_ptr<CublasLinear> cublas_;
   std::unique_ptr<StepInputs> inputs_;
   std::unique_ptr<DeviceSampler> sampler_;
-  absl::flat_hash_map<const uint8_t*, std::weak_ptr<DeviceMemory>> shared_;  // By where the tensor lies.
+  std::unique_ptr<RankLink> link_;                                                           // Null: there is one rank.
+  absl::flat_hash_map<std::pair<std::string, size_t>, std::weak_ptr<DeviceMemory>> shared_;  // By name and size.
   DeviceMemory frequencies_, turns_, partial_, arrived_;
   std::unique_ptr<StagingRing> plan_staging_;
   DeviceMemory plan_memory_;
@@ -269,6 +297,9 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   CheckCuda(cudaStreamCreateWithFlags(&ops->stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   ASSIGN_OR_RETURN(ops->upload_, WeightUpload::Create(options.weight_bytes, ops->stream_));
   ASSIGN_OR_RETURN(ops->cublas_, CublasLinear::Create(ops->stream_));
+  if (options.ranks != nullptr) {
+    ASSIGN_OR_RETURN(ops->link_, RankLink::Create(*options.ranks, options.max_rows, ops->stream_));
+  }
   ops->shape_ = {config.num_heads, config.num_kv_heads, config.head_dim};
   const HeadShape& shape = ops->shape_;
   const AttentionSplitter splitter(ops->multiprocessors_, BlocksOfPart(shape));
@@ -310,6 +341,7 @@ CudaOps::~CudaOps() {
   inputs_.reset();
   cublas_.reset();
   upload_.reset();
+  link_.reset();
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -328,7 +360,8 @@ absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::Upload(absl::Span<const T
 
 absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::UploadShared(absl::Span<const TensorView> parts) {
   if (parts.size() != 1) return Upload(parts);
-  std::weak_ptr<DeviceMemory>& known = shared_[parts[0].data.data()];
+  // A rank's share of a matrix has its name.
+  std::weak_ptr<DeviceMemory>& known = shared_[{parts[0].name, parts[0].data.size()}];
   if (std::shared_ptr<DeviceMemory> memory = known.lock(); memory != nullptr) return memory;
   ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> memory, Upload(parts));
   known = memory;

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/ops.h"
+#include "engine/rank_group.h"
 #include "model/checkpoint.h"
 #include "model/model_config.h"
 
@@ -13,10 +14,11 @@ namespace tandem {
 // What the buffers of CudaOps are made for.
 struct CudaOpsOptions {
   int device = 0;
-  int max_rows = 0;          // Of a step.
-  int max_sequences = 0;     // Of a step.
-  int64_t max_pages = 0;     // Of all sequences of a step.
-  int64_t weight_bytes = 0;  // That will be prepared, for the progress that is logged.
+  int max_rows = 0;            // Of a step.
+  int max_sequences = 0;       // Of a step.
+  int64_t max_pages = 0;       // Of all sequences of a step.
+  int64_t weight_bytes = 0;    // That will be prepared, for the progress that is logged.
+  RankGroup* ranks = nullptr;  // Where there are several; outlives the ops.
 };
 
 // The ops on an NVIDIA GPU (compute capability 9.0 or newer): bf16 weights, activations and KV, sums in f32; weights of
@@ -26,14 +28,15 @@ struct CudaOpsOptions {
 // process (cuda_check.h).
 //
 // UNAVAILABLE: there is no such device. UNIMPLEMENTED: it is too old, or the model's heads have a size without kernels.
-// RESOURCE_EXHAUSTED: its memory is full.
+// RESOURCE_EXHAUSTED: its memory is full. FAILED_PRECONDITION: the ranks' GPUs cannot see each other's memory.
+// `config`: of the rank's share.
 absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions& options, const ModelConfig& config);
 
 // UNIMPLEMENTED, with the key of config.json: a size that there are no kernels for. Needs no device.
 absl::Status CheckCudaModel(const ModelConfig& config);
 
-// Bytes that a model's weights take on the device.
-int64_t CudaWeightBytes(const Checkpoint& checkpoint);
+// Bytes that a rank's share of a model's weights takes on its device.
+int64_t CudaWeightBytes(const Checkpoint& checkpoint, int ranks);
 
 // Bytes free on the device now. UNAVAILABLE: there is no such device.
 absl::StatusOr<int64_t> FreeDeviceBytes(int device);

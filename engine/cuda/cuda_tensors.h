@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/cuda/cuda_check.h"
 #include "engine/cuda/device_memory.h"
+#include "engine/cuda/rank_memory.h"
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/step_view.h"
 #include "engine/ops.h"
@@ -24,16 +25,22 @@ using Bf16 = __nv_bfloat16;
 class CudaActivation final : public Activation {
  public:
   CudaActivation(int64_t max_rows, int64_t columns, ActivationType type, DeviceMemory memory)
-      : Activation(max_rows, columns), type_(type), memory_(std::move(memory)) {}
+      : Activation(max_rows, columns), type_(type), memory_(std::move(memory)), data_(memory_.as<void>()) {}
+  CudaActivation(int64_t max_rows, int64_t columns, ActivationType type, std::unique_ptr<RankMemory> shared)
+      : Activation(max_rows, columns), type_(type), shared_(std::move(shared)), data_(shared_->own()) {}
   bool is_float() const { return type_ == ActivationType::kFloat; }
   template <typename T = Bf16>
   T* data() const {
-    return memory_.as<T>();
+    return static_cast<T*>(data_);
   }
+  // Of every rank; of what NewSharedActivation made.
+  const RankPointers& of_ranks() const { return shared_->pointers(); }
 
  private:
   const ActivationType type_;
   const DeviceMemory memory_;
+  const std::unique_ptr<RankMemory> shared_;  // Instead.
+  void* const data_;
 };
 
 class CudaLinear final : public LinearWeight {
@@ -69,6 +76,7 @@ class CudaEmbedding final : public EmbeddingTable {
 inline const CudaActivation& Cuda(const Activation& activation) {
   return static_cast<const CudaActivation&>(activation);
 }
+inline CudaActivation& Cuda(Activation& activation) { return static_cast<CudaActivation&>(activation); }
 inline const CudaLinear& Cuda(const LinearWeight& weight) { return static_cast<const CudaLinear&>(weight); }
 inline const Bf16* Data(const VectorWeight& weight) { return static_cast<const CudaVector&>(weight).data(); }
 

@@ -13,7 +13,7 @@ absl::Status NoCuda() {
 
 absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions&, const ModelConfig&) { return NoCuda(); }
 absl::Status CheckCudaModel(const ModelConfig&) { return NoCuda(); }
-int64_t CudaWeightBytes(const Checkpoint&) { return 0; }
+int64_t CudaWeightBytes(const Checkpoint&, int) { return 0; }
 absl::StatusOr<int64_t> FreeDeviceBytes(int) { return NoCuda(); }
 
 }  // namespace tandem

@@ -8,6 +8,7 @@
 #include "common/kv_layout.h"
 #include "engine/ops.h"
 #include "model/checkpoint.h"
+#include "model/weight_shard.h"
 
 namespace tandem {
 
@@ -15,7 +16,8 @@ namespace tandem {
 // batch is in the pages.
 using LayersDone = absl::FunctionRef<void(int begin, int end)>;
 
-// A model family: a sequence of calls on Ops.
+// A model family: a sequence of calls on Ops. One that is one of several ranks computes with its shard of the weights;
+// rank 0 has the logits.
 //
 // Thread-safety: not thread-safe; the engine thread owns it.
 // Ownership: owns its weights; borrows the ops and the checkpoint, which outlive it.
@@ -32,9 +34,9 @@ class DecoderModel {
 // Shape of a model's KV, but for page_tokens, element_bytes and num_pages.
 KvLayout KvShape(const ModelConfig& config);
 
-// Prepares all weights for steps of up to `max_rows` tokens, `max_logit_rows` of which want logits.
-// UNIMPLEMENTED for families without code.
-absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, Ops& ops, int max_rows,
-                                                               int max_logit_rows);
+// Prepares the weights of a shard for steps of up to `max_rows` tokens, `max_logit_rows` of which want logits.
+// UNIMPLEMENTED for families without code. The shard is one that CheckShards allows.
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, const Shard& shard,
+                                                               Ops& ops, int max_rows, int max_logit_rows);
 
 }  // namespace tandem

@@ -19,7 +19,8 @@ struct Layer {
 
 class GqaDecoder final : public DecoderModel {
  public:
-  GqaDecoder(const ModelConfig& config, Ops& ops) : config_(config), ops_(ops) {}
+  GqaDecoder(const ModelConfig& config, const Shard& shard, Ops& ops)
+      : config_(ShardConfig(config, shard.size)), shard_(shard), ops_(ops) {}
 
   absl::Status Load(const Checkpoint& checkpoint, int max_rows, int max_logit_rows);
 
@@ -47,24 +48,36 @@ class GqaDecoder final : public DecoderModel {
   void RunAttention(const Layer& layer, int index, int rows, const KvPoolView& kv) {
     ops_.NormLinear(*hidden_, *layer.attention_norm, config_.rms_epsilon, *layer.qkv, rows, *normed_, *qkv_);
     ops_.AppendAndAttend(*qkv_, {layer.q_norm.get(), layer.k_norm.get(), config_.rms_epsilon}, index, kv, *attended_);
-    ops_.Linear(*attended_, *layer.o, rows, /*add=*/true, *hidden_);
+    AddLinear(*attended_, *layer.o, rows, attention_summand_.get());
+  }
+
+  // hidden += in W^T, of all ranks.
+  void AddLinear(const Activation& in, const LinearWeight& weight, int rows, Activation* summand) {
+    ops_.Linear(in, weight, rows, /*add=*/summand == nullptr, summand == nullptr ? *hidden_ : *summand);
+    if (summand != nullptr) ops_.AddRanks(*summand, rows, *hidden_);
   }
 
   void RunMlp(const Layer& layer, int index, int rows) {
     if (config_.moe.IsSparse(index)) {
       ops_.RmsNorm(*hidden_, *layer.mlp_norm, config_.rms_epsilon, rows, *normed_);
       ops_.Linear(*normed_, *layer.router, rows, /*add=*/false, *router_logits_);
-      ops_.Moe(*normed_, *router_logits_, layer.moe, *hidden_);
+      Activation* summand = mlp_summand_.get();
+      if (summand != nullptr) ops_.Clear(rows, *summand);
+      ops_.Moe(*normed_, *router_logits_, layer.moe, summand == nullptr ? *hidden_ : *summand);
+      if (summand != nullptr) ops_.AddRanks(*summand, rows, *hidden_);
       return;
     }
     ops_.NormGatedLinear(*hidden_, *layer.mlp_norm, config_.rms_epsilon, *layer.gate_up, rows, *normed_, *gate_up_,
                          *activated_);
-    ops_.Linear(*activated_, *layer.down, rows, /*add=*/true, *hidden_);
+    AddLinear(*activated_, *layer.down, rows, mlp_summand_.get());
   }
 
   void RunHead(int logit_rows) {
     ops_.GatherLogitRows(*hidden_, *last_hidden_);
-    ops_.NormLinear(*last_hidden_, *final_norm_, config_.rms_epsilon, *lm_head_, logit_rows, *last_normed_, *logits_);
+    Activation* part = logits_part_.get();
+    ops_.NormLinear(*last_hidden_, *final_norm_, config_.rms_epsilon, *lm_head_, logit_rows, *last_normed_,
+                    part == nullptr ? *logits_ : *part);
+    if (part != nullptr && logit_rows > 0) ops_.JoinRanks(*part, logit_rows, *logits_);
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> Linear(const Checkpoint& checkpoint, const std::string& prefix,
@@ -74,7 +87,8 @@ class GqaDecoder final : public DecoderModel {
   absl::StatusOr<std::unique_ptr<VectorWeight>> Vector(const Checkpoint& checkpoint, const std::string& name);
   absl::StatusOr<Layer> LoadLayer(const Checkpoint& checkpoint, int index);
 
-  const ModelConfig config_;
+  const ModelConfig config_;  // Of the shard, but for the vocabulary.
+  const Shard shard_;
   Ops& ops_;
   std::unique_ptr<EmbeddingTable> embedding_;
   std::vector<Layer> layers_;
@@ -84,6 +98,8 @@ class GqaDecoder final : public DecoderModel {
   // product.
   std::unique_ptr<Activation> hidden_, normed_, qkv_, attended_, gate_up_, activated_, router_logits_;
   std::unique_ptr<Activation> last_hidden_, last_normed_, logits_;  // [max_logit_rows, ...]
+  // What ranks give each other; null where there is one. Two in turn for the residual stream.
+  std::unique_ptr<Activation> attention_summand_, mlp_summand_, logits_part_;
 };
 
 absl::StatusOr<std::unique_ptr<LinearWeight>> GqaDecoder::Linear(const Checkpoint& checkpoint,
@@ -91,12 +107,16 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> GqaDecoder::Linear(const Checkpoin
                                                                  std::vector<std::string> names,
                                                                  InputPrecision precision, bool biased) {
   std::vector<TensorView> parts, biases;
+  std::vector<uint8_t> columns;  // Of the only part, where one is cut along them.
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(TensorView part, checkpoint.FindTensor(prefix + name));
+    const Cut cut = shard_.size == 1 ? Cut::kNone : name == "embedding" ? Cut::kRows : CutOf(prefix + name);
+    if (cut == Cut::kRows) part = ShardRows(part, shard_);
+    if (cut == Cut::kColumns) part = ShardColumns(part, shard_, columns);
     parts.push_back(std::move(part));
     if (!biased) continue;
     ASSIGN_OR_RETURN(TensorView bias, checkpoint.FindTensor(prefix + name + ".bias"));
-    biases.push_back(std::move(bias));
+    biases.push_back(cut == Cut::kRows ? ShardRows(bias, shard_) : std::move(bias));
   }
   return ops_.PrepareLinear(parts, biases, precision);
 }
@@ -160,6 +180,10 @@ absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int ma
   ASSIGN_OR_RETURN(last_hidden_, ops_.NewActivation(max_logit_rows, config_.hidden_size, kWorking));
   ASSIGN_OR_RETURN(last_normed_, ops_.NewActivation(max_logit_rows, config_.hidden_size, kWorking));
   ASSIGN_OR_RETURN(logits_, ops_.NewActivation(max_logit_rows, config_.vocab_size, kFloat));
+  if (shard_.size == 1) return absl::OkStatus();
+  ASSIGN_OR_RETURN(attention_summand_, ops_.NewSharedActivation(max_rows, config_.hidden_size, kWorking));
+  ASSIGN_OR_RETURN(mlp_summand_, ops_.NewSharedActivation(max_rows, config_.hidden_size, kWorking));
+  ASSIGN_OR_RETURN(logits_part_, ops_.NewSharedActivation(max_logit_rows, config_.vocab_size / shard_.size, kFloat));
   return absl::OkStatus();
 }
 
@@ -172,14 +196,14 @@ KvLayout KvShape(const ModelConfig& config) {
           .num_planes = 2};
 }
 
-absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, Ops& ops, int max_rows,
-                                                               int max_logit_rows) {
+absl::StatusOr<std::unique_ptr<DecoderModel>> LoadDecoderModel(const Checkpoint& checkpoint, const Shard& shard,
+                                                               Ops& ops, int max_rows, int max_logit_rows) {
   switch (checkpoint.config().family) {
     case ModelFamily::kLlama:
     case ModelFamily::kQwen2:
     case ModelFamily::kQwen3:
     case ModelFamily::kQwen3Moe: {
-      auto model = std::make_unique<GqaDecoder>(checkpoint.config(), ops);
+      auto model = std::make_unique<GqaDecoder>(checkpoint.config(), shard, ops);
       RETURN_IF_ERROR(model->Load(checkpoint, max_rows, max_logit_rows));
       return std::unique_ptr<DecoderModel>(std::move(model));
     }

@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "engine/cuda/cuda_ops.h"
+
 namespace tandem {
 namespace {
 
@@ -17,7 +19,7 @@ T ValueOrDie(absl::StatusOr<T> result) {
 
 Engine::Options ForDevice(Engine::Options options) {
   if (TestsRunOnGpu()) {
-    options.gpu = 0;
+    options.gpu = options.shard.rank;
     options.precision = Precision::kBf16;
   }
   return options;
@@ -28,6 +30,12 @@ Engine::Options ForDevice(Engine::Options options) {
 bool TestsRunOnGpu() {
   const char* device = std::getenv("TANDEM_TEST_DEVICE");
   return device != nullptr && std::string(device) == "cuda";
+}
+
+int NumTestGpus() {
+  int count = 0;
+  while (FreeDeviceBytes(count).ok()) ++count;
+  return count;
 }
 
 EngineFixture::EngineFixture(const std::string& model_path, const Engine::Options& options, const Clock& clock)

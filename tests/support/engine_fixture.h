@@ -10,8 +10,10 @@
 
 namespace tandem {
 
-// Whether TANDEM_TEST_DEVICE=cuda asks for engines on GPU 0: the tests of engine behaviour are the same there.
+// Whether TANDEM_TEST_DEVICE=cuda asks for engines on GPUs (rank 0 on GPU 0): the tests of engine behaviour are the
+// same there.
 bool TestsRunOnGpu();
+int NumTestGpus();
 
 // An engine with memory of its own, for tests that run a model in their own thread.
 class EngineFixture {

@@ -49,7 +49,8 @@ std::string TopologyText(const ProcessCluster::Options& options, const std::stri
                     "}\n");
   }
   absl::StrAppend(&pools, "  - {name: decode, role: decode, replicas: ", options.decode_replicas,
-                  ", kv_memory: ", options.decode_kv_memory, ", limits: ", options.limits, PortsText(options), "}\n");
+                  ", parallelism: {tp: ", options.decode_ranks, "}, kv_memory: ", options.decode_kv_memory,
+                  ", limits: ", options.limits, PortsText(options), "}\n");
   return absl::StrCat(
       "model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
       "router:\n  listen: unix:", folder,

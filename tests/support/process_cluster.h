@@ -27,6 +27,7 @@ class ProcessCluster {
   struct Options {
     std::string transports = "shm";
     int prefill_replicas = 2, decode_replicas = 2;
+    int decode_ranks = 1;  // More only without prefill workers.
     std::string prefill_kv_memory = "64 MiB", decode_kv_memory = "64 MiB";
     bool checksums = true;
     bool fixed_ports = false;    // Each life of a process has the addresses of the one before; one replica a pool.
