@@ -3,13 +3,20 @@
 // bandwidth in TB/s, or operations over a rate in TFLOP/s, both measured elsewhere in the same call and given
 // here.
 //
-//   gpu_engine_bench MODEL TB_PER_S TFLOP_PER_S [decode] [prefill] [generate]
+//   gpu_engine_bench MODEL TB_PER_S TFLOP_PER_S [ranks=N] [decode] [prefill] [generate]
+//
+// With ranks=N the model is spread over GPUs 0 to N - 1, a process for each, and a floor is what one of them reads or
+// computes; sums between ranks are none of it.
 //
 // `generate` prints, for three prompts, the prompt and 32 greedy tokens on a line each, for comparisons.
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <random>
 #include <set>
 #include <string>
@@ -25,10 +32,16 @@ double SecondsNow() { return absl::ToDoubleSeconds(Clock::Real().Now() - absl::U
 
 class Bench {
  public:
-  Bench(const std::string& model, double bandwidth, double rate) : model_(model), bandwidth_(bandwidth), rate_(rate) {}
+  Bench(const std::string& model, double bandwidth, double rate, const Shard& shard, const std::string& group)
+      : model_(model), bandwidth_(bandwidth), rate_(rate), shard_(shard), group_(group) {}
+  // Ends the ranks with their engine.
+  void End() {
+    fixture_.reset();
+    ranks_.reset();
+  }
 
   void Decode() {
-    Make(8192, 128);
+    if (!Make(8192, 128)) return;
     const ModelConfig& config = engine().model_config();
     for (const auto& [batch, output] : {std::pair{1, 256}, {8, 256}, {32, 256}, {128, 300}}) {
       constexpr int kContext = 1920;
@@ -44,7 +57,7 @@ class Bench {
       std::sort(gaps.begin(), gaps.end());
       const double context = kContext + (20 + static_cast<double>(at.size())) / 2;
       const double kv = 2.0 * config.num_kv_heads * config.head_dim * 2 * config.num_layers;
-      const double floor = (WeightBytes() + kv * context * batch) / bandwidth_ * 1e-9;
+      const double floor = (WeightBytes() + kv * context * batch) / shard_.size / bandwidth_ * 1e-9;
       printf(
           "decode batch %3d mean context %.0f: %.3f ms a step (p50 %.3f p99 %.3f), floor %.3f, ratio %.3f, %zu steps\n",
           batch, context, mean, gaps[gaps.size() / 2], gaps[gaps.size() * 99 / 100], floor, mean / floor, gaps.size());
@@ -53,7 +66,7 @@ class Bench {
 
   void Prefill() {
     for (int step : {8192, 2048}) {
-      Make(step, 32);
+      if (!Make(step, 32)) continue;
       const ModelConfig& config = engine().model_config();
       const double linear = 2.0 * LinearElements();
       for (const auto& [tokens, repeats] : {std::pair{128, 20}, {1024, 20}, {4096, 10}, {8192, 8}}) {
@@ -67,15 +80,15 @@ class Bench {
         std::sort(times.begin(), times.end());
         const double operations =
             linear * tokens + 2.0 * tokens * tokens * config.num_heads * config.head_dim * config.num_layers;
-        const double best = operations / rate_ * 1e-9, median = times[times.size() / 2];
+        const double best = operations / shard_.size / rate_ * 1e-9, median = times[times.size() / 2];
         printf("prefill %5d tokens, steps of %d: %.2f ms (%.2f-%.2f), %.0f TFLOP/s, %.3f of cuBLAS\n", tokens, step,
-               median, times.front(), times.back(), operations / median * 1e-9, best / median);
+               median, times.front(), times.back(), operations / shard_.size / median * 1e-9, best / median);
       }
     }
   }
 
   void Generate() {
-    Make(2048, 8);
+    if (!Make(2048, 8)) return;
     for (int tokens : {40, 300, 1500}) {
       std::vector<TokenId> prompt = RandomPrompt(tokens);
       std::string line;
@@ -90,14 +103,33 @@ class Bench {
 
  private:
   Engine& engine() { return fixture_->engine(); }
-  void Make(int max_step_tokens, int max_running) {
-    fixture_.reset();
+  // False: this rank has followed another one through all that was done with the engine.
+  bool Make(int max_step_tokens, int max_running) {
+    End();
+    if (shard_.size > 1) {
+      RankGroup::Options options;
+      options.name = group_;
+      options.rank = shard_.rank;
+      options.size = shard_.size;
+      ranks_ = OrExit(RankGroup::Join(options));
+    }
     fixture_ = std::make_unique<EngineFixture>(model_, Engine::Options{.precision = Precision::kBf16,
-                                                                       .gpu = 0,
+                                                                       .gpu = shard_.rank,
                                                                        .kv_memory_bytes = int64_t{44} << 30,
                                                                        .max_step_tokens = max_step_tokens,
                                                                        .max_running = max_running,
-                                                                       .run_ahead = true});
+                                                                       .run_ahead = true,
+                                                                       .shard = shard_,
+                                                                       .ranks = ranks_.get()});
+    if (shard_.rank == 0) return true;
+    if (const absl::Status status = engine().Follow(); !status.ok()) OrExit<int>(status);
+    return false;
+  }
+  template <typename T>
+  static T OrExit(absl::StatusOr<T> result) {
+    if (result.ok()) return *std::move(result);
+    fprintf(stderr, "%s\n", result.status().ToString().c_str());
+    exit(1);
   }
   std::vector<TokenId> RandomPrompt(int tokens) {
     std::vector<TokenId> prompt;
@@ -111,10 +143,7 @@ class Bench {
     request.prompt_tokens = tokens;
     request.sampling.max_tokens = output;
     request.sampling.ignore_eos = true;
-    if (absl::Status status = engine().Add(std::move(request)); !status.ok()) {
-      fprintf(stderr, "%s\n", status.ToString().c_str());
-      exit(1);
-    }
+    if (absl::Status status = engine().Add(std::move(request)); !status.ok()) OrExit<int>(status);
   }
   // Of a token's products in the layers; the head is for one token only.
   double LinearElements() {
@@ -131,6 +160,9 @@ class Bench {
 
   const std::string model_;
   const double bandwidth_, rate_;
+  const Shard shard_;
+  const std::string group_;
+  std::unique_ptr<RankGroup> ranks_;
   std::unique_ptr<EngineFixture> fixture_;
   std::mt19937 random_{3};
   uint64_t next_id_ = 1;
@@ -142,14 +174,26 @@ class Bench {
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   if (argc < 4) {
-    fprintf(stderr, "usage: gpu_engine_bench MODEL TB_PER_S TFLOP_PER_S [decode] [prefill] [generate]\n");
+    fprintf(stderr, "usage: gpu_engine_bench MODEL TB_PER_S TFLOP_PER_S [ranks=N] [decode] [prefill] [generate]\n");
     return 2;
   }
-  tandem::Bench bench(argv[1], atof(argv[2]), atof(argv[3]));
   std::set<std::string> parts(argv + 4, argv + argc);
+  tandem::Shard shard;
+  const std::string group = absl::StrCat("tandem-bench-", getpid());
+  if (auto ranks = parts.lower_bound("ranks="); ranks != parts.end() && ranks->starts_with("ranks=")) {
+    shard.size = atoi(ranks->substr(6).c_str());
+    parts.erase(ranks);
+  }
+  // Before anything of CUDA is there, which does not survive a fork.
+  for (int rank = 1; rank < shard.size && shard.rank == 0; ++rank) {
+    if (fork() == 0) shard.rank = rank;
+  }
+  tandem::Bench bench(argv[1], atof(argv[2]), atof(argv[3]), shard, group);
   if (parts.empty()) parts = {"decode", "prefill", "generate"};
   if (parts.contains("decode")) bench.Decode();
   if (parts.contains("prefill")) bench.Prefill();
   if (parts.contains("generate")) bench.Generate();
+  bench.End();
+  while (shard.rank == 0 && wait(nullptr) > 0) continue;
   return 0;
 }
