@@ -86,7 +86,10 @@ double LargestDifference(const std::vector<std::vector<float>>& a, const std::ve
 class TensorParallelTest : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    if (TestsRunOnGpu() && NumTestGpus() < 2) GTEST_SKIP() << "there are fewer than two GPUs";
+    if (!TestsRunOnGpu()) return;
+    if (NumTestGpus() < 2) GTEST_SKIP() << "there are fewer than two GPUs";
+    // 40 wide: no multiple of 16.
+    if (std::string(GetParam()) == "qwen3moe_bf16") GTEST_SKIP() << "device cuda takes half experts of 8 n columns";
   }
   static std::string Model() { return SourcePath(absl::StrCat("tests/golden/tiny/", GetParam())); }
 };

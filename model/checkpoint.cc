@@ -18,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "common/status_macros.h"
 #include "model/json_reader.h"
+#include "model/quantised_weights.h"
 
 namespace tandem {
 namespace {
@@ -212,13 +213,19 @@ absl::Status Checkpoint::OpenFolder(const std::string& path) {
   absl::StatusOr<ModelConfig> parsed = ModelConfig::FromJson(config, generation);
   if (!parsed.ok()) return absl::Status(parsed.status().code(), absl::StrCat(path, "/", parsed.status().message()));
   config_ = *std::move(parsed);
+  ASSIGN_OR_RETURN(QuantisedWeights quantised, QuantisedWeights::OfConfig(config));
   ASSIGN_OR_RETURN(std::set<std::string> files, WeightFiles(folder));
   for (const std::string& file : files) {
     ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> weights, SafetensorsFile::Open(folder / file));
     for (const TensorView& tensor : weights->tensors()) {
+      if (quantised.Take(tensor)) continue;
       if (std::string name = OurNameOfFolder(tensor.name); !name.empty()) tensors_[name] = tensor;
     }
     safetensors_.push_back(std::move(weights));
+  }
+  ASSIGN_OR_RETURN(const std::vector<TensorView> scaled, quantised.Join());
+  for (const TensorView& tensor : scaled) {
+    if (std::string name = OurNameOfFolder(tensor.name); !name.empty()) tensors_[name] = tensor;
   }
   tokenizer_json_ = ReadText(folder / "tokenizer.json").value_or("");
   boost::json::object tokenizer_config;
@@ -246,11 +253,16 @@ absl::Status Checkpoint::CheckWeights() const {
     }
     switch (tensor.dtype) {
       case DType::kU8:
-      case DType::kI8:
       case DType::kI32:
       case DType::kI64:
-      case DType::kF8E4M3:
         return absl::UnimplementedError(absl::StrCat("weight ", name, " is ", DTypeName(tensor.dtype)));
+      case DType::kF8E4M3:
+      case DType::kF4E2M1:
+      case DType::kI4:
+      case DType::kI8:
+        if (!tensor.scales.empty()) return absl::OkStatus();
+        return absl::InvalidArgumentError(
+            absl::StrCat("weight ", tensor.name, " is ", DTypeName(tensor.dtype), " and has no scale"));
       default:
         return absl::OkStatus();
     }
@@ -321,6 +333,8 @@ uint64_t Checkpoint::Fingerprint(Precision precision) const {
     hash = XXH3_64bits_withSeed(tensor.data.data(), std::min(size, kSampleBytes), hash);
     size_t tail = std::min(size, kSampleBytes);
     hash = XXH3_64bits_withSeed(tensor.data.data() + size - tail, tail, hash);
+    if (tensor.scales.empty()) continue;
+    hash = XXH3_64bits_withSeed(tensor.scales.data.data(), std::min(tensor.scales.data.size(), kSampleBytes), hash);
   }
   return hash;
 }

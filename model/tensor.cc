@@ -1,5 +1,6 @@
 #include "model/tensor.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -32,6 +33,24 @@ float DecodeF8E4M3(uint8_t bits) {
   return bits & 128 ? -magnitude : magnitude;
 }
 
+// Source: OCP Microscaling Formats 1.0, E2M1.
+float DecodeF4E2M1(uint8_t bits) {
+  constexpr float kMagnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  return bits & 8 ? -kMagnitudes[bits & 7] : kMagnitudes[bits & 7];
+}
+
+uint8_t Nibble(const uint8_t* source, int64_t i) { return i % 2 == 0 ? source[i / 2] & 15 : source[i / 2] >> 4; }
+
+void ScaleRow(const BlockScales& scales, int64_t row, int64_t count, float* out) {
+  if (scales.empty()) return;
+  for (int64_t i = 0, end; i < count; i = end) {
+    end = std::min(count,
+                   ((scales.first_column + i) / scales.block_columns + 1) * scales.block_columns - scales.first_column);
+    const float scale = scales.At(row, i);
+    for (int64_t k = i; k < end; ++k) out[k] *= scale;
+  }
+}
+
 // The first `count` elements of a block-quantised row.
 void DequantizeGroups(const TensorView& tensor, int64_t row, int64_t count, float* out) {
   const QuantRowReader reader(tensor, row);
@@ -56,6 +75,10 @@ absl::string_view DTypeName(DType dtype) {
       return "BF16";
     case DType::kF8E4M3:
       return "F8_E4M3";
+    case DType::kF4E2M1:
+      return "F4_E2M1";
+    case DType::kI4:
+      return "I4";
     case DType::kU8:
       return "U8";
     case DType::kI8:
@@ -96,6 +119,9 @@ BlockShape DTypeBlock(DType dtype) {
     case DType::kU8:
     case DType::kI8:
       return {1, 1};
+    case DType::kF4E2M1:
+    case DType::kI4:
+      return {2, 1};
     case DType::kI64:
       return {1, 8};
     case DType::kQ4_0:
@@ -144,6 +170,13 @@ absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape
   return bytes;
 }
 
+float BlockScales::At(int64_t row, int64_t column) const {
+  const int64_t at = (first_row + row) / block_rows * table_columns + (first_column + column) / block_columns;
+  float scale = 0;
+  DequantizeRow({.dtype = dtype, .shape = {1}, .data = data.subspan(at * DTypeBlock(dtype).bytes)}, 0, 1, &scale);
+  return scale * factor;
+}
+
 void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* out) {
   BlockShape block = DTypeBlock(tensor.dtype);
   const uint8_t* source = tensor.data.data() + row * (tensor.columns() / block.elements) * block.bytes;
@@ -160,7 +193,16 @@ void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* 
       return;
     case DType::kF8E4M3:
       for (int64_t i = 0; i < count; ++i) out[i] = DecodeF8E4M3(source[i]);
-      return;
+      return ScaleRow(tensor.scales, row, count, out);
+    case DType::kF4E2M1:
+      for (int64_t i = 0; i < count; ++i) out[i] = DecodeF4E2M1(Nibble(source, i));
+      return ScaleRow(tensor.scales, row, count, out);
+    case DType::kI4:
+      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(Nibble(source, i) - 8);
+      return ScaleRow(tensor.scales, row, count, out);
+    case DType::kI8:
+      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(static_cast<int8_t>(source[i]));
+      return ScaleRow(tensor.scales, row, count, out);
     default:
       std::abort();  // Callers check the type of every weight when a model is opened.
   }

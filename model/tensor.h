@@ -17,6 +17,8 @@ enum class DType {
   kF16,
   kBF16,
   kF8E4M3,
+  kF4E2M1,  // Two to a byte, the lower bits first.
+  kI4,      // Likewise, each 8 more than its value.
   kU8,
   kI8,
   kI32,
@@ -40,6 +42,21 @@ struct BlockShape {
 };
 BlockShape DTypeBlock(DType dtype);
 
+// What the values of a matrix are to be multiplied with: a factor for each block of rows and columns.
+//
+// Ownership: borrows `data` from the mapped file.
+struct BlockScales {
+  DType dtype = DType::kF32;       // A float type.
+  absl::Span<const uint8_t> data;  // A table, row by row; empty: all factors are 1.
+  int64_t table_columns = 1;
+  int64_t block_rows = 1, block_columns = 1;
+  int64_t first_row = 0, first_column = 0;  // Where the matrix begins in the one that was stored.
+  float factor = 1;                         // Of all.
+
+  bool empty() const { return data.empty(); }
+  float At(int64_t row, int64_t column) const;
+};
+
 // A tensor as it lies in a checkpoint.
 //
 // Ownership: borrows `data` from the mapped file.
@@ -48,6 +65,7 @@ struct TensorView {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;  // Row-major, outermost first: a linear layer is [out, in].
   absl::Span<const uint8_t> data;
+  BlockScales scales;
 
   int64_t num_elements() const;
   int64_t rows() const { return shape.size() < 2 ? 1 : num_elements() / shape.back(); }
@@ -60,7 +78,8 @@ absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape
 
 // Decodes `count` elements starting at the beginning of row `row` of `tensor` seen as [rows,
 // columns]. `count` is at most a row and a multiple of the block. Formats: ggml's block
-// quantisation, as gguf-py's dequantize to the last bit but for the sign of zeros. CHECK-fails for integer types.
+// quantisation, as gguf-py's dequantize to the last bit but for the sign of zeros; OCP's FP8 and FP4. CHECK-fails for
+// integer types that weights do not have.
 void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* out);
 
 }  // namespace tandem

@@ -54,6 +54,7 @@ TensorView ShardRows(const TensorView& tensor, const Shard& shard) {
   part.shape[0] /= shard.size;
   const size_t bytes = tensor.data.size() / shard.size;
   part.data = tensor.data.subspan(bytes * shard.rank, bytes);
+  part.scales.first_row += shard.rank * part.shape[0];
   return part;
 }
 
@@ -68,6 +69,7 @@ TensorView ShardColumns(const TensorView& tensor, const Shard& shard, std::vecto
                 part_bytes);
   }
   part.data = storage;
+  part.scales.first_column += shard.rank * part.columns();
   return part;
 }
 

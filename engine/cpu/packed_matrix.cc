@@ -41,6 +41,12 @@ Layout LayoutOf(DType dtype, Precision precision) {
       return {PackedEncoding::kF16};
     case DType::kBF16:
       return {PackedEncoding::kBF16};
+    case DType::kF8E4M3:
+    case DType::kF4E2M1:
+    case DType::kI8:
+    case DType::kI4:
+      if (!full) return {PackedEncoding::kBF16};
+      break;
     default:
       break;
   }
@@ -119,7 +125,7 @@ void StoreCodedRow(const CodedRow& coded, const Layout& layout, int row, uint8_t
 void StoreFloatRow(const TensorView& tensor, int64_t source_row, PackedEncoding encoding, int row,
                    std::vector<float>& decoded, uint8_t* panel) {
   const int64_t columns = tensor.columns();
-  if (encoding != PackedEncoding::kF32) {
+  if (encoding != PackedEncoding::kF32 && tensor.scales.empty()) {
     const uint8_t* source = tensor.data.data() + source_row * columns * 2;
     for (int64_t column = 0; column < columns; ++column) {
       std::memcpy(panel + (column * kPanelRows + row) * 2, source + column * 2, 2);
@@ -129,6 +135,11 @@ void StoreFloatRow(const TensorView& tensor, int64_t source_row, PackedEncoding 
   decoded.resize(columns);
   DequantizeRow(tensor, source_row, columns, decoded.data());
   for (int64_t column = 0; column < columns; ++column) {
+    if (encoding == PackedEncoding::kBF16) {
+      const uint16_t rounded = FloatToBFloat16(decoded[column]);
+      std::memcpy(panel + (column * kPanelRows + row) * 2, &rounded, 2);
+      continue;
+    }
     std::memcpy(panel + (column * kPanelRows + row) * 4, &decoded[column], 4);
   }
 }
