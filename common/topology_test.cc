@@ -105,6 +105,7 @@ TEST(TopologyTest, RanksAreProcessesWithAGpuEachAndNoAddresses) {
 TEST(TopologyTest, ReadsTheShippedFiles) {
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/laptop.yaml")), IsOk());
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/gpu_pair.yaml")), IsOk());
+  EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/gpu_tensor_parallel.yaml")), IsOk());
   EXPECT_THAT(Topology::Load("/no/such.yaml"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such.yaml")));
 }
 

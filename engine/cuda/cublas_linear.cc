@@ -47,8 +47,15 @@ CublasLinear::Plan CublasLinear::MakePlan(const LinearCall& call) {
   const auto layout = [&](cublasLtMatrixLayout_t& matrix, cudaDataType_t type, int64_t rows, int64_t columns) {
     Check(library_.layout_create(&matrix, type, rows, columns, rows), "cublasLtMatrixLayoutCreate");
   };
-  layout(plan.weight, CUDA_R_16BF, call.in_features, call.out_features);
-  layout(plan.in, CUDA_R_16BF, call.in_features, call.rows);
+  if (call.float8.codes != nullptr) {
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F);
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, call.float8.scales);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, call.scales);
+  }
+  const cudaDataType_t in_type = call.float8.codes != nullptr ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
+  layout(plan.weight, in_type, call.in_features, call.out_features);
+  layout(plan.in, in_type, call.in_features, call.rows);
   layout(plan.out, out_type, call.out_features, call.rows);
   cublasLtMatmulPreference_t preference;
   Check(library_.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
@@ -67,7 +74,9 @@ CublasLinear::Plan CublasLinear::MakePlan(const LinearCall& call) {
 }
 
 void CublasLinear::Run(const LinearCall& call) {
-  const Shape shape(call.rows, call.out_features, call.in_features, call.is_float, call.add, call.bias != nullptr);
+  const bool is_float8 = call.float8.codes != nullptr;
+  const Shape shape(call.rows, call.out_features, call.in_features, call.is_float, call.add, call.bias != nullptr,
+                    is_float8);
   auto plan = plans_.find(shape);
   if (plan == plans_.end()) plan = plans_.emplace(shape, MakePlan(call)).first;
   Plan& known = plan->second;
@@ -75,11 +84,18 @@ void CublasLinear::Run(const LinearCall& call) {
     Check(library_.operation_set(known.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call.bias, sizeof(call.bias)),
           "cublasLtMatmulDescSetAttribute");
   }
+  if (is_float8) {
+    Check(library_.operation_set(known.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &call.float8.scales,
+                                 sizeof(call.float8.scales)),
+          "cublasLtMatmulDescSetAttribute");
+  }
   const float alpha = 1, beta = call.add ? 1 : 0;
-  Check(library_.matmul(handle_, known.operation, &alpha, call.weight, known.weight, call.in, known.in, &beta, call.out,
-                        known.out, call.out, known.out, &known.algorithm, workspace_.as<void>(), kWorkspaceBytes,
-                        stream_),
-        "cublasLtMatmul");
+  const void* weight = is_float8 ? static_cast<const void*>(call.float8.codes) : call.weight;
+  const void* in = is_float8 ? static_cast<const void*>(call.codes) : call.in;
+  Check(
+      library_.matmul(handle_, known.operation, &alpha, weight, known.weight, in, known.in, &beta, call.out, known.out,
+                      call.out, known.out, &known.algorithm, workspace_.as<void>(), kWorkspaceBytes, stream_),
+      "cublasLtMatmul");
 }
 
 }  // namespace tandem

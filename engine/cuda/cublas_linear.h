@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "engine/cuda/cublas_library.h"
 #include "engine/cuda/device_memory.h"
+#include "engine/cuda/float8_kernels.h"
 
 namespace tandem {
 
@@ -18,8 +19,12 @@ namespace tandem {
 struct LinearCall {
   const __nv_bfloat16* in = nullptr;      // [rows][in_features]
   const __nv_bfloat16* weight = nullptr;  // [out_features][in_features]
-  const __nv_bfloat16* bias = nullptr;    // [out_features], or null.
-  void* out = nullptr;                    // [rows][out_features], bf16 or, with is_float, f32.
+  // In place of these two, as LaunchQuantiseRows makes the rows.
+  Float8Weight float8;
+  const uint8_t* codes = nullptr;       // [rows][in_features]
+  const float* scales = nullptr;        // [in_features / kFloat8Block][rows]
+  const __nv_bfloat16* bias = nullptr;  // [out_features], or null.
+  void* out = nullptr;                  // [rows][out_features], bf16 or, with is_float, f32.
   bool is_float = false;
   bool add = false;
   int64_t rows = 0, out_features = 0, in_features = 0;
@@ -41,7 +46,7 @@ class CublasLinear {
     cublasLtMatrixLayout_t weight = nullptr, in = nullptr, out = nullptr;
     cublasLtMatmulAlgo_t algorithm;
   };
-  using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool>;
+  using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool, bool>;
   CublasLinear(const CublasLibrary& library, cudaStream_t stream) : library_(library), stream_(stream) {}
   Plan MakePlan(const LinearCall& call);
   // Ends the process unless the call went well.

@@ -20,14 +20,31 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTileRows = 16;
-constexpr int kStep = 32;             // Input features of a step: 16 bytes for each thread of a quad.
 constexpr int kRowPad = 64;           // Bytes behind a staged row, so that 8 rows lie in unlike banks.
 constexpr int kMaxStaged = 96 << 10;  // Bytes of the input that a block keeps in shared memory.
+
+// Input features of a step: 16 bytes of weights for each thread of a quad.
+template <bool kFloat8>
+constexpr int kStepFeatures = kFloat8 ? 64 : 32;
 
 template <int kMatrices, int kDepth>
 struct Batch {
   uint4 low[kMatrices][kDepth], high[kMatrices][kDepth];  // Feature rows lane / 4 and lane / 4 + 8 of the tile.
+  float scale[kMatrices][kDepth];                         // Of FP8 weights.
 };
+
+// Four codes of E4M3 as bf16, the first and the third, the second and the fourth: with their bits in place they are too
+// small by 2^120, subnormal ones too.
+__device__ __forceinline__ void WidenCodes(uint32_t codes, uint32_t& even, uint32_t& odd) {
+  constexpr uint32_t kSigns = 0x80008000, kMagnitudes = 0x07f007f0, kFactor = 0x7b807b80;
+  const auto scale = [](uint32_t pair) {
+    uint32_t out;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(pair), "r"(kFactor));
+    return out;
+  };
+  even = scale((codes << 8 & kSigns) | (codes << 4 & kMagnitudes));
+  odd = scale((codes & kSigns) | (codes >> 4 & kMagnitudes));
+}
 
 // Copies the input to shared memory, times the norm's weights where there are any; what is left of the norm is a factor
 // for each token, which goes into the outputs: `scales`, valid after the block's next barrier but one.
@@ -82,10 +99,14 @@ __device__ __forceinline__ void StageInput(const SkinnyLinearArguments& a, uint8
   }
 }
 
-// kGroups: of 8 tokens. kGated: each tile is two, of the gate's features and of the other factor's.
-template <int kGroups, bool kGated>
+// kGroups: of 8 tokens. kGated: each tile is two, of the gate's features and of the other factor's. kFloat8: of the
+// weights.
+template <int kGroups, bool kGated, bool kFloat8>
 __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearArguments a, int staged_row_bytes) {
   constexpr int kMatrices = kGated ? 2 : 1;
+  constexpr int kStep = kStepFeatures<kFloat8>;
+  constexpr int kPerThread = kStep / 4;    // Features of 16 bytes.
+  constexpr int kBytes = kFloat8 ? 1 : 2;  // Of a weight.
   constexpr int kDepth = kGated ? 2 : 4;
   constexpr int kTokens = 8 * kGroups;
   constexpr int kSumStride = kTokens + 1;
@@ -103,39 +124,82 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
   const int tiles = half / kTileRows;
 
   using WarpBatch = Batch<kMatrices, kDepth>;
-  const __nv_bfloat16* origin = a.weight + static_cast<int64_t>(group) * a.in_features + quad * 8;
+  const int64_t weight_row_bytes = static_cast<int64_t>(a.in_features) * kBytes;
+  const uint8_t* origin =
+      (kFloat8 ? a.float8.codes : reinterpret_cast<const uint8_t*>(a.weight)) + group * weight_row_bytes + quad * 16;
   const auto load = [&](WarpBatch& batch, int tile, int step) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
 #pragma unroll
       for (int m = 0; m < kMatrices; ++m) {
         if (tile < tiles && step + d < end_step) {
-          const __nv_bfloat16* from =
-              origin + (static_cast<int64_t>(m) * half + tile * kTileRows) * a.in_features + (step + d) * kStep;
+          const int row = m * half + tile * kTileRows;
+          const uint8_t* from = origin + row * weight_row_bytes + (step + d) * (kStep * kBytes);
           batch.low[m][d] = LoadStreamed(from);
-          batch.high[m][d] = LoadStreamed(from + 8 * static_cast<int64_t>(a.in_features));
+          batch.high[m][d] = LoadStreamed(from + 8 * weight_row_bytes);
+          if constexpr (kFloat8) {
+            batch.scale[m][d] =
+                a.float8.scales[row / kFloat8Block * a.float8.scale_stride + (step + d) * kStep / kFloat8Block];
+          }
         } else {
           batch.low[m][d] = batch.high[m][d] = make_uint4(0, 0, 0, 0);
+          if constexpr (kFloat8) batch.scale[m][d] = 0;
         }
       }
     }
   };
 
   float c[kMatrices][kGroups][4] = {};
-  const auto multiply = [&](const WarpBatch& batch, int step) {
+  // 8 of the features that the thread's weights are of: `part` 0 or, with FP8, 1.
+  const auto load_tokens = [&](int g, int step, int part) {
+    const int token = g * 8 + group;
+    if (token >= a.rows || step >= end_step) return make_uint4(0, 0, 0, 0);
+    const uint8_t* row = staged_row_bytes > 0
+                             ? staged + token * staged_row_bytes
+                             : reinterpret_cast<const uint8_t*>(a.in + static_cast<int64_t>(token) * a.in_features);
+    return *reinterpret_cast<const uint4*>(row + step * (kStep * 2) + quad * (kPerThread * 2) + part * 16);
+  };
+  // A step of FP8 weights. Tokens are paired as WidenCodes pairs weights.
+  const auto multiply_codes = [&](const WarpBatch& batch, int d, int step) {
+    float sums[kMatrices][kGroups][4] = {};
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      uint4 tokens[kGroups];
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) tokens[g] = load_tokens(g, step + d, part);
+#pragma unroll
+      for (int word = 0; word < 2; ++word) {
+#pragma unroll
+        for (int m = 0; m < kMatrices; ++m) {
+          const uint4 low = batch.low[m][d], high = batch.high[m][d];
+          uint32_t low_even, low_odd, high_even, high_odd;
+          WidenCodes(part == 0 ? (word == 0 ? low.x : low.y) : (word == 0 ? low.z : low.w), low_even, low_odd);
+          WidenCodes(part == 0 ? (word == 0 ? high.x : high.y) : (word == 0 ? high.z : high.w), high_even, high_odd);
+#pragma unroll
+          for (int g = 0; g < kGroups; ++g) {
+            const uint32_t first = word == 0 ? tokens[g].x : tokens[g].z,
+                           second = word == 0 ? tokens[g].y : tokens[g].w;
+            MultiplyAdd(sums[m][g], low_even, high_even, low_odd, high_odd, __byte_perm(first, second, 0x5410),
+                        __byte_perm(first, second, 0x7632));
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < kMatrices; ++m) {
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) c[m][g][i] += batch.scale[m][d] * sums[m][g][i];
+      }
+    }
+  };
+  const auto multiply_pairs = [&](const WarpBatch& batch, int step) {
     uint4 tokens[kDepth][kGroups];
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
 #pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        const int token = g * 8 + group;
-        tokens[d][g] = make_uint4(0, 0, 0, 0);
-        if (token >= a.rows || step + d >= end_step) continue;
-        const uint8_t* row = staged_row_bytes > 0
-                                 ? staged + token * staged_row_bytes
-                                 : reinterpret_cast<const uint8_t*>(a.in + static_cast<int64_t>(token) * a.in_features);
-        tokens[d][g] = *reinterpret_cast<const uint4*>(row + (step + d) * (kStep * 2) + quad * 16);
-      }
+      for (int g = 0; g < kGroups; ++g) tokens[d][g] = load_tokens(g, step + d, 0);
     }
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
@@ -148,6 +212,15 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
           MultiplyAdd(c[m][g], low.z, high.z, low.w, high.w, tokens[d][g].z, tokens[d][g].w);
         }
       }
+    }
+  };
+
+  const auto multiply = [&](const WarpBatch& batch, int step) {
+    if constexpr (kFloat8) {
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) multiply_codes(batch, d, step);
+    } else {
+      multiply_pairs(batch, step);
     }
   };
 
@@ -244,12 +317,18 @@ SharedNeeds SharedNeedsOf(const SkinnyLinearArguments& a) {
   return needs;
 }
 
-template <int kGroups, bool kGated>
+template <int kGroups, bool kGated, bool kFloat8>
 cudaError_t Launch(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
   const SharedNeeds needs = SharedNeedsOf(a);
   const int tiles = a.out_features / (kGated ? 2 : 1) / kTileRows;
-  return LaunchEarly(SkinnyLinearKernel<kGroups, kGated>, std::min(tiles, multiprocessors), kThreads, needs.bytes,
-                     stream, a, needs.staged_row_bytes);
+  return LaunchEarly(SkinnyLinearKernel<kGroups, kGated, kFloat8>, std::min(tiles, multiprocessors), kThreads,
+                     needs.bytes, stream, a, needs.staged_row_bytes);
+}
+
+template <int kGroups, bool kGated>
+cudaError_t LaunchFor(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
+  return a.float8.codes != nullptr ? Launch<kGroups, kGated, true>(a, multiprocessors, stream)
+                                   : Launch<kGroups, kGated, false>(a, multiprocessors, stream);
 }
 
 }  // namespace
@@ -257,15 +336,17 @@ cudaError_t Launch(const SkinnyLinearArguments& a, int multiprocessors, cudaStre
 bool IsSkinny(const SkinnyLinearArguments& a) {
   const int tile = a.is_gated ? 2 * kTileRows : kTileRows;
   constexpr size_t kMostShared = 224 << 10;  // A block may have 227 KB, of which some is the kernel's own.
-  return a.rows >= 1 && a.rows <= kMaxSkinnyRows && a.in_features % kStep == 0 && a.out_features % tile == 0 &&
-         SharedNeedsOf(a).bytes <= kMostShared;
+  return a.rows >= 1 && a.rows <= kMaxSkinnyRows &&
+         a.in_features % (a.float8.codes != nullptr ? kStepFeatures<true> : kStepFeatures<false>) == 0 &&
+         a.out_features % tile == 0 && SharedNeedsOf(a).bytes <= kMostShared;
 }
 
 cudaError_t LaunchSkinnyLinear(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
   if (a.rows <= 8) {
-    return a.is_gated ? Launch<1, true>(a, multiprocessors, stream) : Launch<1, false>(a, multiprocessors, stream);
+    return a.is_gated ? LaunchFor<1, true>(a, multiprocessors, stream)
+                      : LaunchFor<1, false>(a, multiprocessors, stream);
   }
-  return a.is_gated ? Launch<2, true>(a, multiprocessors, stream) : Launch<2, false>(a, multiprocessors, stream);
+  return a.is_gated ? LaunchFor<2, true>(a, multiprocessors, stream) : LaunchFor<2, false>(a, multiprocessors, stream);
 }
 
 }  // namespace tandem

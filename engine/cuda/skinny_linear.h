@@ -5,12 +5,15 @@
 
 #include <cstdint>
 
+#include "engine/cuda/float8_kernels.h"
+
 namespace tandem {
 
 // A linear layer of few rows, which takes as long as its weights take to be read. Beside the product it does what
 // stands before and after it: the norm of its input, the gate of its output, the residual.
 struct SkinnyLinearArguments {
   const __nv_bfloat16* weight = nullptr;  // [out_features][in_features]
+  Float8Weight float8;                    // Or this in its place; gate and up are multiples of its block each.
   const __nv_bfloat16* bias = nullptr;    // [out_features], or null.
   const __nv_bfloat16* in = nullptr;      // [rows][in_features]
   const __nv_bfloat16* norm = nullptr;    // [in_features]: of the input, as RmsNorm; or null.

@@ -42,9 +42,19 @@ def safetensors() -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(24)
 
 
+def quantised() -> bytes:
+    header = json.dumps({"a.weight": {"dtype": "F8_E4M3", "shape": [2, 4], "data_offsets": [0, 8]},
+                         "a.weight_scale": {"dtype": "F32", "shape": [2, 1], "data_offsets": [8, 16]},
+                         "b.weight": {"dtype": "U8", "shape": [1, 8], "data_offsets": [16, 24]},
+                         "b.weight_scale": {"dtype": "F8_E4M3", "shape": [1, 1], "data_offsets": [24, 25]},
+                         "b.weight_scale_2": {"dtype": "F32", "shape": [], "data_offsets": [25, 29]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(29)
+
+
 def main() -> None:
     (SEEDS / "gguf/small").write_bytes(gguf())
     (SEEDS / "safetensors/small").write_bytes(safetensors())
+    (SEEDS / "safetensors/quantised").write_bytes(quantised())
     tiny = pathlib.Path("tests/golden/tiny")
     for config in sorted(tiny.glob("*/config.json")):
         (SEEDS / "model_json" / config.parent.name).write_bytes(config.read_bytes())
