@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/cuda/cuda_ops.h"
 #include "engine/cuda/cuda_tensors.h"
+#include "engine/cuda/float8_weight.h"
 #include "engine/cuda/moe_kernels.h"
 #include "model/weight_shard.h"
 
@@ -33,14 +34,16 @@ absl::Status CheckCudaModel(const ModelConfig& config) {
 
 int64_t CudaWeightBytes(const Checkpoint& checkpoint, int ranks) {
   const bool is_tied = checkpoint.config().tied_embeddings;
-  int64_t elements = 0;
+  int64_t bytes = 0;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (is_tied && name == "lm_head") continue;
-    elements += tensor.num_elements() / (CutOf(name) == Cut::kNone ? 1 : ranks);
+    const int64_t whole =
+        tensor.num_elements() * (StaysFloat8(tensor, checkpoint.config()) ? 1 : static_cast<int64_t>(sizeof(Bf16)));
+    bytes += whole / (CutOf(name) == Cut::kNone ? 1 : ranks);
     // The embedding is whole on every rank, the head is not.
-    if (is_tied && name == "embedding" && ranks > 1) elements += tensor.num_elements() / ranks;
+    if (is_tied && name == "embedding" && ranks > 1) bytes += whole / ranks;
   }
-  return elements * static_cast<int64_t>(sizeof(Bf16));
+  return bytes;
 }
 
 absl::StatusOr<int64_t> FreeDeviceBytes(int device) {

@@ -16,6 +16,8 @@
 #include "engine/cuda/cuda_tensors.h"
 #include "engine/cuda/device_memory.h"
 #include "engine/cuda/device_sampler.h"
+#include "engine/cuda/float8_kernels.h"
+#include "engine/cuda/float8_weight.h"
 #include "engine/cuda/moe_kernels.h"
 #include "engine/cuda/paged_attention.h"
 #include "engine/cuda/prefill_attention.h"
@@ -100,14 +102,23 @@ class CudaOps final : public Ops {
     LinearCall call;
     call.in = Cuda(in).data();
     call.weight = Cuda(weight).weight();
+    call.float8 = Cuda(weight).float8();
     call.bias = Cuda(weight).bias();
     call.out = Cuda(out).data<void>();
     call.is_float = Cuda(out).is_float();
     call.add = add;
     call.rows = rows;
-    if (call.rows > kRowRounding) call.rows = (call.rows + kRowRounding - 1) / kRowRounding * kRowRounding;
+    const bool is_float8 = Cuda(weight).is_float8();
+    if (call.rows > kRowRounding || is_float8) call.rows = RoundedRows(rows);
     call.out_features = weight.out();
     call.in_features = weight.in();
+    if (is_float8) {
+      call.codes = codes_.as<uint8_t>();
+      call.scales = code_scales_.as<float>();
+      CheckCuda(LaunchQuantiseRows(call.in, rows, static_cast<int>(call.rows), static_cast<int>(call.in_features),
+                                   codes_.as<uint8_t>(), code_scales_.as<float>(), stream_),
+                "LaunchQuantiseRows");
+    }
     cublas_->Run(call);
   }
 
@@ -214,14 +225,16 @@ class CudaOps final : public Ops {
   struct ExpertTables {
     DeviceMemory gate_up, down;
   };
-  explicit CudaOps(const CudaOpsOptions& options) : options_(options) {}
+  CudaOps(const CudaOpsOptions& options, const ModelConfig& config) : options_(options), config_(config) {}
+  static int64_t RoundedRows(int64_t rows) { return (rows + kRowRounding - 1) / kRowRounding * kRowRounding; }
   static size_t ActivationBytes(int64_t max_rows, int64_t columns, ActivationType type) {
-    const int64_t rows = (max_rows + kRowRounding - 1) / kRowRounding * kRowRounding;
-    return rows * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
+    return RoundedRows(max_rows) * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
   }
+  absl::StatusOr<DeviceMemory> UploadScales(absl::Span<const TensorView> parts);
 
   void UseDevice() const { CheckCuda(cudaSetDevice(options_.device), "cudaSetDevice"); }
-  absl::StatusOr<std::shared_ptr<DeviceMemory>> Upload(absl::Span<const TensorView> parts);
+  // In bf16 or, with is_float8, as they are.
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> Upload(absl::Span<const TensorView> parts, bool is_float8 = false);
   // As Upload, or what was uploaded of the same tensor before.
   absl::StatusOr<std::shared_ptr<DeviceMemory>> UploadShared(absl::Span<const TensorView> parts);
   void PlanAttention(const StepBatch& batch);
@@ -254,6 +267,7 @@ class CudaOps final : public Ops {
   }
 
   const CudaOpsOptions options_;
+  const ModelConfig config_;
   int multiprocessors_ = 0, compute_major_ = 0;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<WeightUpload> upload_;
@@ -266,6 +280,9 @@ class CudaOps final : public Ops {
   std::unique_ptr<StagingRing> plan_staging_;
   DeviceMemory plan_memory_;
   absl::flat_hash_map<const MoeWeights*, ExpertTables> expert_tables_;
+  // The input of an FP8 layer of many rows, for the widest of them.
+  int64_t code_columns_ = 0;
+  DeviceMemory codes_, code_scales_;
   DeviceMemory moe_chosen_, moe_weights_, moe_activated_;
 
   // Of the step that runs.
@@ -283,7 +300,7 @@ class CudaOps final : public Ops {
 absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& options, const ModelConfig& config) {
   RETURN_IF_ERROR(FreeDeviceBytes(options.device).status());
   RETURN_IF_ERROR(CheckCudaModel(config));
-  std::unique_ptr<CudaOps> ops(new CudaOps(options));
+  std::unique_ptr<CudaOps> ops(new CudaOps(options, config));
   ops->UseDevice();
   cudaDeviceProp properties;
   CheckCuda(cudaGetDeviceProperties(&properties, options.device), "cudaGetDeviceProperties");
@@ -345,17 +362,33 @@ CudaOps::~CudaOps() {
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
-absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::Upload(absl::Span<const TensorView> parts) {
+absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::Upload(absl::Span<const TensorView> parts, bool is_float8) {
   UseDevice();
   int64_t elements = 0;
   for (const TensorView& part : parts) elements += part.num_elements();
-  ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, elements * sizeof(Bf16)));
-  Bf16* to = memory.as<Bf16>();
+  const size_t element_bytes = is_float8 ? 1 : sizeof(Bf16);
+  ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, elements * element_bytes));
+  uint8_t* to = memory.as<uint8_t>();
   for (const TensorView& part : parts) {
-    upload_->Upload(part, to);
-    to += part.num_elements();
+    is_float8 ? upload_->UploadBytes(part.data, to) : upload_->Upload(part, reinterpret_cast<Bf16*>(to));
+    to += part.num_elements() * static_cast<int64_t>(element_bytes);
   }
   return std::make_shared<DeviceMemory>(std::move(memory));
+}
+
+absl::StatusOr<DeviceMemory> CudaOps::UploadScales(absl::Span<const TensorView> parts) {
+  const std::vector<float> scales = Float8Scales(parts);
+  const size_t bytes = scales.size() * sizeof(float);
+  ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
+  CopyNow(memory.as<void>(), scales.data(), bytes);
+  if (const int64_t columns = parts[0].columns(); columns > code_columns_) {
+    code_columns_ = columns;
+    const int64_t rows = RoundedRows(options_.max_rows);
+    ASSIGN_OR_RETURN(codes_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, rows * columns));
+    ASSIGN_OR_RETURN(code_scales_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice,
+                                                          rows * columns / kFloat8Block * sizeof(float)));
+  }
+  return memory;
 }
 
 absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::UploadShared(absl::Span<const TensorView> parts) {
@@ -379,14 +412,22 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CudaOps::PrepareLinear(absl::Span<
     }
     out += part.rows();
   }
-  ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> weight, UploadShared(parts));
-  DeviceMemory bias;
+  const bool is_float8 =
+      std::all_of(parts.begin(), parts.end(), [this](const TensorView& part) { return StaysFloat8(part, config_); });
+  DeviceMemory scales, bias;
+  std::shared_ptr<DeviceMemory> weight;
+  if (is_float8) {
+    ASSIGN_OR_RETURN(weight, Upload(parts, is_float8));
+    ASSIGN_OR_RETURN(scales, UploadScales(parts));
+  } else {
+    ASSIGN_OR_RETURN(weight, UploadShared(parts));
+  }
   if (!biases.empty()) {
     ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> uploaded, Upload(biases));
     bias = std::move(*uploaded);
   }
   return std::unique_ptr<LinearWeight>(
-      std::make_unique<CudaLinear>(out, parts[0].columns(), std::move(weight), std::move(bias)));
+      std::make_unique<CudaLinear>(out, parts[0].columns(), std::move(weight), std::move(scales), std::move(bias)));
 }
 
 void CudaOps::RunStep(const StepBatch& batch, const RopeConfig&, const AttentionShape&,

@@ -45,14 +45,21 @@ class CudaActivation final : public Activation {
 
 class CudaLinear final : public LinearWeight {
  public:
-  CudaLinear(int64_t out, int64_t in, std::shared_ptr<DeviceMemory> weight, DeviceMemory bias)
-      : LinearWeight(out, in), weight_(std::move(weight)), bias_(std::move(bias)) {}
-  const Bf16* weight() const { return weight_->as<const Bf16>(); }
+  // `scales`: of FP8 weights, else empty.
+  CudaLinear(int64_t out, int64_t in, std::shared_ptr<DeviceMemory> weight, DeviceMemory scales, DeviceMemory bias)
+      : LinearWeight(out, in), weight_(std::move(weight)), scales_(std::move(scales)), bias_(std::move(bias)) {}
+  // Null where it is FP8, and the other way round.
+  const Bf16* weight() const { return is_float8() ? nullptr : weight_->as<const Bf16>(); }
+  Float8Weight float8() const {
+    if (!is_float8()) return {};
+    return {weight_->as<const uint8_t>(), scales_.as<const float>(), Float8ScaleStride(in())};
+  }
+  bool is_float8() const { return scales_.as<const float>() != nullptr; }
   const Bf16* bias() const { return bias_.as<const Bf16>(); }  // Null: none.
 
  private:
   const std::shared_ptr<DeviceMemory> weight_;  // Shared by a tied embedding.
-  const DeviceMemory bias_;
+  const DeviceMemory scales_, bias_;
 };
 
 class CudaVector final : public VectorWeight {
@@ -104,6 +111,7 @@ inline SkinnyLinearArguments SkinnyCall(const Activation& in, const LinearWeight
                                         const Activation& out) {
   SkinnyLinearArguments call;
   call.weight = Cuda(weight).weight();
+  call.float8 = Cuda(weight).float8();
   call.bias = Cuda(weight).bias();
   call.in = Cuda(in).data();
   call.out = Cuda(out).data<void>();

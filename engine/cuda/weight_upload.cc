@@ -45,6 +45,22 @@ void WeightUpload::LogProgress() {
                                              {"GB_per_second", absl::StrFormat("%.2f", gigabytes / seconds)}});
 }
 
+void WeightUpload::UploadBytes(absl::Span<const uint8_t> bytes, uint8_t* to) {
+  const auto size = static_cast<int64_t>(bytes.size());
+  for (int64_t first = 0; first < size; first += kPieceBytes) {
+    const int64_t count = std::min(kPieceBytes, size - first);
+    uint8_t* staging = ring_->Acquire();
+    threads_.ParallelFor((count + kTaskBytes - 1) / kTaskBytes, [&](int64_t task) {
+      const int64_t begin = task * kTaskBytes, end = std::min(count, begin + kTaskBytes);
+      std::memcpy(staging + begin, bytes.data() + first + begin, end - begin);
+    });
+    CheckCuda(cudaMemcpyAsync(to + first, staging, count, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
+    ring_->Release();
+    uploaded_bytes_ += count;
+    LogProgress();
+  }
+}
+
 void WeightUpload::Upload(const TensorView& tensor, __nv_bfloat16* to) {
   const int64_t columns = tensor.columns(), rows = tensor.rows(), row_bytes = columns * 2;
   const int64_t piece_rows = std::max<int64_t>(1, kPieceBytes / row_bytes);

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "engine/cpu/thread_pool.h"
 #include "engine/cuda/staging_ring.h"
 #include "model/tensor.h"
@@ -25,6 +26,8 @@ class WeightUpload {
 
   // Enqueues the copy of all of `tensor`, row by row, to `to` [rows][columns].
   void Upload(const TensorView& tensor, __nv_bfloat16* to);
+  // As they are.
+  void UploadBytes(absl::Span<const uint8_t> bytes, uint8_t* to);
 
  private:
   WeightUpload(int64_t expected_bytes, cudaStream_t stream);

@@ -152,10 +152,14 @@ class Bench {
         static_cast<double>(c.hidden_size) * c.head_dim * (2.0 * c.num_heads + 2.0 * c.num_kv_heads);
     return c.num_layers * (attention + 3.0 * c.hidden_size * c.intermediate_size);
   }
-  // That a step reads: all but the embedding table.
+  // That a step reads, as they are stored: all but the embedding table.
   double WeightBytes() {
-    const ModelConfig& c = engine().model_config();
-    return 2 * (LinearElements() + static_cast<double>(c.hidden_size) * c.vocab_size);
+    const auto checkpoint = OrExit(Checkpoint::Open(model_));
+    double bytes = 0;
+    for (const auto& [name, tensor] : checkpoint->tensors()) {
+      if (name != "embedding" || checkpoint->config().tied_embeddings) bytes += static_cast<double>(tensor.data.size());
+    }
+    return bytes;
   }
 
   const std::string model_;

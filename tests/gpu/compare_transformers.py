@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks greedy output of our engine against transformers with the same weights, on the same GPU.
 
-Usage: gpu_engine_bench MODEL 3 700 generate | compare_transformers.py MODEL. The reference is transformers in f32. How
+Usage: gpu_engine_bench MODEL 3 700 generate | compare_transformers.py MODEL [SHARE WORST]. The reference is transformers in f32. How
 far below the reference's best a token is that was chosen by bf16 logits depends on rounding; so transformers in bf16 is
 judged at the same places. Ours may be the best at most SHARE less often than its own, and at most WORST below.
 """
@@ -11,7 +11,7 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM
 
-SHARE, WORST = 0.05, 0.5  # WORST: of logits whose standard deviation is about 4.
+SHARE, WORST = (float(x) for x in sys.argv[2:4] or (0.05, 0.5))  # WORST: of logits whose standard deviation is about 4.
 
 
 def logits_of(dtype: torch.dtype, texts: list[list[int]]) -> list[torch.Tensor]:

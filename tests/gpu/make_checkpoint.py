@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Writes a Hugging Face folder with random weights in the shape of a known model, for speed and for comparisons.
 
-Usage: make_checkpoint.py llama-3.1-8b|qwen3-8b FOLDER [--layers N] [--tokenizer FILE]. The tokenizer is a copy, which
-knows a few tokens of the vocabulary: enough for a router whose clients send token ids. Needs PyTorch and safetensors; the weights are
+Usage: make_checkpoint.py llama-3.1-8b|qwen3-8b FOLDER [--layers N] [--tokenizer FILE] [--float8]. The tokenizer is a copy, which
+knows a few tokens of the vocabulary: enough for a router whose clients send token ids. With --float8 the linear layers are
+rounded to FP8 in blocks of 128 x 128, and FOLDER-fp8 has the same values as codes and scales. Needs PyTorch and safetensors; the weights are
 drawn on the GPU with a fixed seed. Nothing is written where the folder is complete.
 """
 
@@ -32,13 +33,30 @@ SHAPES = {
 }
 
 
+BLOCK = 128
+
+
+def to_float8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes, scales, and the values of these, which are bf16 to the last bit: scales are powers of two."""
+    rows, columns = weight.shape
+    blocks = weight.cuda().float().view(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+    scales = torch.exp2(torch.ceil(torch.log2(blocks.abs().amax(dim=(1, 3)) / 448)))
+    factors = scales[:, None, :, None]
+    codes = (blocks / factors).to(torch.float8_e4m3fn)
+    values = (codes.float() * factors).to(torch.bfloat16).view(rows, columns)
+    return codes.view(rows, columns).cpu(), scales.cpu(), values.cpu()
+
+
 def main() -> None:
     shape, folder = SHAPES[sys.argv[1]], pathlib.Path(sys.argv[2])
     if "--layers" in sys.argv:
         shape["num_hidden_layers"] = int(sys.argv[sys.argv.index("--layers") + 1])
     if (folder / "config.json").exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    has_float8 = "--float8" in sys.argv
+    folders = [folder] + ([pathlib.Path(f"{folder}-fp8")] if has_float8 else [])
+    for each in folders:
+        each.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
     hidden, inner, dim = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
     q, kv = shape["num_attention_heads"] * dim, shape["num_key_value_heads"] * dim
@@ -49,11 +67,15 @@ def main() -> None:
     def norm(size: int) -> torch.Tensor:
         return (1 + 0.1 * torch.randn(size, device="cuda")).to(torch.bfloat16).cpu()
 
-    files: dict[str, str] = {}
+    files: list[dict[str, str]] = [{} for _ in folders]
 
     def save(name: str, tensors: dict[str, torch.Tensor]) -> None:
-        save_file(tensors, folder / name)
-        files.update({tensor: name for tensor in tensors})
+        codes = dict(tensors)
+        for tensor in [key for key in tensors if has_float8 and "_proj." in key]:
+            codes[tensor], codes[tensor + "_scale_inv"], tensors[tensor] = to_float8(tensors[tensor])
+        for i, contents in enumerate([tensors, codes][: len(folders)]):
+            save_file(contents, folders[i] / name)
+            files[i].update({tensor: name for tensor in contents})
 
     save("model-head.safetensors", {
         "model.embed_tokens.weight": matrix(shape["vocab_size"], hidden) * 64,
@@ -77,10 +99,12 @@ def main() -> None:
             tensors[at + "self_attn.q_norm.weight"] = norm(dim)
             tensors[at + "self_attn.k_norm.weight"] = norm(dim)
         save(f"model-{i:02d}.safetensors", tensors)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
-    if "--tokenizer" in sys.argv:
-        shutil.copy(sys.argv[sys.argv.index("--tokenizer") + 1], folder / "tokenizer.json")
-    (folder / "config.json").write_text(json.dumps(shape, indent=1))
+    for i, each in enumerate(folders):
+        (each / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files[i]}))
+        if "--tokenizer" in sys.argv:
+            shutil.copy(sys.argv[sys.argv.index("--tokenizer") + 1], each / "tokenizer.json")
+        quantisation = dict(quantization_config=dict(quant_method="fp8", weight_block_size=[BLOCK, BLOCK]))
+        (each / "config.json").write_text(json.dumps(shape | (quantisation if i else {}), indent=1))
 
 
 main()
