@@ -119,6 +119,7 @@ std::vector<ServiceTier> ReadServiceTiers(ConfigNode& router) {
 
 RouterSettings ReadRouter(ConfigNode node, const std::filesystem::path& folder) {
   RouterSettings router;
+  router.replicas = static_cast<int>(node.GetInt("replicas", router.replicas, 1, 64));
   router.listen = ReadListenAddress(node, "listen", router.listen);
   router.http_listen = ReadHttpAddress(node, "http_listen", router.http_listen);
   router.metrics_listen = ReadHttpAddress(node, "metrics_listen", router.metrics_listen);
@@ -303,6 +304,16 @@ void CheckPools(const Topology& topology, ConfigNode& root) {
   }
 }
 
+// A router's address: the next port, or another path of a Unix socket. What is off, or a port that is drawn, stays.
+std::string OfReplica(const std::string& address, int replica) {
+  if (replica == 0 || address.empty()) return address;
+  if (absl::StartsWith(address, "unix:")) return absl::StrCat(address, "-", replica);
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (!absl::SimpleAtoi(address.substr(colon + 1), &port) || port == 0) return address;
+  return absl::StrCat(address.substr(0, colon + 1), port + replica);
+}
+
 std::string WithPort(const std::string& host, int base, int replica) {
   return absl::StrCat(host, ":", base == 0 ? 0 : base + replica);
 }
@@ -350,11 +361,14 @@ absl::StatusOr<Topology> Topology::Parse(const std::string& text, const std::str
 
 std::vector<ProcessPlan> Topology::Processes() const {
   std::vector<ProcessPlan> processes;
-  processes.push_back({.name = "router",
-                       .program = "tandem-router",
-                       .service_address = router.listen,
-                       .http_address = router.http_listen,
-                       .metrics_address = router.metrics_listen});
+  for (int replica = 0; replica < router.replicas; ++replica) {
+    processes.push_back({.name = replica == 0 ? "router" : absl::StrCat("router-", replica),
+                         .program = "tandem-router",
+                         .replica = replica,
+                         .service_address = OfReplica(router.listen, replica),
+                         .http_address = OfReplica(router.http_listen, replica),
+                         .metrics_address = OfReplica(router.metrics_listen, replica)});
+  }
   std::map<std::string, int> next_gpu;  // By host.
   for (int i = 0; i < pools.size(); ++i) {
     const PoolSettings& pool = pools[i];
@@ -382,6 +396,12 @@ std::vector<ProcessPlan> Topology::Processes() const {
     }
   }
   return processes;
+}
+
+std::vector<std::string> Topology::RouterAddresses() const {
+  std::vector<std::string> addresses;
+  for (int replica = 0; replica < router.replicas; ++replica) addresses.push_back(OfReplica(router.listen, replica));
+  return addresses;
 }
 
 absl::StatusOr<ProcessPlan> Topology::FindProcess(absl::string_view name) const {

@@ -51,6 +51,7 @@ struct ServiceTier {
 };
 
 struct RouterSettings {
+  int replicas = 1;  // Routers beside each other, each of which knows all workers. The others have the next ports.
   std::string listen = "127.0.0.1:7070";          // gRPC address.
   std::string http_listen = "127.0.0.1:8000";     // OpenAI's HTTP interface; empty: off.
   std::string metrics_listen = "127.0.0.1:7071";  // Prometheus text over HTTP; empty: off.
@@ -112,9 +113,9 @@ struct LinkSettings {
 
 // One process that `tandem up` starts.
 struct ProcessPlan {
-  std::string name;  // "router", "prefill-0", "decode-1"; "decode-1-rank-1" for its second rank.
+  std::string name;  // "router" ("router-1" for a second), "prefill-0"; "decode-1-rank-1" for a worker's second rank.
   std::string program;
-  int pool = -1;  // Index into pools; -1 for the router.
+  int pool = -1;  // Index into pools; -1 for a router.
   int replica = 0;
   int tp_rank = 0;  // Only rank 0 has addresses: it alone talks with others.
   std::optional<int> gpu;
@@ -137,6 +138,8 @@ struct Topology {
   static absl::StatusOr<Topology> Parse(const std::string& text, const std::string& name);
 
   std::vector<ProcessPlan> Processes() const;
+  // Where workers find the routers.
+  std::vector<std::string> RouterAddresses() const;
   // NOT_FOUND, with the names there are.
   absl::StatusOr<ProcessPlan> FindProcess(absl::string_view name) const;
 };

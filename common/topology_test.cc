@@ -80,6 +80,35 @@ TEST(TopologyTest, ReplicasOnGpusGetOneEach) {
   EXPECT_EQ(topology.Processes()[3].gpu, 6);
 }
 
+TEST(TopologyTest, RoutersHaveTheNextAddresses) {
+  ASSERT_OK_AND_ASSIGN(Topology topology,
+                       Topology::Parse("model: {path: m.gguf, served_name: m}\n"
+                                       "router: {replicas: 3, listen: '0.0.0.0:7000', http_listen: '127.0.0.1:0', "
+                                       "metrics_listen: ''}\n"
+                                       "pools: [{name: decode, role: decode}]\n",
+                                       "/x/t.yaml"));
+  EXPECT_THAT(topology.RouterAddresses(), testing::ElementsAre("0.0.0.0:7000", "0.0.0.0:7001", "0.0.0.0:7002"));
+  const std::vector<ProcessPlan> processes = topology.Processes();
+  ASSERT_EQ(processes.size(), 4);
+  EXPECT_EQ(processes[0].name, "router");
+  EXPECT_EQ(processes[2].name, "router-2");
+  EXPECT_EQ(processes[2].service_address, "0.0.0.0:7002");
+  EXPECT_EQ(processes[2].http_address, "127.0.0.1:0");
+  EXPECT_EQ(processes[2].metrics_address, "");
+  ASSERT_OK_AND_ASSIGN(topology, Topology::Parse("model: {path: m.gguf, served_name: m}\n"
+                                                 "router: {replicas: 2, listen: 'unix:/r'}\n"
+                                                 "pools: [{name: decode, role: decode}]\n",
+                                                 "/x/t.yaml"));
+  EXPECT_EQ(topology.Processes()[1].service_address, "unix:/r-1");
+  EXPECT_THAT(
+      Topology::Parse("model: {path: m.gguf, served_name: m}\n"
+                      "router: {replicas: 2, listen: '127.0.0.1:7070', http_listen: '', metrics_listen: "
+                      "'127.0.0.1:7071'}\n"
+                      "pools: [{name: decode, role: decode}]\n",
+                      "/x/t.yaml"),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("127.0.0.1:7071 is used by router and by router-1")));
+}
+
 TEST(TopologyTest, RanksAreProcessesWithAGpuEachAndNoAddresses) {
   ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse("model: {path: m.gguf, served_name: m}\n"
                                                           "pools:\n"

@@ -43,7 +43,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   }
 
   ~DecodeParts() override {
-    agent_.reset();
+    agents_.clear();
     if (server_ != nullptr) {
       sessions_.Close();
       server_->Shutdown(absl::Milliseconds(200));
@@ -64,7 +64,8 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
  private:
   absl::Status Build(const Topology& topology, const ProcessPlan& plan);
   absl::Status StartHub(const Topology& topology, const ProcessPlan& plan);
-  void StartAgent(const Topology& topology, const ProcessPlan& plan);
+  void StartAgents(const Topology& topology, const ProcessPlan& plan);
+  void StartAgent(const std::string& router, const ProcessPlan& plan);
   // The reason to refuse a link, if there is one.
   std::optional<LinkRefusedMessage> CheckHello(const HelloMessage& hello) const;
 
@@ -118,7 +119,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   std::unique_ptr<ReceiverHub> hub_;
   std::unique_ptr<SessionService> service_;
   std::unique_ptr<ServerRunner> server_;
-  std::unique_ptr<WorkerAgent> agent_;
+  std::vector<std::unique_ptr<WorkerAgent>> agents_;  // One for each router.
 };
 
 absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& plan) {
@@ -160,7 +161,7 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}, std::move(peer_secret)));
   service_->Start(server_->loop());
   server_->StartThread();
-  StartAgent(topology, plan);
+  StartAgents(topology, plan);
   LogInfo("serving", {{"address", server_->address()},
                       {"link_port", hub_->port()},
                       {"metrics_port", metrics_server_.port()},
@@ -196,10 +197,14 @@ std::optional<LinkRefusedMessage> DecodeParts::CheckHello(const HelloMessage& he
   return std::nullopt;
 }
 
-void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) {
+void DecodeParts::StartAgents(const Topology& topology, const ProcessPlan& plan) {
+  for (const std::string& router : topology.RouterAddresses()) StartAgent(router, plan);
+}
+
+void DecodeParts::StartAgent(const std::string& router, const ProcessPlan& plan) {
   const Engine& engine = engine_->engine();
   WorkerAgent::Options options;
-  options.router_address = topology.router.listen;
+  options.router_address = router;
   const std::string host = plan.link_address.substr(0, plan.link_address.rfind(':'));
   options.registration = {.worker_id = plan.name,
                           .incarnation = incarnation_,
@@ -211,7 +216,7 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
                           .page_tokens = engine.layout().page_tokens,
                           .max_context_tokens = engine.max_context_tokens(),
                           .page_bytes = engine.layout().page_bytes()};
-  options.collect = [this, router = topology.router.listen](bool restart) {
+  options.collect = [this, router](bool restart) {
     WorkerHeartbeat heartbeat = reporter_->Collect(router, restart);
     int total = 0, quarantined = 0;
     for (const auto& [state, count] : heartbeat.pages) {
@@ -225,7 +230,8 @@ void DecodeParts::StartAgent(const Topology& topology, const ProcessPlan& plan) 
   options.on_directive = [this](const RouterDirective& directive) {
     if (directive.drain && !draining_.exchange(true)) RequestTermination();
   };
-  agent_ = std::make_unique<WorkerAgent>(server_->loop(), std::move(options));
+  options.on_lost = [this, router] { reporter_->Forget(router); };
+  agents_.push_back(std::make_unique<WorkerAgent>(server_->loop(), std::move(options)));
 }
 
 }  // namespace

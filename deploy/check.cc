@@ -41,7 +41,7 @@ absl::StatusOr<ProcessNeeds> AskProcess(const Topology& topology, const ProcessP
   if (std::error_code error; !std::filesystem::exists(program, error))
     return absl::NotFoundError(absl::StrCat(program, " is missing; was it built?"));
   std::vector<std::string> arguments = {program, "--check", absl::StrCat("--topology=", topology.file)};
-  if (process.pool >= 0) arguments.push_back(absl::StrCat("--worker=", process.name));
+  arguments.push_back(absl::StrCat("--worker=", process.name));
   ASSIGN_OR_RETURN(ProgramResult result, RunProgram(arguments, kCheckTimeout));
   if (result.exit_code == 0) return ParseNeeds(absl::StripAsciiWhitespace(result.output));
   const absl::string_view errors = absl::StripAsciiWhitespace(result.errors);

@@ -63,7 +63,7 @@ void Launcher::Spawn(Child& child) {
   std::string topology = absl::StrCat("--topology=", topology_.file);
   std::string worker = absl::StrCat("--worker=", child.plan.name);
   std::vector<char*> arguments = {program.data(), topology.data()};
-  if (child.plan.pool >= 0) arguments.push_back(worker.data());
+  arguments.push_back(worker.data());
   arguments.push_back(nullptr);
   std::vector<std::string> extra =
       options_.environment ? options_.environment(child.plan.name) : std::vector<std::string>();

@@ -99,10 +99,12 @@ int Up(const std::string& file) {
   printf("%s", table->c_str());
   fflush(stdout);
   // Workers of a second cluster would register at the router of the first, and push each other out.
-  const absl::Status there = NewClient(topology->router.listen).Status(absl::Milliseconds(300)).status();
-  if (there.ok() || absl::IsUnauthenticated(there)) {
-    return Fail(absl::AlreadyExistsError(
-        absl::StrCat("a router answers at ", topology->router.listen, " already; stop that cluster first")));
+  for (const std::string& address : topology->RouterAddresses()) {
+    const absl::Status there = NewClient(address).Status(absl::Milliseconds(300)).status();
+    if (there.ok() || absl::IsUnauthenticated(there)) {
+      return Fail(
+          absl::AlreadyExistsError(absl::StrCat("a router answers at ", address, " already; stop that cluster first")));
+    }
   }
   if (absl::Status status = CheckPortsAreFree(*topology); !status.ok()) return Fail(status);
   struct sigaction action = {};

@@ -35,6 +35,11 @@ WorkerHeartbeat WorkerReporter::Collect(const std::string& router, bool restart)
   return heartbeat;
 }
 
+void WorkerReporter::Forget(const std::string& router) {
+  absl::MutexLock lock(&mu_);
+  feeds_.erase(router);
+}
+
 void WorkerReporter::SetLink(const LinkReport& link) {
   absl::MutexLock lock(&mu_);
   // Only the newest life of a worker counts.

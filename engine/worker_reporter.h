@@ -23,6 +23,8 @@ class WorkerReporter {
 
   // The next heartbeat for one router; `restart`: it knows nothing yet.
   WorkerHeartbeat Collect(const std::string& router, bool restart) ABSL_LOCKS_EXCLUDED(mu_);
+  // A router is lost: nothing is kept for it until it is told all again.
+  void Forget(const std::string& router) ABSL_LOCKS_EXCLUDED(mu_);
   void SetLink(const LinkReport& link) ABSL_LOCKS_EXCLUDED(mu_);
   // "ready", "draining" or "degraded".
   void SetState(const std::string& state) ABSL_LOCKS_EXCLUDED(mu_);

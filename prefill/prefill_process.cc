@@ -23,6 +23,7 @@
 #include "kvtransfer/sender_hub.h"
 #include "kvtransfer/transport_factory.h"
 #include "kvtransfer/worker_pool.h"
+#include "prefill/directed_peers.h"
 #include "prefill/prefill_metrics.h"
 #include "prefill/prefill_service.h"
 #include "prefill/prefill_worker.h"
@@ -42,7 +43,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   }
 
   ~PrefillParts() override {
-    agent_.reset();
+    agents_.clear();
     if (server_ != nullptr) {
       sessions_.Close();
       server_->Shutdown(absl::Milliseconds(200));
@@ -63,7 +64,8 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
  private:
   absl::Status Build(const Topology& topology, const ProcessPlan& plan);
   absl::Status StartHub(const Topology& topology, const ProcessPlan& plan, const Engine& engine);
-  void StartAgent(const Topology& topology, const ProcessPlan& plan);
+  void StartAgents(const Topology& topology, const ProcessPlan& plan);
+  void StartAgent(const std::string& router, const ProcessPlan& plan);
 
   // SessionHandler, on the server's thread.
   void OnCommands(SessionId session, CommandFrame frame) override {
@@ -106,6 +108,12 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
     hub_->Cancel(peer, handover, reason);
   }
 
+  void SetPeers(const std::vector<DirectedPeer>& wanted) {
+    std::vector<LinkPeer> peers;
+    for (const DirectedPeer& peer : wanted) peers.push_back({peer.worker_id, peer.incarnation, peer.link_address});
+    hub_->SetPeers(std::move(peers));
+  }
+
   const Incarnation incarnation_{DrawRandomId()};
   std::atomic<bool> draining_ = false;
   std::atomic<bool> is_computing_ = false;  // The engine has work.
@@ -117,9 +125,10 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   std::unique_ptr<EngineThread> engine_;
   std::unique_ptr<WorkerReporter> reporter_;
   std::unique_ptr<SenderHub> hub_;
+  DirectedPeers peers_;
   std::unique_ptr<SessionService> service_;
   std::unique_ptr<ServerRunner> server_;
-  std::unique_ptr<WorkerAgent> agent_;
+  std::vector<std::unique_ptr<WorkerAgent>> agents_;  // One for each router.
 };
 
 absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& plan) {
@@ -158,7 +167,7 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}, std::move(peer_secret)));
   service_->Start(server_->loop());
   server_->StartThread();
-  StartAgent(topology, plan);
+  StartAgents(topology, plan);
   LogInfo("serving", {{"address", server_->address()},
                       {"metrics_port", metrics_server_.port()},
                       {"kv_pages", engine_->engine().layout().num_pages},
@@ -187,10 +196,14 @@ absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan&
   return absl::OkStatus();
 }
 
-void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan) {
+void PrefillParts::StartAgents(const Topology& topology, const ProcessPlan& plan) {
+  for (const std::string& router : topology.RouterAddresses()) StartAgent(router, plan);
+}
+
+void PrefillParts::StartAgent(const std::string& router, const ProcessPlan& plan) {
   const Engine& engine = engine_->engine();
   WorkerAgent::Options options;
-  options.router_address = topology.router.listen;
+  options.router_address = router;
   options.registration = {.worker_id = plan.name,
                           .incarnation = incarnation_,
                           .role = Role::kPrefill,
@@ -200,19 +213,20 @@ void PrefillParts::StartAgent(const Topology& topology, const ProcessPlan& plan)
                           .page_tokens = engine.layout().page_tokens,
                           .max_context_tokens = engine.max_context_tokens(),
                           .page_bytes = engine.layout().page_bytes()};
-  options.collect = [this, router = topology.router.listen](bool restart) {
+  options.collect = [this, router](bool restart) {
     WorkerHeartbeat heartbeat = reporter_->Collect(router, restart);
     metrics_->SetEngine(heartbeat);
     return heartbeat;
   };
-  options.on_directive = [this](const RouterDirective& directive) {
-    std::vector<LinkPeer> peers;
-    for (const DirectedPeer& peer : directive.peers)
-      peers.push_back({peer.worker_id, peer.incarnation, peer.link_address});
-    hub_->SetPeers(std::move(peers));
+  options.on_directive = [this, router](const RouterDirective& directive) {
+    SetPeers(peers_.Set(router, directive.peers));
     if (directive.drain && !draining_.exchange(true)) RequestTermination();
   };
-  agent_ = std::make_unique<WorkerAgent>(server_->loop(), std::move(options));
+  options.on_lost = [this, router] {
+    reporter_->Forget(router);
+    SetPeers(peers_.Lose(router));
+  };
+  agents_.push_back(std::make_unique<WorkerAgent>(server_->loop(), std::move(options)));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "router/router_process.h"
 
 ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
+ABSL_FLAG(std::string, worker, "router", "Which of its routers this is, such as router-1.");
 ABSL_FLAG(bool, check, false, "Only check that the router could serve.");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30), "How long to wait for running requests when stopped.");
 
@@ -16,7 +17,7 @@ int main(int argc, char** argv) {
   absl::SetProgramUsageMessage("Runs the router of a topology: tandem-router --topology FILE");
   absl::ParseCommandLine(argc, argv);
   tandem::ProcessConfig config =
-      tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), "router", "tandem-router");
+      tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), absl::GetFlag(FLAGS_worker), "tandem-router");
   if (absl::GetFlag(FLAGS_check)) tandem::ExitWithNeeds(tandem::RouterProcess::Check(config.topology));
   auto process = tandem::RouterProcess::Start(config.topology, config.process);
   tandem::ExitUnlessOk(process.status());

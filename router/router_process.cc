@@ -46,7 +46,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   // Checkpoint, tokenizer and chat template.
   absl::Status LoadModel(const Topology& topology);
   absl::Status Build(const Topology& topology, const ProcessPlan& plan);
-  absl::Status StartHttp(const Topology& topology);
+  absl::Status StartHttp(const Topology& topology, const ProcessPlan& plan);
 
   const std::string& address() const override { return server_->address(); }
 
@@ -167,7 +167,7 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
                                                 std::move(peer_secret)));
   generate_->Start(server_->loop());
   control_.Start(server_->loop(), *core_, api_keys_);
-  if (!topology.router.http_listen.empty()) RETURN_IF_ERROR(StartHttp(topology));
+  if (!plan.http_address.empty()) RETURN_IF_ERROR(StartHttp(topology, plan));
   core_->Start(this);
   if (!plan.metrics_address.empty()) RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
   LogInfo("serving", {{"address", server_->address()},
@@ -178,7 +178,7 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   return absl::OkStatus();
 }
 
-absl::Status RouterParts::StartHttp(const Topology& topology) {
+absl::Status RouterParts::StartHttp(const Topology& topology, const ProcessPlan& plan) {
   openai_ = std::make_unique<OpenAiService>(OpenAiShared{.served_name = topology.model.served_name,
                                                          .max_samples = topology.router.max_active_requests,
                                                          .chat_format = ChatFormatOf(checkpoint_->chat_template()),
@@ -193,7 +193,7 @@ absl::Status RouterParts::StartHttp(const Topology& topology) {
                                                          .clock = Clock::Real()},
                                             metrics_server_);
   HttpServer::Options options;
-  options.address = topology.router.http_listen;
+  options.address = plan.http_address;
   absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Create(options, *openai_);
   if (!server.ok()) {
     return absl::Status(server.status().code(), absl::StrCat("router.http_listen: ", server.status().message()));

@@ -131,6 +131,7 @@ void WorkerAgent::Main() {
       break;
     }
     grpc::Status status = stream->End();
+    if (options_.on_lost) options_.on_lost();
     if (!std::exchange(said_lost, true)) {
       LogWarning("no router; dialling again", {{"router", options_.router_address}, {"cause", status.error_message()}});
     }

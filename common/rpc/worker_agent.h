@@ -29,6 +29,7 @@ class WorkerAgent {
     // reported.
     std::function<WorkerHeartbeat(bool restart)> collect;
     std::function<void(const RouterDirective&)> on_directive;  // Called on the loop's thread; must not block.
+    std::function<void()> on_lost;  // A connection has ended, or could not be made; on the agent's thread. Or null.
   };
   // The loop must be handled by another thread until the agent is destroyed.
   WorkerAgent(CompletionLoop& loop, Options options);

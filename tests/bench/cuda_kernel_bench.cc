@@ -73,6 +73,7 @@ class Bench {
     CheckCuda(cudaEventCreate(&end_), "cudaEventCreate");
     cublas_ = *CublasLinear::Create(stream_);
     weights_ = RandomBf16(kWeightElements);
+    scales_ = CopyOf(std::vector<float>(1 << 16, 0.01f));  // Of any matrix here.
     in_ = RandomBf16(int64_t{8192} * 28672);
     out_ = Allocate(int64_t{8192} * 28672 * 2);
     printf("%s, %d multiprocessors\n", properties.name, multiprocessors_);
@@ -95,13 +96,21 @@ class Bench {
            ReadBandwidth());
     if (rates_only) return;
     for (int rows : {1, 8, 16}) Layers(rows, 2048);
-    for (int rows : {1, 8, 16}) {
-      for (const auto& [name, out, in, norm, gated, add] : {std::tuple{"qkv", 6144, 4096, true, false, false},
-                                                            {"o", 4096, 4096, false, false, true},
-                                                            {"gate_up", 28672, 4096, true, true, false},
-                                                            {"down", 4096, 14336, false, false, true},
-                                                            {"lm_head", 128256, 4096, true, false, false}}) {
-        Skinny(name, rows, out, in, norm, gated, add);
+    for (bool float8 : {false, true}) {
+      for (int rows : {1, 8, 16}) {
+        for (const auto& [name, out, in, norm, gated, add] : {std::tuple{"qkv", 6144, 4096, true, false, false},
+                                                              {"o", 4096, 4096, false, false, true},
+                                                              {"gate_up", 28672, 4096, true, true, false},
+                                                              {"down", 4096, 14336, false, false, true},
+                                                              {"lm_head", 128256, 4096, true, false, false}}) {
+          if (!float8 || out < 100000) Skinny(name, rows, out, in, norm, gated, add, float8);
+        }
+      }
+    }
+    for (int rows : {64, 128, 2048, 8192}) {
+      for (const auto& [name, out, in] :
+           {std::tuple{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096}, {"down", 4096, 14336}}) {
+        Float8(name, rows, out, in);
       }
     }
     for (int rows : {1, 32, 64, 128, 2048, 8192}) {
@@ -178,7 +187,35 @@ class Bench {
     cublas_->Run(call);
   }
 
-  void Skinny(const char* name, int rows, int out, int in, bool norm, bool gated, bool add) {
+  Float8Weight Float8At(int i, int out, int in) {
+    return {reinterpret_cast<const uint8_t*>(WeightAt(i, int64_t{out} * in / 2)), scales_.as<const float>(),
+            Float8ScaleStride(in)};
+  }
+
+  // Rows quantised, and multiplied by cuBLAS.
+  void Float8(const char* name, int rows, int out, int in) {
+    uint8_t* codes = out_.as<uint8_t>();
+    float* scales = reinterpret_cast<float*>(codes + int64_t{rows} * in);
+    const auto quantise = [&](int) {
+      CheckCuda(LaunchQuantiseRows(in_.as<Bf16>(), rows, rows, in, codes, scales, stream_), "LaunchQuantiseRows");
+    };
+    LinearCall call;
+    call.codes = codes;
+    call.scales = scales;
+    call.out = in_.as<Bf16>() + int64_t{8192} * 14336;
+    call.rows = rows, call.out_features = out, call.in_features = in;
+    const auto multiply = [&](int i) {
+      call.float8 = Float8At(i, out, in);
+      cublas_->Run(call);
+    };
+    const int count = rows > 1000 ? 20 : 100;
+    const double quantising = MicrosecondsOf(quantise, count), us = MicrosecondsOf(multiply, count);
+    printf("FP8 %-8s M %5d: quantising %6.1f us, %.2f TB/s; cuBLAS %8.1f us, %.3f TB/s of weights, %.0f TFLOP/s\n",
+           name, rows, quantising, 3.0 * rows * in / quantising * 1e-6, us, 1.0 * out * in / us * 1e-6,
+           2.0 * rows * out * in / us * 1e-6);
+  }
+
+  void Skinny(const char* name, int rows, int out, int in, bool norm, bool gated, bool add, bool float8) {
     SkinnyLinearArguments a;
     a.in = in_.as<Bf16>();
     if (norm) a.norm = in_.as<Bf16>();
@@ -190,12 +227,17 @@ class Bench {
     a.rows = rows, a.out_features = out, a.in_features = in;
     const double us = MicrosecondsOf(
         [&](int i) {
-          a.weight = WeightAt(i, int64_t{out} * in);
+          if (float8) {
+            a.float8 = Float8At(i, out, in);
+          } else {
+            a.weight = WeightAt(i, int64_t{out} * in);
+          }
           CheckCuda(LaunchSkinnyLinear(a, multiprocessors_, stream_), "LaunchSkinnyLinear");
         },
         out > 100000 ? 20 : 200);
-    const double rate = 2.0 * out * in / us * 1e-6;
-    printf("skinny %-8s rows %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", name, rows, us, rate, rate / bandwidth_);
+    const double rate = (float8 ? 1.0 : 2.0) * out * in / us * 1e-6;
+    printf("skinny %s %-8s rows %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", float8 ? "FP8" : "bf16", name, rows, us,
+           rate, rate / bandwidth_);
   }
 
   // Sequences of one row with pages in random order, and attention over them. There are several layers' worth of pages,
@@ -361,7 +403,7 @@ class Bench {
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   std::unique_ptr<CublasLinear> cublas_;
-  DeviceMemory weights_, in_, out_;
+  DeviceMemory weights_, scales_, in_, out_;
   double bandwidth_ = 0, rate_ = 0;  // TB/s, TFLOP/s
 };
 

@@ -53,7 +53,7 @@ std::string TopologyText(const ProcessCluster::Options& options, const std::stri
                   ", limits: ", options.limits, PortsText(options), "}\n");
   return absl::StrCat(
       "model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
-      "router:\n  listen: unix:", folder,
+      "router:\n  replicas: ", options.routers, "\n  listen: unix:", folder,
       "/router.sock\n  http_listen: 127.0.0.1:0\n  conditional_prefill_tokens: ", options.conditional_prefill_tokens,
       "\n  ties: by_name\n  "
       "metrics_listen: \"\"\n",

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/router_client.h"
@@ -28,6 +29,7 @@ class ProcessCluster {
     std::string transports = "shm";
     int prefill_replicas = 2, decode_replicas = 2;
     int decode_ranks = 1;  // More only without prefill workers.
+    int routers = 1;
     std::string prefill_kv_memory = "64 MiB", decode_kv_memory = "64 MiB";
     bool checksums = true;
     bool fixed_ports = false;    // Each life of a process has the addresses of the one before; one replica a pool.
@@ -45,6 +47,8 @@ class ProcessCluster {
 
   RouterClient& client() { return *client_; }
   const std::string& router() const { return router_; }
+  // Of the router of this number.
+  std::string router(int replica) const { return replica == 0 ? router_ : absl::StrCat(router_, "-", replica); }
   // host:port of the router's HTTP interface, in its newest life.
   std::string http_address();
   // Every process is registered, every pair linked.
