@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -11,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "common/log.h"
 
 namespace tandem {
@@ -37,6 +39,24 @@ void StartProcess() {
   }
   sigset_t signals = TerminationSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+EndOnSignal::EndOnSignal() {
+  thread_ = std::thread([this] {
+    const sigset_t signals = TerminationSignals();
+    const timespec pause = absl::ToTimespec(absl::Milliseconds(20));
+    while (!is_over_) {
+      const int signal = sigtimedwait(&signals, nullptr, &pause);
+      if (signal <= 0) continue;
+      if (!is_over_) _exit(0);
+      RequestTermination();  // It is for who comes after.
+    }
+  });
+}
+
+EndOnSignal::~EndOnSignal() {
+  is_over_ = true;
+  thread_.join();
 }
 
 void AwaitTermination() {

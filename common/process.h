@@ -1,6 +1,8 @@
 #pragma once
 
+#include <atomic>
 #include <string>
+#include <thread>
 
 #include "absl/status/statusor.h"
 #include "common/process_needs.h"
@@ -14,6 +16,18 @@ namespace tandem {
 // AwaitTermination gets them, ignores SIGPIPE, allows as many open files as the machine does, and turns off the
 // lock-order checks that Debian's abseil makes on every lock.
 void StartProcess();
+
+// While it lives, SIGTERM, SIGINT and RequestTermination end the process at once, with code 0: for what waits for
+// others before anything was begun that would have to be finished.
+class EndOnSignal {
+ public:
+  EndOnSignal();
+  ~EndOnSignal();
+
+ private:
+  std::atomic<bool> is_over_ = false;
+  std::thread thread_;
+};
 
 // Waits for SIGTERM or SIGINT, or for RequestTermination.
 void AwaitTermination();

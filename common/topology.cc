@@ -268,10 +268,13 @@ void CheckDevices(Topology& topology, ConfigNode& root, std::vector<ConfigNode>&
     if (!process.gpu.has_value()) continue;
     const PoolSettings& pool = topology.pools[process.pool];
     const auto [user, is_first] = users.emplace(std::pair(pool.host, *process.gpu), process);
-    if (is_first || (pool.kv_memory_bytes > 0 && topology.pools[user->second.pool].kv_memory_bytes > 0)) continue;
+    const PoolSettings& other = topology.pools[user->second.pool];
+    // Ranks wait for each other on their GPUs, which nobody else may hold up.
+    const bool has_ranks = pool.parallelism.tp > 1 || other.parallelism.tp > 1;
+    if (is_first || (!has_ranks && pool.kv_memory_bytes > 0 && other.kv_memory_bytes > 0)) continue;
     pools[process.pool].AddError(
         "first_gpu", absl::StrCat("GPU ", *process.gpu, " is used by ", user->second.name, " and by ", process.name,
-                                  "; give one of them another, or both a kv_memory"));
+                                  "; give one of them another", has_ranks ? "" : ", or both a kv_memory"));
   }
   ModelSettings& model = topology.model;
   if (!model.has_precision && on_gpus) model.precision = Precision::kBf16;

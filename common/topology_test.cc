@@ -131,6 +131,16 @@ TEST(TopologyTest, RanksAreProcessesWithAGpuEachAndNoAddresses) {
   EXPECT_EQ(processes[4].service_address + processes[4].link_address + processes[4].metrics_address, "");
 }
 
+TEST(TopologyTest, RanksShareTheirGpusWithNobody) {
+  EXPECT_THAT(Topology::Parse("model: {path: m.gguf, served_name: m}\n"
+                              "pools:\n"
+                              "  - {name: a, role: decode, device: cuda, parallelism: {tp: 2}, kv_memory: 1 GiB}\n"
+                              "  - {name: b, role: decode, device: cuda, first_gpu: 1, kv_memory: 1 GiB}\n",
+                              "t.yaml"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("GPU 1 is used by a-0-rank-1 and by b-0; give one of them another")));
+}
+
 TEST(TopologyTest, ReadsTheShippedFiles) {
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/laptop.yaml")), IsOk());
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/gpu_pair.yaml")), IsOk());

@@ -52,6 +52,8 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
     // then the hub.
     if (engine_ != nullptr) engine_->Stop();
     if (hub_ != nullptr) hub_->Stop();
+    // The other ranks leave with one that has served; where the start failed, they are to come back with it.
+    if (has_served_ && ranks_ != nullptr) ranks_->SayFarewell();
   }
 
   bool Drain(absl::Duration timeout) override {
@@ -109,6 +111,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   MetricsServer metrics_server_;
   std::unique_ptr<DecodeMetrics> metrics_;
   std::unique_ptr<RankGroup> ranks_;  // Null: there is one.
+  bool has_served_ = false;
   std::unique_ptr<WorkerPool> pool_;
   SessionServer sessions_{*this};
   std::unique_ptr<EngineHandoverPages> pages_;
@@ -129,6 +132,7 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   Engine::Options engine_options = EngineOptions(topology, plan);
   if (engine_options.shard.size > 1) {
     LogInfo("waiting for the other ranks", {{"ranks", engine_options.shard.size}});
+    const EndOnSignal end_on_signal;
     ASSIGN_OR_RETURN(ranks_, RankGroup::Join(RankOptions(topology, plan)));
     engine_options.ranks = ranks_.get();
   }
@@ -167,6 +171,7 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
                       {"metrics_port", metrics_server_.port()},
                       {"kv_pages", engine_->engine().layout().num_pages},
                       {"pid", getpid()}});
+  has_served_ = true;
   return absl::OkStatus();
 }
 

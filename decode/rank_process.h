@@ -9,7 +9,7 @@ namespace tandem {
 // addresses and is known to nobody else. SIGTERM and SIGINT end it at once while it waits for rank 0, and later not at
 // all: rank 0 is told, too, and still needs it to drain.
 //
-// Errors: as of DecodeProcess::Start, RankGroup::Join and Engine::Follow.
+// Errors: as of DecodeProcess::Start and RankGroup::Join. Ends the process when rank 0 is lost (RankGroup::EndProcess).
 absl::Status RunRankProcess(const Topology& topology, const ProcessPlan& plan);
 
 }  // namespace tandem

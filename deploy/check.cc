@@ -91,7 +91,7 @@ bool IsInUse(const std::string& address) {
 }  // namespace
 
 absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std::string& program_folder) {
-  constexpr char kRow[] = "%-12s %-8s %-22s %-22s %-22s %10s %11s %9s %8s\n";
+  constexpr char kRow[] = "%-16s %-8s %-22s %-22s %-22s %10s %11s %9s %8s\n";
   const std::vector<ProcessPlan> processes = topology.Processes();
   ASSIGN_OR_RETURN(std::vector<ProcessNeeds> needs, AskProcesses(topology, processes, program_folder));
   std::string table = absl::StrFormat(kRow, "process", "device", "service", "HTTP or link", "metrics", "weights",
@@ -101,8 +101,9 @@ absl::StatusOr<std::string> DescribeTopology(const Topology& topology, const std
     const ProcessPlan& process = processes[i];
     const PoolSettings* pool = process.pool < 0 ? nullptr : &topology.pools[process.pool];
     const std::string& second_address = pool == nullptr ? process.http_address : process.link_address;
-    absl::StrAppendFormat(&table, kRow, process.name, Device(process, pool), process.service_address,
-                          second_address.empty() ? "-" : second_address, process.metrics_address,
+    const auto or_none = [](const std::string& address) { return address.empty() ? "-" : address; };
+    absl::StrAppendFormat(&table, kRow, process.name, Device(process, pool), or_none(process.service_address),
+                          or_none(second_address), or_none(process.metrics_address),
                           pool ? FormatBytes(needs[i].weight_bytes) : "-",
                           !pool                    ? "-"
                           : needs[i].kv_bytes == 0 ? "what's free"

@@ -56,6 +56,8 @@ Engine::Engine(std::unique_ptr<Checkpoint> checkpoint, const Options& options, c
                   .max_prefill_beside_decode = options.max_prefill_beside_decode},
                  cache_) {}
 
+Engine::~Engine() { ops_->Finish(); }
+
 absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
   if (request.tokens.empty()) return absl::InvalidArgumentError("prompt: must have at least one token");
   if (request.tokens.size() >= max_context_tokens_) {

@@ -98,6 +98,7 @@ class Engine {
   // Makes the first requests as fast as the later ones: records the steps that a device repeats, and runs one of each
   // kind. After SetKvMemory, before the first step; logs its progress.
   absl::Status WarmUp();
+  ~Engine();
   // Ranks but the first, after WarmUp: computes what rank 0 plans, until that ends. Errors: it was lost.
   absl::Status Follow();
 

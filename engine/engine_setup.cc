@@ -50,7 +50,7 @@ absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const O
   needs.layout.page_tokens = options.page_tokens;
   needs.layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;
   if (options.gpu.has_value()) {
-    RETURN_IF_ERROR(CheckCudaModel(ShardConfig(checkpoint.config(), ranks)));
+    RETURN_IF_ERROR(CheckCudaModel(checkpoint.config(), ranks));
     needs.weight_bytes = CudaWeightBytes(checkpoint, ranks);
     if (options.kv_memory_bytes == 0) return needs;
   } else {

@@ -154,6 +154,8 @@ class Ops {
     static_cast<void>(forward), static_cast<void>(told);
     return absl::OkStatus();
   }
+  // Waits for all that was ordered, before what it works on goes.
+  virtual void Finish() {}
   // When all that was ordered so far is there; null when it is there already.
   virtual std::shared_ptr<const SourceEvent> MarkProgress() { return nullptr; }
 
@@ -197,7 +199,7 @@ class Ops {
   // Between the ranks of a tensor-parallel group; all call them, in the same order, of a step with the same rows.
   // What they read is written to again only when another of them, on another activation, has come between.
   //
-  // out += the ranks' summands, in order of ranks, so that all have the same sum.
+  // out += the sum of the ranks' summands, the same on all.
   virtual void AddRanks(const Activation& summand, int rows, Activation& out) = 0;
   // Rank 0: out = [part of rank 0 | of rank 1 | ...]; the others only give their parts.
   virtual void JoinRanks(const Activation& part, int rows, Activation& out) = 0;

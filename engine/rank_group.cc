@@ -1,8 +1,10 @@
 #include "engine/rank_group.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -22,6 +24,7 @@
 namespace tandem {
 namespace {
 
+constexpr absl::Duration kPatience = absl::Minutes(2);  // With a rank that should say or take something.
 constexpr absl::Duration kConnectPause = absl::Milliseconds(50);
 constexpr absl::Duration kFarewellTimeout = absl::Seconds(5);
 constexpr int kRankLostExitCode = 5;
@@ -35,12 +38,23 @@ struct Greeting {
 };
 
 // In the abstract namespace: nothing is left behind by a process that was killed.
-socklen_t MakeAddress(const std::string& name, sockaddr_un& address) {
+absl::StatusOr<socklen_t> MakeAddress(const std::string& name, sockaddr_un& address) {
   address = {};
   address.sun_family = AF_UNIX;
-  const size_t length = std::min(name.size(), sizeof(address.sun_path) - 1);
-  std::memcpy(address.sun_path + 1, name.data(), length);
-  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length);
+  if (name.size() >= sizeof(address.sun_path)) return absl::InvalidArgumentError("the name of the ranks is too long");
+  std::memcpy(address.sun_path + 1, name.data(), name.size());
+  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+}
+
+// What is sent and not taken for so long is an error.
+void LimitSending(int fd) {
+  const timeval limit = absl::ToTimeval(kPatience);
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+}
+
+bool HasHungUp(int fd) {
+  pollfd entry{fd, POLLRDHUP, 0};
+  return poll(&entry, 1, 0) > 0 && entry.revents != 0;
 }
 
 bool SendAll(int fd, const void* data, size_t bytes) {
@@ -111,17 +125,20 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Join(Options options) {
 absl::Status RankGroup::AcceptOthers() {
   const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_un address;
-  const socklen_t length = MakeAddress(options_.name, address);
+  ASSIGN_OR_RETURN(const socklen_t length, MakeAddress(options_.name, address));
   absl::Status status;
   if (listener < 0 || bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(listener, 64) != 0) {
     status = errno == EADDRINUSE
-                 ? absl::AlreadyExistsError("another process is rank 0 of this worker; is this topology up already?")
+                 ? absl::AlreadyExistsError(absl::StrCat("another process waits at the socket @", options_.name,
+                                                         " of this worker's rank 0; is this topology up already?"))
                  : absl::InternalError(absl::StrCat("cannot wait for other ranks: ", strerror(errno)));
   }
   const absl::Time deadline = Clock::Real().Now() + options_.timeout;
   while (status.ok() && std::count(sockets_.begin() + 1, sockets_.end(), -1) > 0) {
-    if (AwaitReadable(listener, deadline)) {
-      Welcome(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    if (Clock::Real().Now() < deadline && AwaitReadable(listener, deadline)) {
+      const int socket = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+      if (socket < 0) status = absl::InternalError(absl::StrCat("cannot let a rank in: ", strerror(errno)));
+      Welcome(socket);
       continue;
     }
     std::vector<int> missing;
@@ -145,11 +162,18 @@ void RankGroup::Welcome(int socket) {
   if (is_known) {
     Greeting own;
     own.size = size();
-    const bool is_wanted =
-        greeting.size == size() && greeting.rank > 0 && greeting.rank < size() && sockets_[greeting.rank] < 0;
+    const bool is_known_rank = greeting.size == size() && greeting.rank > 0 && greeting.rank < size();
+    int* place = is_known_rank ? &sockets_[greeting.rank] : nullptr;
+    // One that came and has ended since makes room for its next life.
+    if (place != nullptr && *place >= 0 && HasHungUp(*place)) {
+      close(*place);
+      *place = -1;
+    }
+    const bool is_wanted = place != nullptr && *place < 0;
     own.rank = is_wanted ? greeting.rank : -1;
     if (SendAll(socket, &own, sizeof(own)) && is_wanted) {
-      sockets_[greeting.rank] = socket;
+      *place = socket;
+      LimitSending(socket);
       return;
     }
   }
@@ -158,18 +182,21 @@ void RankGroup::Welcome(int socket) {
 
 absl::Status RankGroup::ConnectToFirst() {
   sockaddr_un address;
-  const socklen_t length = MakeAddress(options_.name, address);
+  ASSIGN_OR_RETURN(const socklen_t length, MakeAddress(options_.name, address));
   const absl::Time deadline = Clock::Real().Now() + options_.timeout;
   while (true) {
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    // Not blocking: a listener that takes nobody must not hold this up.
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return absl::InternalError(absl::StrCat("socket: ", strerror(errno)));
     Greeting own, answer;
     own.rank = rank();
     own.size = size();
     if (connect(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 && IsOwnPeer(fd) &&
-        SendAll(fd, &own, sizeof(own)) && AwaitReadable(fd, deadline) && ReceiveAll(fd, &answer, sizeof(answer))) {
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) == 0 && SendAll(fd, &own, sizeof(own)) &&
+        AwaitReadable(fd, deadline) && ReceiveAll(fd, &answer, sizeof(answer))) {
       if (answer.rank == rank()) {
         sockets_[0] = fd;
+        LimitSending(fd);
         return absl::OkStatus();
       }
       close(fd);
@@ -187,19 +214,24 @@ absl::Status RankGroup::ConnectToFirst() {
   }
 }
 
-RankGroup::~RankGroup() {
+void RankGroup::StopWatching() {
   is_ending_ = true;
-  if (watcher_.joinable()) {
-    const uint64_t one = 1;
-    while (write(wake_fd_, &one, sizeof(one)) < 0 && errno == EINTR) continue;
-    watcher_.join();
-    // The farewell must be read before the end of the stream is seen.
-    for (int rank = 1; this->rank() == 0 && rank < size(); ++rank)
-      SendAll(sockets_[rank], &kFarewell, sizeof(kFarewell));
-    for (int rank = 1; this->rank() == 0 && rank < size(); ++rank) {
-      AwaitReadable(sockets_[rank], Clock::Real().Now() + kFarewellTimeout);  // The end of its stream.
-    }
-  }
+  if (!watcher_.joinable()) return;
+  const uint64_t one = 1;
+  while (write(wake_fd_, &one, sizeof(one)) < 0 && errno == EINTR) continue;
+  watcher_.join();
+}
+
+void RankGroup::SayFarewell() {
+  StopWatching();
+  for (int other = 1; other < size(); ++other) SendAll(sockets_[other], &kFarewell, sizeof(kFarewell));
+  // They end their streams when they have taken it and have let go of what this rank gave them.
+  const absl::Time deadline = Clock::Real().Now() + kFarewellTimeout;
+  for (int other = 1; other < size(); ++other) AwaitReadable(sockets_[other], deadline);
+}
+
+RankGroup::~RankGroup() {
+  StopWatching();
   for (int socket : sockets_) {
     if (socket >= 0) close(socket);
   }
@@ -231,8 +263,12 @@ absl::Status RankGroup::Send(int rank, absl::string_view message) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<std::string>> RankGroup::ReceiveFrom(int rank) {
+absl::StatusOr<std::optional<std::string>> RankGroup::ReceiveFrom(int rank, bool is_patient) {
   uint64_t bytes = 0;
+  if (!is_patient && !AwaitReadable(sockets_[rank], Clock::Real().Now() + kPatience)) {
+    return absl::UnavailableError(
+        absl::StrCat("rank ", rank, " of this worker has said nothing for ", absl::FormatDuration(kPatience)));
+  }
   if (!ReceiveAll(sockets_[rank], &bytes, sizeof(bytes))) return Lost(rank);
   if (bytes == kFarewell) {
     is_ending_ = true;
@@ -249,13 +285,13 @@ absl::Status RankGroup::Broadcast(absl::string_view message) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<std::string>> RankGroup::Receive() { return ReceiveFrom(0); }
+absl::StatusOr<std::optional<std::string>> RankGroup::Receive() { return ReceiveFrom(0, /*is_patient=*/true); }
 
 absl::StatusOr<std::vector<std::string>> RankGroup::Exchange(absl::string_view message) {
   std::vector<std::string> messages(size());
   messages[rank()] = std::string(message);
   const auto receive = [&](int from) -> absl::StatusOr<std::string> {
-    ASSIGN_OR_RETURN(std::optional<std::string> got, ReceiveFrom(from));
+    ASSIGN_OR_RETURN(std::optional<std::string> got, ReceiveFrom(from, /*is_patient=*/false));
     if (!got.has_value()) return Lost(from);
     return *std::move(got);
   };

@@ -18,7 +18,10 @@ namespace tandem {
 // the others follow.
 //
 // None can go on without one of the others. That one is lost is told to `on_lost`, on a thread that watches, also
-// while the caller waits for a device that waits for that rank; calls return UNAVAILABLE then.
+// while the caller waits for a device that waits for that rank; calls return UNAVAILABLE then. One that says nothing
+// for two minutes where it should is lost, too.
+//
+// The ranks meet at a name that every process of the host may take; only those of the same user are let in.
 //
 // Thread-safety: one thread at a time. Ownership: owns sockets and the thread.
 class RankGroup {
@@ -33,7 +36,7 @@ class RankGroup {
   // Returns when rank 0 has all others, or has taken this one. DEADLINE_EXCEEDED names those that are missing;
   // ALREADY_EXISTS: another process is this rank; FAILED_PRECONDITION: rank 0 has another number of ranks.
   static absl::StatusOr<std::unique_ptr<RankGroup>> Join(Options options);
-  // Rank 0 tells the others that it ends, and waits until they have, for some seconds.
+  // Without a farewell the others take this rank for lost.
   ~RankGroup();
 
   int rank() const { return options_.rank; }
@@ -41,6 +44,8 @@ class RankGroup {
 
   // To all others; rank 0 calls.
   absl::Status Broadcast(absl::string_view message);
+  // Rank 0 ends as it should: tells the others, and waits until they have left, for some seconds. No call after it.
+  void SayFarewell();
   // The next message of rank 0, or nothing when it ends; the others call.
   absl::StatusOr<std::optional<std::string>> Receive();
   // Every rank's message, in order of ranks; all call.
@@ -56,8 +61,10 @@ class RankGroup {
   // Closes sockets that are no rank's of this group.
   void Welcome(int socket);
   void Watch();
+  void StopWatching();
   absl::Status Send(int rank, absl::string_view message);
-  absl::StatusOr<std::optional<std::string>> ReceiveFrom(int rank);
+  // Waits as long as it takes for a first byte, or only for kPatience.
+  absl::StatusOr<std::optional<std::string>> ReceiveFrom(int rank, bool is_patient);
 
   const Options options_;
   std::vector<int> sockets_;  // By rank; rank 0 has one to each, the others to rank 0. -1: none.

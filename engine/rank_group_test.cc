@@ -37,10 +37,11 @@ template <typename Body>
 void RunRanks(int size, const Body& body) {
   std::vector<std::thread> threads;
   for (int rank = 0; rank < size; ++rank) {
-    threads.emplace_back([&, options = Options(rank, size)] {
+    threads.emplace_back([&, rank, options = Options(rank, size)] {
       absl::StatusOr<std::unique_ptr<RankGroup>> group = RankGroup::Join(options);
       ASSERT_THAT(group, IsOk());
       body(**group);
+      if (rank == 0) (*group)->SayFarewell();
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -85,7 +86,11 @@ TEST(RankGroupTest, MissingRanksAreNamed) {
 
 TEST(RankGroupTest, ARankThatIsThereOrOfAnotherGroupIsRefused) {
   absl::Notification is_first_in, is_checked;
-  std::thread zero([options = Options(0, 3)] { EXPECT_THAT(RankGroup::Join(options), IsOk()); });
+  std::thread zero([options = Options(0, 3)] {
+    absl::StatusOr<std::unique_ptr<RankGroup>> group = RankGroup::Join(options);
+    ASSERT_THAT(group, IsOk());
+    (*group)->SayFarewell();
+  });
   std::thread one([&, options = Options(1, 3)] {
     // Waits for rank 0 before the next one tries to be rank 1.
     absl::StatusOr<std::unique_ptr<RankGroup>> group = RankGroup::Join(options);
@@ -119,6 +124,38 @@ TEST(RankGroupTest, ALostRankIsToldWhileNobodyCalls) {
   one.reset();  // Before rank 0 has said that it ends.
   is_told.WaitForNotification();
   EXPECT_THAT((*zero)->Exchange("x"), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 1")));
+}
+
+TEST(RankGroupTest, RankZeroThatEndsWithoutAFarewellIsLost) {
+  absl::Notification is_told;
+  RankGroup::Options second = Options(1, 2);
+  second.on_lost = [&](const absl::Status& cause) {
+    EXPECT_THAT(cause, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 0")));
+    is_told.Notify();
+  };
+  std::thread zero([options = Options(0, 2)] { EXPECT_THAT(RankGroup::Join(options), IsOk()); });
+  ASSERT_OK_AND_ASSIGN(auto one, RankGroup::Join(second));
+  zero.join();
+  is_told.WaitForNotification();
+  EXPECT_THAT(one->Receive(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 0")));
+}
+
+TEST(RankGroupTest, OneThatEndsBeforeAllAreThereIsReplacedByItsNextLife) {
+  RankGroup::Options first_life = Options(1, 3);
+  first_life.on_lost = [](const absl::Status&) {};
+  std::thread zero([options = Options(0, 3)] {
+    absl::StatusOr<std::unique_ptr<RankGroup>> group = RankGroup::Join(options);
+    ASSERT_THAT(group, IsOk());
+    (*group)->SayFarewell();
+  });
+  EXPECT_THAT(RankGroup::Join(first_life), IsOk());
+  ASSERT_OK_AND_ASSIGN(auto one, RankGroup::Join(Options(1, 3)));
+  ASSERT_OK_AND_ASSIGN(auto two, RankGroup::Join(Options(2, 3)));
+  EXPECT_THAT(one->Receive(), IsOkAndHolds(std::nullopt));
+  EXPECT_THAT(two->Receive(), IsOkAndHolds(std::nullopt));
+  one.reset();
+  two.reset();
+  zero.join();
 }
 
 TEST(StepPlanTest, IsTheSameOnTheOtherSide) {

@@ -11,6 +11,9 @@ namespace tandem {
 
 // A step that rank 0 has planned, as the other ranks get it.
 struct StepPlan {
+  StepPlan() = default;
+  StepPlan(StepPlan&&) = default;  // No copy: the batch would point into the other's pages.
+  StepPlan& operator=(StepPlan&&) = default;
   StepBatch batch;
   std::vector<PageIndex> pages;  // That the batch's sequences point to.
   bool samples = false;          // Tokens are chosen of its logits, and shared.

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -39,6 +40,7 @@ class RankedEngine {
   }
   ~RankedEngine() {
     first_.reset();
+    group_->SayFarewell();
     group_.reset();
     for (std::thread& follower : followers_) follower.join();
   }
@@ -130,7 +132,21 @@ TEST_P(TensorParallelTest, TwoRanksServeABatchAsOneDoes) {
   RankedEngine ranks(Model(), options, 2);
   const std::vector<std::vector<TokenId>> got = run(ranks.first());
   for (int i = 0; i < 8; ++i) EXPECT_EQ(got[i].size(), 7 + i);
-  if (TestsRunOnGpu()) return;  // Where two tokens are about as good, bf16 may turn them.
+  if (TestsRunOnGpu()) {
+    // Where two tokens are about as good, bf16 may turn them: each of the greedy ones is about as good as one rank's
+    // best.
+    for (int i : {0, 1, 2, 5, 6, 7}) {
+      std::vector<TokenId> tokens = Prompt(9 + 11 * (i % 3), i % 5);
+      const size_t prompt = tokens.size();
+      tokens.insert(tokens.end(), got[i].begin(), got[i].end());
+      ASSERT_OK_AND_ASSIGN(const auto scores, alone.engine().ScoreAll(tokens));
+      for (size_t at = prompt; at < tokens.size(); ++at) {
+        const std::vector<float>& row = scores[at - 1];
+        EXPECT_LT(*std::max_element(row.begin(), row.end()) - row[tokens[at]], 0.3) << i << " " << at - prompt;
+      }
+    }
+    return;
+  }
   EXPECT_EQ(got, wanted);
   const PagePool& pool = ranks.first().engine().cache().pool();
   EXPECT_EQ(pool.available(), pool.num_pages());

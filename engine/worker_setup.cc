@@ -30,8 +30,9 @@ RankGroup::Options RankOptions(const Topology& topology, const ProcessPlan& proc
   const PoolSettings& pool = topology.pools[process.pool];
   std::error_code error;
   const std::string file = std::filesystem::weakly_canonical(topology.file, error);
-  const size_t cluster = std::hash<std::string>()(absl::StrCat(file, "\n", topology.router.listen));
-  return {.name = absl::StrCat("tandem-", absl::Hex(cluster, absl::kZeroPad16), "-", pool.name, "-", process.replica),
+  const size_t worker = std::hash<std::string>()(
+      absl::StrCat(file, "\n", topology.router.listen, "\n", pool.name, "\n", process.replica));
+  return {.name = absl::StrCat("tandem-ranks-", absl::Hex(worker, absl::kZeroPad16)),
           .rank = process.tp_rank,
           .size = pool.parallelism.tp};
 }

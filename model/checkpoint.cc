@@ -213,18 +213,23 @@ absl::Status Checkpoint::OpenFolder(const std::string& path) {
   absl::StatusOr<ModelConfig> parsed = ModelConfig::FromJson(config, generation);
   if (!parsed.ok()) return absl::Status(parsed.status().code(), absl::StrCat(path, "/", parsed.status().message()));
   config_ = *std::move(parsed);
-  ASSIGN_OR_RETURN(QuantisedWeights quantised, QuantisedWeights::OfConfig(config));
+  const auto at_path = [&](const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat(path, "/", status.message()));
+  };
+  absl::StatusOr<QuantisedWeights> quantised = QuantisedWeights::OfConfig(config);
+  if (!quantised.ok()) return at_path(quantised.status());
   ASSIGN_OR_RETURN(std::set<std::string> files, WeightFiles(folder));
   for (const std::string& file : files) {
     ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> weights, SafetensorsFile::Open(folder / file));
     for (const TensorView& tensor : weights->tensors()) {
-      if (quantised.Take(tensor)) continue;
+      if (quantised->Take(tensor)) continue;
       if (std::string name = OurNameOfFolder(tensor.name); !name.empty()) tensors_[name] = tensor;
     }
     safetensors_.push_back(std::move(weights));
   }
-  ASSIGN_OR_RETURN(const std::vector<TensorView> scaled, quantised.Join());
-  for (const TensorView& tensor : scaled) {
+  const absl::StatusOr<std::vector<TensorView>> scaled = quantised->Join();
+  if (!scaled.ok()) return at_path(scaled.status());
+  for (const TensorView& tensor : *scaled) {
     if (std::string name = OurNameOfFolder(tensor.name); !name.empty()) tensors_[name] = tensor;
   }
   tokenizer_json_ = ReadText(folder / "tokenizer.json").value_or("");
@@ -334,7 +339,13 @@ uint64_t Checkpoint::Fingerprint(Precision precision) const {
     size_t tail = std::min(size, kSampleBytes);
     hash = XXH3_64bits_withSeed(tensor.data.data() + size - tail, tail, hash);
     if (tensor.scales.empty()) continue;
-    hash = XXH3_64bits_withSeed(tensor.scales.data.data(), std::min(tensor.scales.data.size(), kSampleBytes), hash);
+    const BlockScales& scales = tensor.scales;
+    label = absl::StrCat(DTypeName(scales.dtype), ",", scales.block_rows, ",", scales.block_columns, ",",
+                         absl::Hex(__builtin_bit_cast(uint32_t, scales.factor)));
+    hash = XXH3_64bits_withSeed(label.data(), label.size(), hash);
+    tail = std::min(scales.data.size(), kSampleBytes);
+    hash = XXH3_64bits_withSeed(scales.data.data(), tail, hash);
+    hash = XXH3_64bits_withSeed(scales.data.data() + scales.data.size() - tail, tail, hash);
   }
   return hash;
 }

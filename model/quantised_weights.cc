@@ -53,6 +53,9 @@ absl::StatusOr<QuantisedWeights> QuantisedWeights::OfConfig(absl::string_view co
     return absl::UnimplementedError(absl::StrCat("config.json: quantization_config.quant_method: ", method,
                                                  "; fp8, compressed-tensors and modelopt are read"));
   }
+  if (reader.Find("transform_config") != nullptr) {
+    return absl::UnimplementedError("config.json: quantization_config.transform_config: weights are read as they are");
+  }
   const boost::json::value* block = reader.Find("weight_block_size");
   if (block == nullptr) return weights;
   if (!block->is_array() || block->as_array().size() != 2) {
@@ -78,7 +81,9 @@ bool QuantisedWeights::Take(const TensorView& tensor) {
   for (absl::string_view suffix : kSuffixes) {
     if (keep(suffix)) return true;
   }
-  return IsQuantised(tensor.dtype) && keep(".weight");
+  if (IsQuantised(tensor.dtype) && keep(".weight")) return true;
+  others_.insert(tensor.name);
+  return false;
 }
 
 absl::StatusOr<std::vector<TensorView>> QuantisedWeights::Join() const {
@@ -98,6 +103,13 @@ absl::StatusOr<TensorView> QuantisedWeights::JoinOne(const std::string& name, co
   const auto error = [&](absl::string_view message) {
     return absl::InvalidArgumentError(absl::StrCat("weight ", name, ": ", message));
   };
+  // What is not known (an order of groups, a factor of the input) would change what the weight means.
+  for (auto other = others_.lower_bound(name + "."); other != others_.end() && absl::StartsWith(*other, name + ".");
+       ++other) {
+    if (*other != name + ".bias" && *other != name + ".weight") {
+      return absl::UnimplementedError(absl::StrCat("weight ", name, " has a part that is not read: ", *other));
+    }
+  }
   if (find(".weight_zero_point") != nullptr) {
     return absl::UnimplementedError(absl::StrCat("weight ", name, " has zero points; only symmetric ones are read"));
   }

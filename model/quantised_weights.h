@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,7 +34,7 @@ class QuantisedWeights {
   // Whether the tensor is a part of such a weight, which is kept then.
   bool Take(const TensorView& tensor);
   // Each of the weights, as X.weight. INVALID_ARGUMENT names a weight whose parts do not go together; UNIMPLEMENTED:
-  // one with zero points.
+  // one with zero points, or with a part that is not known here.
   absl::StatusOr<std::vector<TensorView>> Join() const;
 
  private:
@@ -41,6 +42,7 @@ class QuantisedWeights {
   absl::StatusOr<TensorView> JoinOne(const std::string& name, const Parts& parts) const;
   absl::Status AttachScales(const TensorView& table, TensorView& weight) const;
   std::map<std::string, Parts> weights_;  // By X.
+  std::set<std::string> others_;          // Tensors that were not taken.
   int64_t block_rows_ = 128, block_columns_ = 128;
 };
 

@@ -172,6 +172,13 @@ TEST_F(QuantisedWeightsTest, ZeroPointsAreNotRead) {
   EXPECT_THAT(Join(), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("zero points")));
 }
 
+TEST_F(QuantisedWeightsTest, PartsThatAreNotKnownAreNamed) {
+  writer_.Add("a.pre_quant_scale", "F32", {2}, std::vector<float>(2));
+  writer_.Add("a.weight", "I8", {1, 2}, std::vector<int8_t>(2));
+  writer_.Add("a.weight_scale", "F32", {1}, std::vector<float>(1));
+  EXPECT_THAT(Join(), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("not read: a.pre_quant_scale")));
+}
+
 TEST_F(QuantisedWeightsTest, OtherMethodsAreNamed) {
   EXPECT_THAT(Join(R"({"quantization_config": {"quant_method": "gptq"}})"),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("quantization_config.quant_method: gptq")));

@@ -172,9 +172,19 @@ absl::StatusOr<int64_t> TensorBytes(DType dtype, absl::Span<const int64_t> shape
 
 float BlockScales::At(int64_t row, int64_t column) const {
   const int64_t at = (first_row + row) / block_rows * table_columns + (first_column + column) / block_columns;
-  float scale = 0;
-  DequantizeRow({.dtype = dtype, .shape = {1}, .data = data.subspan(at * DTypeBlock(dtype).bytes)}, 0, 1, &scale);
-  return scale * factor;
+  switch (dtype) {
+    case DType::kF16:
+      return factor * LoadHalf(data.data() + 2 * at);
+    case DType::kBF16:
+      return factor * BFloat16ToFloat(LoadU16(data.data() + 2 * at));
+    case DType::kF8E4M3:
+      return factor * DecodeF8E4M3(data[at]);
+    default: {
+      float scale;
+      std::memcpy(&scale, data.data() + 4 * at, sizeof(scale));
+      return factor * scale;
+    }
+  }
 }
 
 void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* out) {

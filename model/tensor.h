@@ -46,7 +46,7 @@ BlockShape DTypeBlock(DType dtype);
 //
 // Ownership: borrows `data` from the mapped file.
 struct BlockScales {
-  DType dtype = DType::kF32;       // A float type.
+  DType dtype = DType::kF32;       // F32, F16, BF16 or F8_E4M3.
   absl::Span<const uint8_t> data;  // A table, row by row; empty: all factors are 1.
   int64_t table_columns = 1;
   int64_t block_rows = 1, block_columns = 1;

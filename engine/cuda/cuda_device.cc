@@ -1,19 +1,29 @@
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/cuda/cuda_ops.h"
 #include "engine/cuda/cuda_tensors.h"
 #include "engine/cuda/float8_weight.h"
 #include "engine/cuda/moe_kernels.h"
+#include "engine/cuda/rank_kernels.h"
 #include "model/weight_shard.h"
 
 // What is asked about a model and a device before there are ops.
 
 namespace tandem {
 
-absl::Status CheckCudaModel(const ModelConfig& config) {
+absl::Status CheckCudaModel(const ModelConfig& whole, int ranks) {
+  const ModelConfig config = ShardConfig(whole, ranks);
+  if (ranks > kMaxRanks) {
+    return absl::UnimplementedError(
+        absl::StrCat("parallelism.tp: ", ranks, "; device cuda takes ", kMaxRanks, " at most"));
+  }
   if (config.head_dim != 32 && config.head_dim != 64 && config.head_dim != 128) {
     return absl::UnimplementedError(
         absl::StrCat("head_dim: ", config.head_dim, "; device cuda has kernels for 32, 64 and 128"));
@@ -22,7 +32,8 @@ absl::Status CheckCudaModel(const ModelConfig& config) {
                                    {"intermediate_size", config.intermediate_size},
                                    {"moe_intermediate_size", config.moe.intermediate_size}}) {
     if (size % 8 != 0) {
-      return absl::UnimplementedError(absl::StrCat(name, ": ", size, "; device cuda takes multiples of 8"));
+      return absl::UnimplementedError(
+          absl::StrCat(name, ": ", size, ranks > 1 ? " for each rank" : "", "; device cuda takes multiples of 8"));
     }
   }
   if (config.moe.num_experts > kMaxExperts) {
@@ -32,13 +43,37 @@ absl::Status CheckCudaModel(const ModelConfig& config) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// Whether the layer that a weight belongs to stays in FP8 on a rank that has its share of it.
+bool ShareStaysFloat8(const Checkpoint& checkpoint, const std::string& name, int ranks) {
+  std::vector<TensorView> parts;
+  for (const std::vector<absl::string_view>& together :
+       {std::vector<absl::string_view>{".q", ".k", ".v"}, {".gate", ".up"}, {".o"}, {".down"}}) {
+    const auto own = std::find_if(together.begin(), together.end(),
+                                  [&](absl::string_view suffix) { return absl::EndsWith(name, suffix); });
+    if (own == together.end()) continue;
+    for (absl::string_view suffix : together) {
+      absl::StatusOr<TensorView> part =
+          checkpoint.FindTensor(absl::StrCat(absl::string_view(name).substr(0, name.size() - own->size()), suffix));
+      if (!part.ok()) return false;
+      // Shares are alike, so the first one's size says it of all.
+      (CutOf(name) == Cut::kRows ? part->shape.front() : part->shape.back()) /= ranks;
+      parts.push_back(*std::move(part));
+    }
+  }
+  return !parts.empty() && StayFloat8(parts, checkpoint.config());
+}
+
+}  // namespace
+
 int64_t CudaWeightBytes(const Checkpoint& checkpoint, int ranks) {
   const bool is_tied = checkpoint.config().tied_embeddings;
   int64_t bytes = 0;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (is_tied && name == "lm_head") continue;
     const int64_t whole =
-        tensor.num_elements() * (StaysFloat8(tensor, checkpoint.config()) ? 1 : static_cast<int64_t>(sizeof(Bf16)));
+        tensor.num_elements() * (ShareStaysFloat8(checkpoint, name, ranks) ? 1 : static_cast<int64_t>(sizeof(Bf16)));
     bytes += whole / (CutOf(name) == Cut::kNone ? 1 : ranks);
     // The embedding is whole on every rank, the head is not.
     if (is_tied && name == "embedding" && ranks > 1) bytes += whole / ranks;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <map>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -14,10 +13,10 @@
 #include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/cuda_check.h"
 #include "engine/cuda/cuda_tensors.h"
+#include "engine/cuda/cuda_weights.h"
 #include "engine/cuda/device_memory.h"
 #include "engine/cuda/device_sampler.h"
 #include "engine/cuda/float8_kernels.h"
-#include "engine/cuda/float8_weight.h"
 #include "engine/cuda/moe_kernels.h"
 #include "engine/cuda/paged_attention.h"
 #include "engine/cuda/prefill_attention.h"
@@ -25,7 +24,6 @@
 #include "engine/cuda/row_kernels.h"
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/step_inputs.h"
-#include "engine/cuda/weight_upload.h"
 
 namespace tandem {
 namespace {
@@ -42,12 +40,12 @@ class CudaOps final : public Ops {
                                                               absl::Span<const TensorView> biases,
                                                               InputPrecision) override;
   absl::StatusOr<std::unique_ptr<VectorWeight>> PrepareVector(const TensorView& tensor) override {
-    ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> memory, Upload({&tensor, 1}));
-    return std::unique_ptr<VectorWeight>(std::make_unique<CudaVector>(std::move(*memory)));
+    UseDevice();
+    return weights_->Vector(tensor);
   }
   absl::StatusOr<std::unique_ptr<EmbeddingTable>> PrepareEmbedding(const TensorView& tensor) override {
-    ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> table, UploadShared({&tensor, 1}));
-    return std::unique_ptr<EmbeddingTable>(std::make_unique<CudaEmbedding>(std::move(table)));
+    UseDevice();
+    return weights_->Embedding(tensor);
   }
   absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
                                                             ActivationType type) override {
@@ -67,6 +65,10 @@ class CudaOps final : public Ops {
                absl::FunctionRef<void()> body) override;
   absl::Status RecordSteps(absl::FunctionRef<void(const StepBatch&)> forward,
                            absl::FunctionRef<void(double)> told) override;
+  void Finish() override {
+    UseDevice();
+    CheckCuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
   std::shared_ptr<const SourceEvent> MarkProgress() override {
     UseDevice();
     return std::make_shared<StreamEvent>(options_.device, stream_);
@@ -225,18 +227,13 @@ class CudaOps final : public Ops {
   struct ExpertTables {
     DeviceMemory gate_up, down;
   };
-  CudaOps(const CudaOpsOptions& options, const ModelConfig& config) : options_(options), config_(config) {}
+  explicit CudaOps(const CudaOpsOptions& options) : options_(options) {}
   static int64_t RoundedRows(int64_t rows) { return (rows + kRowRounding - 1) / kRowRounding * kRowRounding; }
   static size_t ActivationBytes(int64_t max_rows, int64_t columns, ActivationType type) {
     return RoundedRows(max_rows) * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
   }
-  absl::StatusOr<DeviceMemory> UploadScales(absl::Span<const TensorView> parts);
 
   void UseDevice() const { CheckCuda(cudaSetDevice(options_.device), "cudaSetDevice"); }
-  // In bf16 or, with is_float8, as they are.
-  absl::StatusOr<std::shared_ptr<DeviceMemory>> Upload(absl::Span<const TensorView> parts, bool is_float8 = false);
-  // As Upload, or what was uploaded of the same tensor before.
-  absl::StatusOr<std::shared_ptr<DeviceMemory>> UploadShared(absl::Span<const TensorView> parts);
   void PlanAttention(const StepBatch& batch);
   const ExpertTables& TablesOf(const MoeWeights& weights);
   // Returns when the device has it.
@@ -267,15 +264,13 @@ class CudaOps final : public Ops {
   }
 
   const CudaOpsOptions options_;
-  const ModelConfig config_;
   int multiprocessors_ = 0, compute_major_ = 0;
   cudaStream_t stream_ = nullptr;
-  std::unique_ptr<WeightUpload> upload_;
+  std::unique_ptr<CudaWeights> weights_;
   std::unique_ptr<CublasLinear> cublas_;
   std::unique_ptr<StepInputs> inputs_;
   std::unique_ptr<DeviceSampler> sampler_;
-  std::unique_ptr<RankLink> link_;                                                           // Null: there is one rank.
-  absl::flat_hash_map<std::pair<std::string, size_t>, std::weak_ptr<DeviceMemory>> shared_;  // By name and size.
+  std::unique_ptr<RankLink> link_;  // Null: there is one rank.
   DeviceMemory frequencies_, turns_, partial_, arrived_;
   std::unique_ptr<StagingRing> plan_staging_;
   DeviceMemory plan_memory_;
@@ -299,8 +294,7 @@ class CudaOps final : public Ops {
 
 absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& options, const ModelConfig& config) {
   RETURN_IF_ERROR(FreeDeviceBytes(options.device).status());
-  RETURN_IF_ERROR(CheckCudaModel(config));
-  std::unique_ptr<CudaOps> ops(new CudaOps(options, config));
+  std::unique_ptr<CudaOps> ops(new CudaOps(options));
   ops->UseDevice();
   cudaDeviceProp properties;
   CheckCuda(cudaGetDeviceProperties(&properties, options.device), "cudaGetDeviceProperties");
@@ -312,7 +306,7 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   ops->multiprocessors_ = properties.multiProcessorCount;
   ops->compute_major_ = properties.major;
   CheckCuda(cudaStreamCreateWithFlags(&ops->stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-  ASSIGN_OR_RETURN(ops->upload_, WeightUpload::Create(options.weight_bytes, ops->stream_));
+  ASSIGN_OR_RETURN(ops->weights_, CudaWeights::Create(config, ops->compute_major_, options.weight_bytes, ops->stream_));
   ASSIGN_OR_RETURN(ops->cublas_, CublasLinear::Create(ops->stream_));
   if (options.ranks != nullptr) {
     ASSIGN_OR_RETURN(ops->link_, RankLink::Create(*options.ranks, options.max_rows, ops->stream_));
@@ -357,77 +351,24 @@ CudaOps::~CudaOps() {
   sampler_.reset();
   inputs_.reset();
   cublas_.reset();
-  upload_.reset();
+  weights_.reset();
   link_.reset();
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
-}
-
-absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::Upload(absl::Span<const TensorView> parts, bool is_float8) {
-  UseDevice();
-  int64_t elements = 0;
-  for (const TensorView& part : parts) elements += part.num_elements();
-  const size_t element_bytes = is_float8 ? 1 : sizeof(Bf16);
-  ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, elements * element_bytes));
-  uint8_t* to = memory.as<uint8_t>();
-  for (const TensorView& part : parts) {
-    is_float8 ? upload_->UploadBytes(part.data, to) : upload_->Upload(part, reinterpret_cast<Bf16*>(to));
-    to += part.num_elements() * static_cast<int64_t>(element_bytes);
-  }
-  return std::make_shared<DeviceMemory>(std::move(memory));
-}
-
-absl::StatusOr<DeviceMemory> CudaOps::UploadScales(absl::Span<const TensorView> parts) {
-  const std::vector<float> scales = Float8Scales(parts);
-  const size_t bytes = scales.size() * sizeof(float);
-  ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
-  CopyNow(memory.as<void>(), scales.data(), bytes);
-  if (const int64_t columns = parts[0].columns(); columns > code_columns_) {
-    code_columns_ = columns;
-    const int64_t rows = RoundedRows(options_.max_rows);
-    ASSIGN_OR_RETURN(codes_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, rows * columns));
-    ASSIGN_OR_RETURN(code_scales_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice,
-                                                          rows * columns / kFloat8Block * sizeof(float)));
-  }
-  return memory;
-}
-
-absl::StatusOr<std::shared_ptr<DeviceMemory>> CudaOps::UploadShared(absl::Span<const TensorView> parts) {
-  if (parts.size() != 1) return Upload(parts);
-  // A rank's share of a matrix has its name.
-  std::weak_ptr<DeviceMemory>& known = shared_[{parts[0].name, parts[0].data.size()}];
-  if (std::shared_ptr<DeviceMemory> memory = known.lock(); memory != nullptr) return memory;
-  ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> memory, Upload(parts));
-  known = memory;
-  return memory;
 }
 
 absl::StatusOr<std::unique_ptr<LinearWeight>> CudaOps::PrepareLinear(absl::Span<const TensorView> parts,
                                                                      absl::Span<const TensorView> biases,
                                                                      InputPrecision) {
-  int64_t out = 0;
-  for (const TensorView& part : parts) {
-    if (part.columns() != parts[0].columns()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(part.name, " has ", part.columns(), " columns, ", parts[0].name, " has ", parts[0].columns()));
-    }
-    out += part.rows();
+  UseDevice();
+  ASSIGN_OR_RETURN(std::unique_ptr<LinearWeight> weight, weights_->Linear(parts, biases));
+  if (const int64_t columns = weights_->float8_columns(); columns > code_columns_) {
+    const int64_t rows = RoundedRows(options_.max_rows);
+    ASSIGN_OR_RETURN(codes_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, rows * columns));
+    ASSIGN_OR_RETURN(code_scales_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice,
+                                                          rows * columns / kFloat8Block * sizeof(float)));
+    code_columns_ = columns;
   }
-  const bool is_float8 =
-      std::all_of(parts.begin(), parts.end(), [this](const TensorView& part) { return StaysFloat8(part, config_); });
-  DeviceMemory scales, bias;
-  std::shared_ptr<DeviceMemory> weight;
-  if (is_float8) {
-    ASSIGN_OR_RETURN(weight, Upload(parts, is_float8));
-    ASSIGN_OR_RETURN(scales, UploadScales(parts));
-  } else {
-    ASSIGN_OR_RETURN(weight, UploadShared(parts));
-  }
-  if (!biases.empty()) {
-    ASSIGN_OR_RETURN(std::shared_ptr<DeviceMemory> uploaded, Upload(biases));
-    bias = std::move(*uploaded);
-  }
-  return std::unique_ptr<LinearWeight>(
-      std::make_unique<CudaLinear>(out, parts[0].columns(), std::move(weight), std::move(scales), std::move(bias)));
+  return weight;
 }
 
 void CudaOps::RunStep(const StepBatch& batch, const RopeConfig&, const AttentionShape&,

@@ -22,7 +22,8 @@ struct CudaOpsOptions {
 };
 
 // The ops on an NVIDIA GPU (compute capability 9.0 or newer): bf16 weights, activations and KV, sums in f32; weights of
-// other types become bf16. Steps that decode are recorded as CUDA graphs, one for each of some batch sizes.
+// other types become bf16, but for FP8 ones (cuda_weights.h). Steps that decode are recorded as CUDA graphs, one for
+// each of some batch sizes.
 //
 // Work is only enqueued; CollectSamples waits. A failure of the GPU, or a step that does not end within 20 s, ends the
 // process (cuda_check.h).
@@ -32,10 +33,10 @@ struct CudaOpsOptions {
 // `config`: of the rank's share.
 absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions& options, const ModelConfig& config);
 
-// UNIMPLEMENTED, with the key of config.json: a size that there are no kernels for. Needs no device.
-absl::Status CheckCudaModel(const ModelConfig& config);
+// UNIMPLEMENTED, with the key of config.json or the topology: a size that there are no kernels for. Needs no device.
+absl::Status CheckCudaModel(const ModelConfig& config, int ranks);
 
-// Bytes that a rank's share of a model's weights takes on its device.
+// Bytes that a rank's share of a model's weights takes on its device, a Hopper. On others FP8 weights become bf16.
 int64_t CudaWeightBytes(const Checkpoint& checkpoint, int ranks);
 
 // Bytes free on the device now. UNAVAILABLE: there is no such device.

@@ -12,7 +12,7 @@ absl::Status NoCuda() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Ops>> NewCudaOps(const CudaOpsOptions&, const ModelConfig&) { return NoCuda(); }
-absl::Status CheckCudaModel(const ModelConfig&) { return NoCuda(); }
+absl::Status CheckCudaModel(const ModelConfig&, int) { return NoCuda(); }
 int64_t CudaWeightBytes(const Checkpoint&, int) { return 0; }
 absl::StatusOr<int64_t> FreeDeviceBytes(int) { return NoCuda(); }
 

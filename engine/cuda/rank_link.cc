@@ -18,10 +18,6 @@ constexpr int64_t kMostKernelBytes = int64_t{2} << 20;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RankLink>> RankLink::Create(RankGroup& ranks, int max_rows, cudaStream_t stream) {
-  if (ranks.size() > kMaxRanks) {
-    return absl::UnimplementedError(
-        absl::StrCat("parallelism.tp: ", ranks.size(), "; device cuda takes ", kMaxRanks, " at most"));
-  }
   std::unique_ptr<RankLink> link(new RankLink(ranks, stream));
   ASSIGN_OR_RETURN(link->nccl_, LoadNccl());
   ASSIGN_OR_RETURN(link->flags_, RankMemory::Create(ranks, kMaxRankBlocks * kMaxRanks * sizeof(uint32_t)));

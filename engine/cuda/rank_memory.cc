@@ -28,7 +28,7 @@ struct Invitation {
 absl::Status Unreachable(int rank, int device, cudaError_t error) {
   cudaGetLastError();
   return absl::FailedPreconditionError(absl::StrCat("the memory of rank ", rank, " (its GPU ", device,
-                                                    ") cannot be reached from this one: ", cudaGetErrorString(error),
+                                                    ") cannot be reached from others: ", cudaGetErrorString(error),
                                                     "; ranks need GPUs that reach each other, all visible to each"));
 }
 
@@ -41,7 +41,9 @@ absl::StatusOr<std::unique_ptr<RankMemory>> RankMemory::Create(RankGroup& ranks,
                                                                            kGranularity * kGranularity));
   Invitation own{.pid = getpid(), .memory = memory->own()};
   CheckCuda(cudaGetDevice(&own.device), "cudaGetDevice");
-  CheckCuda(cudaIpcGetMemHandle(&own.handle, memory->own()), "cudaIpcGetMemHandle");
+  if (const cudaError_t error = cudaIpcGetMemHandle(&own.handle, memory->own()); error != cudaSuccess) {
+    return Unreachable(ranks.rank(), own.device, error);
+  }
   ASSIGN_OR_RETURN(const std::vector<std::string> all,
                    ranks.Exchange(absl::string_view(reinterpret_cast<const char*>(&own), sizeof(own))));
   memory->pointers_.rank = ranks.rank();

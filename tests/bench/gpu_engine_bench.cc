@@ -37,6 +37,7 @@ class Bench {
   // Ends the ranks with their engine.
   void End() {
     fixture_.reset();
+    if (ranks_ != nullptr && shard_.rank == 0) ranks_->SayFarewell();
     ranks_.reset();
   }
 

@@ -1,11 +1,15 @@
 // Workers of several processes (tensor parallelism): one that is lost takes its worker along, and nothing else.
 
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <iostream>
 #include <string>
 #include <utility>
-#include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/process_cluster.h"
@@ -20,7 +24,7 @@ using ::testing::Not;
 GenerateOptions Request() {
   GenerateOptions options;
   options.text = "The history of the lighthouse begins in antiquity.";
-  options.sampling.max_tokens = 48;
+  options.sampling.max_tokens = 256;  // So many last longer than it takes to learn who answers.
   options.sampling.ignore_eos = true;
   return options;
 }
@@ -38,6 +42,7 @@ class RanksTest : public testing::Test {
   std::string StrikeMidStream(const std::string& suffix, int signal) {
     const ProcessCluster::Answer undisturbed = cluster_.Ask(Request());
     EXPECT_THAT(undisturbed.summary, IsOk());
+    EXPECT_TRUE(cluster_.AwaitAllPagesFree());  // By the heartbeats, which must not be those of this answer any more.
     std::string worker;
     const ProcessCluster::Answer answer = cluster_.Ask(Request(), [&](int tokens) {
       if (tokens < 8 || !worker.empty()) return true;
@@ -58,6 +63,7 @@ class RanksTest : public testing::Test {
       for (const WorkerSummary& worker : status->workers) {
         if (worker.running > 0) return worker.worker_id;
       }
+      absl::SleepFor(absl::Milliseconds(10));
     }
     return "";
   }
@@ -101,6 +107,23 @@ TEST_F(RanksTest, AWorkerThatIsAskedToStopLeavesWithItsRanks) {
   }
   EXPECT_THAT(cluster_.Ask(Request()).summary, IsOk());
   EXPECT_THAT(cluster_.Output(), Not(HasSubstr("cannot go on without the others")));
+}
+
+// Another process has the worker's port: rank 0 fails after all have met, and its ranks come back with it.
+TEST(RanksStartTest, AStartOfRankZeroThatFailsLosesNoRank) {
+  const int taken = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);  // The processes must not have it.
+  sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(bind(taken, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(taken, 1), 0);
+  ASSERT_EQ(getsockname(taken, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  ProcessCluster cluster(
+      {.prefill_replicas = 0, .decode_replicas = 1, .decode_ranks = 3, .decode_service_port = ntohs(address.sin_port)});
+  EXPECT_TRUE(cluster.AwaitRestarts("decode-0", 2)) << cluster.Output();
+  close(taken);
+  EXPECT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  EXPECT_THAT(cluster.Ask(Request()).summary, IsOk());
+  EXPECT_THAT(cluster.Output(), Not(HasSubstr("has left")));
 }
 
 TEST_F(RanksTest, ARankThatIsAskedToStopWaitsForItsWorker) {

@@ -152,22 +152,25 @@ TEST(Float8WeightTest, WholeBlocksStayAndTheirScalesAreAsCublasWantsThem) {
                    .block_rows = 128,
                    .block_columns = 128};
   const ModelConfig dense;
-  EXPECT_TRUE(StaysFloat8(weight, dense));
+  EXPECT_TRUE(StayFloat8({weight, weight}, dense));
   EXPECT_EQ(Float8Scales({weight, weight}), (std::vector<float>{1, 2, 3, 0, 4, 5, 6, 0, 1, 2, 3, 0, 4, 5, 6, 0}));
   ModelConfig sparse;
   sparse.moe.num_experts = 4;
-  EXPECT_FALSE(StaysFloat8(weight, sparse));
+  EXPECT_FALSE(StayFloat8({weight}, sparse));
+  ModelConfig biased;
+  biased.qkv_bias = true;
+  EXPECT_FALSE(StayFloat8({weight}, biased));
   TensorView cut = weight;  // As a rank has it whose share does not begin with a block.
   cut.scales.first_row = 64;
-  EXPECT_FALSE(StaysFloat8(cut, dense));
+  EXPECT_FALSE(StayFloat8({weight, cut}, dense));
   TensorView small = weight;
   small.scales.block_rows = small.scales.block_columns = 64;
-  EXPECT_FALSE(StaysFloat8(small, dense));
+  EXPECT_FALSE(StayFloat8({small}, dense));
   // One scale for all.
   weight.scales.table_columns = 1;
   weight.scales.block_rows = 256;
   weight.scales.block_columns = 384;
-  EXPECT_TRUE(StaysFloat8(weight, dense));
+  EXPECT_TRUE(StayFloat8({weight}, dense));
   EXPECT_EQ(Float8Scales({weight}), (std::vector<float>{1, 1, 1, 0, 1, 1, 1, 0}));
 }
 

@@ -48,9 +48,12 @@ std::string TopologyText(const ProcessCluster::Options& options, const std::stri
                     ", kv_memory: ", options.prefill_kv_memory, ", limits: ", options.limits, PortsText(options),
                     "}\n");
   }
-  absl::StrAppend(&pools, "  - {name: decode, role: decode, replicas: ", options.decode_replicas,
-                  ", parallelism: {tp: ", options.decode_ranks, "}, kv_memory: ", options.decode_kv_memory,
-                  ", limits: ", options.limits, PortsText(options), "}\n");
+  absl::StrAppend(
+      &pools, "  - {name: decode, role: decode, replicas: ", options.decode_replicas,
+      ", parallelism: {tp: ", options.decode_ranks, "}, kv_memory: ", options.decode_kv_memory,
+      ", limits: ", options.limits, PortsText(options),
+      options.decode_service_port > 0 ? absl::StrCat(", ports: {service: ", options.decode_service_port, "}") : "",
+      "}\n");
   return absl::StrCat(
       "model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
       "router:\n  replicas: ", options.routers, "\n  listen: unix:", folder,

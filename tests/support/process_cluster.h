@@ -30,6 +30,7 @@ class ProcessCluster {
     int prefill_replicas = 2, decode_replicas = 2;
     int decode_ranks = 1;  // More only without prefill workers.
     int routers = 1;
+    int decode_service_port = 0;  // Of the first decode worker; 0: drawn.
     std::string prefill_kv_memory = "64 MiB", decode_kv_memory = "64 MiB";
     bool checksums = true;
     bool fixed_ports = false;    // Each life of a process has the addresses of the one before; one replica a pool.
