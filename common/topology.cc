@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -18,6 +19,7 @@ namespace tandem {
 namespace {
 
 constexpr int64_t kMaxCount = 1'000'000;
+constexpr int kPortsOfRouter = 10;  // From one router to the next, so that the addresses of one have room.
 constexpr int64_t kGpuStepTokens = 2048, kGpuRunningRequests = 128;            // Defaults.
 constexpr int64_t kMaxGpuStepTokens = 65'536, kMaxGpuRunningRequests = 4'096;  // What plans and grids have room for.
 constexpr absl::Duration kLeastWorkerTimeout = absl::Milliseconds(500);
@@ -123,6 +125,16 @@ RouterSettings ReadRouter(ConfigNode node, const std::filesystem::path& folder) 
   router.listen = ReadListenAddress(node, "listen", router.listen);
   router.http_listen = ReadHttpAddress(node, "http_listen", router.http_listen);
   router.metrics_listen = ReadHttpAddress(node, "metrics_listen", router.metrics_listen);
+  const int last = 65535 - kPortsOfRouter * (router.replicas - 1);
+  for (const auto& [key, address] : {std::pair<const char*, const std::string&>{"listen", router.listen},
+                                     {"http_listen", router.http_listen},
+                                     {"metrics_listen", router.metrics_listen}}) {
+    int port = 0;
+    if (absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port) && port > last) {
+      node.AddError(
+          key, absl::StrCat("with replicas: ", router.replicas, " the port must be at most ", last, ", got ", port));
+    }
+  }
   router.max_active_requests = node.GetInt("max_active_requests", router.max_active_requests, 1, kMaxCount);
   router.max_retries = node.GetInt("max_retries", router.max_retries, 0, 100);
   router.conditional_prefill_tokens =
@@ -305,16 +317,22 @@ void CheckPools(const Topology& topology, ConfigNode& root) {
   if (!has_decode) {
     root.AddError("pools", "needs at least one pool with role decode: it generates the tokens");
   }
+  std::set<std::string> processes;
+  for (const ProcessPlan& process : topology.Processes()) {
+    if (!processes.insert(process.name).second) {
+      root.AddError("pools", absl::StrCat("two processes would be named ", process.name, "; rename a pool"));
+    }
+  }
 }
 
-// A router's address: the next port, or another path of a Unix socket. What is off, or a port that is drawn, stays.
+// A router's address: a port further on, or another path of a Unix socket. What is off, or a port that is drawn, stays.
 std::string OfReplica(const std::string& address, int replica) {
   if (replica == 0 || address.empty()) return address;
   if (absl::StartsWith(address, "unix:")) return absl::StrCat(address, "-", replica);
   const size_t colon = address.rfind(':');
   int port = 0;
   if (!absl::SimpleAtoi(address.substr(colon + 1), &port) || port == 0) return address;
-  return absl::StrCat(address.substr(0, colon + 1), port + replica);
+  return absl::StrCat(address.substr(0, colon + 1), port + kPortsOfRouter * replica);
 }
 
 std::string WithPort(const std::string& host, int base, int replica) {

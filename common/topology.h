@@ -51,7 +51,7 @@ struct ServiceTier {
 };
 
 struct RouterSettings {
-  int replicas = 1;  // Routers beside each other, each of which knows all workers. The others have the next ports.
+  int replicas = 1;  // Routers beside each other, each of which knows all workers; the ports of each are 10 higher.
   std::string listen = "127.0.0.1:7070";          // gRPC address.
   std::string http_listen = "127.0.0.1:8000";     // OpenAI's HTTP interface; empty: off.
   std::string metrics_listen = "127.0.0.1:7071";  // Prometheus text over HTTP; empty: off.

@@ -87,12 +87,12 @@ TEST(TopologyTest, RoutersHaveTheNextAddresses) {
                                        "metrics_listen: ''}\n"
                                        "pools: [{name: decode, role: decode}]\n",
                                        "/x/t.yaml"));
-  EXPECT_THAT(topology.RouterAddresses(), testing::ElementsAre("0.0.0.0:7000", "0.0.0.0:7001", "0.0.0.0:7002"));
+  EXPECT_THAT(topology.RouterAddresses(), testing::ElementsAre("0.0.0.0:7000", "0.0.0.0:7010", "0.0.0.0:7020"));
   const std::vector<ProcessPlan> processes = topology.Processes();
   ASSERT_EQ(processes.size(), 4);
   EXPECT_EQ(processes[0].name, "router");
   EXPECT_EQ(processes[2].name, "router-2");
-  EXPECT_EQ(processes[2].service_address, "0.0.0.0:7002");
+  EXPECT_EQ(processes[2].service_address, "0.0.0.0:7020");
   EXPECT_EQ(processes[2].http_address, "127.0.0.1:0");
   EXPECT_EQ(processes[2].metrics_address, "");
   ASSERT_OK_AND_ASSIGN(topology, Topology::Parse("model: {path: m.gguf, served_name: m}\n"
@@ -100,13 +100,34 @@ TEST(TopologyTest, RoutersHaveTheNextAddresses) {
                                                  "pools: [{name: decode, role: decode}]\n",
                                                  "/x/t.yaml"));
   EXPECT_EQ(topology.Processes()[1].service_address, "unix:/r-1");
+  // The defaults have room.
+  EXPECT_THAT(Topology::Parse("model: {path: m.gguf, served_name: m}\n"
+                              "router: {replicas: 3}\n"
+                              "pools: [{name: decode, role: decode}]\n",
+                              "/x/t.yaml"),
+              IsOk());
   EXPECT_THAT(
       Topology::Parse("model: {path: m.gguf, served_name: m}\n"
-                      "router: {replicas: 2, listen: '127.0.0.1:7070', http_listen: '', metrics_listen: "
-                      "'127.0.0.1:7071'}\n"
+                      "router: {replicas: 2, listen: '127.0.0.1:7070', metrics_listen: '127.0.0.1:7080'}\n"
                       "pools: [{name: decode, role: decode}]\n",
                       "/x/t.yaml"),
-      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("127.0.0.1:7071 is used by router and by router-1")));
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("127.0.0.1:7080 is used by router and by router-1")));
+  EXPECT_THAT(Topology::Parse("model: {path: m.gguf, served_name: m}\n"
+                              "router: {replicas: 2, listen: '127.0.0.1:65530'}\n"
+                              "pools: [{name: decode, role: decode}]\n",
+                              "/x/t.yaml"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("router.listen: with replicas: 2 the port must be at most 65525, got 65530")));
+}
+
+TEST(TopologyTest, ProcessesHaveNamesOfTheirOwn) {
+  EXPECT_THAT(Topology::Parse("model: {path: m.gguf, served_name: m}\n"
+                              "pools:\n"
+                              "  - {name: decode, role: decode, parallelism: {tp: 3}}\n"
+                              "  - {name: decode-0-rank, role: decode, replicas: 2}\n",
+                              "t.yaml"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("two processes would be named decode-0-rank-1; rename a pool")));
 }
 
 TEST(TopologyTest, RanksAreProcessesWithAGpuEachAndNoAddresses) {

@@ -213,11 +213,10 @@ absl::Status Checkpoint::OpenFolder(const std::string& path) {
   absl::StatusOr<ModelConfig> parsed = ModelConfig::FromJson(config, generation);
   if (!parsed.ok()) return absl::Status(parsed.status().code(), absl::StrCat(path, "/", parsed.status().message()));
   config_ = *std::move(parsed);
-  const auto at_path = [&](const absl::Status& status) {
-    return absl::Status(status.code(), absl::StrCat(path, "/", status.message()));
-  };
   absl::StatusOr<QuantisedWeights> quantised = QuantisedWeights::OfConfig(config);
-  if (!quantised.ok()) return at_path(quantised.status());
+  if (!quantised.ok()) {
+    return absl::Status(quantised.status().code(), absl::StrCat(path, "/", quantised.status().message()));
+  }
   ASSIGN_OR_RETURN(std::set<std::string> files, WeightFiles(folder));
   for (const std::string& file : files) {
     ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> weights, SafetensorsFile::Open(folder / file));
@@ -228,7 +227,9 @@ absl::Status Checkpoint::OpenFolder(const std::string& path) {
     safetensors_.push_back(std::move(weights));
   }
   const absl::StatusOr<std::vector<TensorView>> scaled = quantised->Join();
-  if (!scaled.ok()) return at_path(scaled.status());
+  if (!scaled.ok()) {
+    return absl::Status(scaled.status().code(), absl::StrCat(path, ": ", scaled.status().message()));
+  }
   for (const TensorView& tensor : *scaled) {
     if (std::string name = OurNameOfFolder(tensor.name); !name.empty()) tensors_[name] = tensor;
   }

@@ -1,5 +1,7 @@
 #include "model/quantised_weights.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -27,6 +29,17 @@ bool IsFloat(DType dtype) {
 
 std::string Shape(const TensorView& tensor) {
   return absl::StrCat(DTypeName(tensor.dtype), " [", absl::StrJoin(tensor.shape, ", "), "]");
+}
+
+// Of floats; a table of FP8 is as large as a sixteenth of the weights, and is not looked through.
+bool AreFinite(const TensorView& table) {
+  if (table.dtype == DType::kF8E4M3) return true;
+  std::vector<float> row(table.columns());
+  for (int64_t i = 0; i < table.rows(); ++i) {
+    DequantizeRow(table, i, table.columns(), row.data());
+    if (!std::all_of(row.begin(), row.end(), [](float value) { return std::isfinite(value); })) return false;
+  }
+  return true;
 }
 
 // The only number of a tensor.
@@ -114,7 +127,13 @@ absl::StatusOr<TensorView> QuantisedWeights::JoinOne(const std::string& name, co
     return absl::UnimplementedError(absl::StrCat("weight ", name, " has zero points; only symmetric ones are read"));
   }
   const TensorView* values = find(".weight") != nullptr ? find(".weight") : find(".weight_packed");
-  if (values == nullptr) return error("there are scales, and no values");
+  if (values == nullptr) {
+    return error(others_.contains(name + ".weight") ? "there are scales, and the values are no codes but floats"
+                                                    : "there are scales, and no values");
+  }
+  if (values != find(".weight_packed") && find(".weight_packed") != nullptr) {
+    return error("there are both weight and weight_packed");
+  }
   if (values->shape.size() != 2) return error(absl::StrCat("expected a matrix, got ", Shape(*values)));
   TensorView weight = *values;
   weight.name = name + ".weight";
@@ -143,6 +162,7 @@ absl::StatusOr<TensorView> QuantisedWeights::JoinOne(const std::string& name, co
   if (weight.dtype == DType::kF4E2M1 && weight.scales.block_columns != kGroupOfNvfp4) {
     return error(absl::StrCat("4-bit floats are read with a scale for each ", kGroupOfNvfp4, ", got ", Shape(*table)));
   }
+  if (!AreFinite(*table)) return error(absl::StrCat(table->name, " has values that are no finite numbers"));
   if (const TensorView* second = find(".weight_scale_2"); second != nullptr) {
     ASSIGN_OR_RETURN(weight.scales.factor, Number(*second));
   }
@@ -150,6 +170,7 @@ absl::StatusOr<TensorView> QuantisedWeights::JoinOne(const std::string& name, co
     ASSIGN_OR_RETURN(const float divisor, Number(*global));
     weight.scales.factor = 1 / divisor;
   }
+  if (!std::isfinite(weight.scales.factor)) return error("its scale of scales is no finite number");
   return weight;
 }
 

@@ -172,6 +172,19 @@ TEST_F(QuantisedWeightsTest, ZeroPointsAreNotRead) {
   EXPECT_THAT(Join(), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("zero points")));
 }
 
+TEST_F(QuantisedWeightsTest, ScalesThatAreNoNumbersAreNamed) {
+  writer_.Add("a.weight", "I8", {2, 2}, std::vector<int8_t>(4));
+  writer_.Add("a.weight_scale", "F32", {2}, std::vector<float>{1, NAN});
+  EXPECT_THAT(Join(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("a.weight_scale has values that are no "
+                                                                             "finite numbers")));
+}
+
+TEST_F(QuantisedWeightsTest, ScalesOfFloatsAreAnError) {
+  writer_.Add("a.weight", "F32", {1, 2}, std::vector<float>(2));
+  writer_.Add("a.weight_scale", "F32", {1}, std::vector<float>(1));
+  EXPECT_THAT(Join(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no codes but floats")));
+}
+
 TEST_F(QuantisedWeightsTest, PartsThatAreNotKnownAreNamed) {
   writer_.Add("a.pre_quant_scale", "F32", {2}, std::vector<float>(2));
   writer_.Add("a.weight", "I8", {1, 2}, std::vector<int8_t>(2));

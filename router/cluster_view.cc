@@ -24,8 +24,12 @@ Incarnation ClusterView::Register(const WorkerRegistration& registration, absl::
     replaced = old->registration.incarnation;
   }
   Remove(registration.incarnation);
+  standing_.erase(replaced);
   WorkerView& view = workers_[registration.incarnation];
   view.registration = registration;
+  if (auto standing = standing_.find(registration.incarnation); standing != standing_.end()) {
+    view.stands_at_turn = standing->second;
+  }
   view.last_heard = view.last_progress = now;
   return replaced;
 }
@@ -41,6 +45,10 @@ void ClusterView::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbe
     if (view->prefix_hashes.insert(hash).second) holders_[hash].push_back(worker);
   }
   if (heartbeat.turns != view->heartbeat.turns) view->last_progress = now;
+  if (view->stands_at_turn.has_value() && heartbeat.turns != *view->stands_at_turn) {
+    view->stands_at_turn.reset();
+    standing_.erase(worker);
+  }
   view->heartbeat = heartbeat;
   view->heartbeat.stored_hashes.clear();
   view->heartbeat.dropped_hashes.clear();
@@ -98,11 +106,12 @@ absl::flat_hash_map<Incarnation, int> ClusterView::PrefixHits(absl::Span<const T
   return hits;
 }
 
-std::vector<Incarnation> ClusterView::Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const {
+std::vector<Incarnation> ClusterView::Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) {
   std::vector<Incarnation> lost;
   for (const auto& [incarnation, view] : workers_) {
     bool silent = now - view.last_heard > timeout;
     bool stuck = now - view.last_progress > stuck_timeout;
+    if (stuck) standing_[incarnation] = view.heartbeat.turns;
     if (silent || stuck) lost.push_back(incarnation);
   }
   return lost;
@@ -129,6 +138,12 @@ bool ClusterView::LinkUp(Incarnation prefill, Incarnation decode) const {
   const WorkerView* view = Find(prefill);
   return view != nullptr && std::any_of(view->heartbeat.links.begin(), view->heartbeat.links.end(),
                                         [&](const LinkReport& link) { return link.peer == decode && link.up; });
+}
+
+void ClusterView::SetLinkDown(Incarnation prefill, Incarnation decode) {
+  WorkerView* view = Find(prefill);
+  if (view == nullptr) return;
+  for (LinkReport& link : view->heartbeat.links) link.up = link.up && link.peer != decode;
 }
 
 bool ClusterView::HasRole(Role role) const {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,13 +33,15 @@ struct WorkerView {
   std::map<int, int64_t> prefill_tokens_by_priority;  // The same, without zeros.
   // When heartbeat.turns changed last.
   absl::Time last_progress;
+  // The engine stood still at this turn when the worker was given up, and has made none since.
+  std::optional<int64_t> stands_at_turn;
 
   // Gives it so many tokens to compute, or takes them back.
   void AddPrefillTokens(int priority, int64_t tokens) {
     prefill_tokens += tokens;
     if ((prefill_tokens_by_priority[priority] += tokens) == 0) prefill_tokens_by_priority.erase(priority);
   }
-  bool AcceptsWork() const { return session_up && heartbeat.state == "ready"; }
+  bool AcceptsWork() const { return session_up && heartbeat.state == "ready" && !stands_at_turn.has_value(); }
 };
 
 // All workers and links, as their own reports say. Pure: time is passed in.
@@ -54,8 +57,9 @@ class ClusterView {
   void OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now);
   void SetSessionUp(Incarnation worker, bool up);
   void Remove(Incarnation worker);
-  // Workers that were silent for `timeout`, or whose engine made no turn for `stuck_timeout`.
-  std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout) const;
+  // Workers that were silent for `timeout`, or whose engine made no turn for `stuck_timeout`. The latter get no work
+  // when they register again, until their engine makes a turn.
+  std::vector<Incarnation> Lost(absl::Time now, absl::Duration timeout, absl::Duration stuck_timeout);
 
   // How many tokens of a prompt's beginning each worker has in its prefix cache; those that have none are left out.
   absl::flat_hash_map<Incarnation, int> PrefixHits(absl::Span<const TokenId> tokens) const;
@@ -65,6 +69,8 @@ class ClusterView {
   const WorkerView* FindByName(const std::string& worker_id) const;
   const absl::flat_hash_map<Incarnation, WorkerView>& workers() const { return workers_; }
   bool LinkUp(Incarnation prefill, Incarnation decode) const;
+  // A link is down, until the prefill worker's next heartbeat says otherwise.
+  void SetLinkDown(Incarnation prefill, Incarnation decode);
   bool HasRole(Role role) const;
   // What prefill workers must link to: the decode workers.
   std::vector<DirectedPeer> DecodePeers() const;
@@ -77,6 +83,7 @@ class ClusterView {
   void ForgetPrefix(uint64_t hash, Incarnation worker);
 
   absl::flat_hash_map<Incarnation, WorkerView> workers_;
+  absl::flat_hash_map<Incarnation, int64_t> standing_;                          // At which turn.
   absl::flat_hash_map<uint64_t, absl::InlinedVector<Incarnation, 2>> holders_;  // Of each cached page.
 };
 

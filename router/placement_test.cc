@@ -283,6 +283,19 @@ TEST_F(PlacementTest, UsesLinkedPairsOnly) {
   Expect(2, 12);
 }
 
+TEST_F(PlacementTest, ALinkThatWasFoundDownIsUsedAgainWhenAHeartbeatSaysSo) {
+  Add(11, Role::kDecode, "decode-0");
+  Add(1, Role::kPrefill, "prefill-0", {11});
+  Expect(1, 11);
+  view_.SetLinkDown(Incarnation(1), Incarnation(11));
+  EXPECT_EQ(GetErrorReason(Run().status()), ErrorReason::kLinkDown);
+  WorkerHeartbeat heartbeat = State(1);
+  heartbeat.links[0].up = true;
+  ++heartbeat.sequence;
+  view_.OnHeartbeat(Incarnation(1), heartbeat, kNow);
+  Expect(1, 11);
+}
+
 TEST_F(PlacementTest, LeavesOutWorkersThatDoNotAcceptWork) {
   TwoPlusTwo();
   State(1).state = "draining";
@@ -351,6 +364,34 @@ TEST_F(PlacementTest, SilentAndStuckWorkersAreLost) {
   EXPECT_THAT(view_.Lost(kNow + absl::Seconds(7), absl::Seconds(1), absl::Seconds(5)), ElementsAre(Incarnation(11)));
   EXPECT_THAT(view_.Lost(kNow + absl::Seconds(9), absl::Seconds(1), absl::Seconds(50)),
               UnorderedElementsAre(Incarnation(1), Incarnation(2), Incarnation(11), Incarnation(12)));
+}
+
+TEST_F(PlacementTest, AWorkerThatStoodStillGetsNoWorkUntilItMakesATurn) {
+  Add(1, Role::kDecode, "decode-0");
+  const auto hear = [&](int64_t turns, int64_t sequence) {
+    WorkerHeartbeat heartbeat = State(1);
+    heartbeat.turns = turns;
+    heartbeat.sequence = sequence;
+    view_.OnHeartbeat(Incarnation(1), heartbeat, kNow + absl::Seconds(6));
+  };
+  const WorkerRegistration registration = view_.Find(Incarnation(1))->registration;
+  hear(7, 5);
+  EXPECT_TRUE(view_.Find(Incarnation(1))->AcceptsWork());
+  EXPECT_THAT(view_.Lost(kNow + absl::Seconds(12), absl::Seconds(10), absl::Seconds(5)), ElementsAre(Incarnation(1)));
+  view_.Remove(Incarnation(1));
+  view_.Register(registration, kNow + absl::Seconds(12));
+  view_.SetSessionUp(Incarnation(1), true);
+  hear(7, 1);
+  EXPECT_FALSE(view_.Find(Incarnation(1))->AcceptsWork());
+  hear(8, 2);
+  EXPECT_TRUE(view_.Find(Incarnation(1))->AcceptsWork());
+  // One that was silent only is taken as it comes.
+  EXPECT_THAT(view_.Lost(kNow + absl::Seconds(30), absl::Seconds(10), absl::Seconds(50)), ElementsAre(Incarnation(1)));
+  view_.Remove(Incarnation(1));
+  view_.Register(registration, kNow + absl::Seconds(31));
+  view_.SetSessionUp(Incarnation(1), true);
+  hear(8, 1);
+  EXPECT_TRUE(view_.Find(Incarnation(1))->AcceptsWork());
 }
 
 TEST_F(PlacementTest, AGapInHeartbeatsForgetsThePrefixes) {

@@ -189,6 +189,9 @@ void RequestSession::OnPrefillEvent(LegEvent event, absl::Time now, SessionActio
     return;
   }
   if (!event.handover_error.ok()) {
+    if (GetErrorReason(event.handover_error) == ErrorReason::kLinkDown && event.handover == handover_) {
+      actions.down_link = {prefill_.worker, decode_.worker};
+    }
     if (state_ == State::kDecoding) {
       // Decode took over, and prefill has not heard of it: the KV that it still holds is of no use.
       Close(prefill_, actions);

@@ -26,6 +26,8 @@ struct SessionActions {
   bool has_update = false;
   bool needs_placement = false;          // Place with placement_request() and call OnPlaced, now or later.
   std::optional<absl::Status> finished;  // The session is over.
+  // Of prefill and decode worker: down, as the former has just found, which its last heartbeat did not know.
+  std::optional<std::pair<Incarnation, Incarnation>> down_link;
 };
 
 // The life of one sample of one request, from admission to its last token:

@@ -261,8 +261,10 @@ TEST_F(RequestSessionTest, AFullDecodeWorkerCostsNoRetryAndOtherFailuresDo) {
     Place(kPrefill, kDecode);
   }
   EXPECT_EQ(session_->usage().retries, 0);
+  EXPECT_FALSE(last_.down_link.has_value());
   Prefill({.handover_error = Retryable(ErrorReason::kLinkDown), .handover = Handover()});
   EXPECT_EQ(session_->usage().retries, 1);
+  EXPECT_EQ(last_.down_link, std::pair(kPrefill, kDecode));  // So that the next try is not there, too.
 }
 
 TEST_F(RequestSessionTest, AnAckThatWasLostLeavesDecodeAlone) {

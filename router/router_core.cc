@@ -333,6 +333,7 @@ void RouterCore::CloseLeg(RequestId id) {
 }
 
 void RouterCore::Apply(Session* session, SessionActions actions) {
+  if (actions.down_link.has_value()) view_.SetLinkDown(actions.down_link->first, actions.down_link->second);
   for (auto& [worker, start] : actions.starts) {
     const bool is_prefill = start.id == session->machine->prefill_leg();
     const bool computes_prompt = is_prefill || !start.handover.is_set();

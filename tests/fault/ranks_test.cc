@@ -88,6 +88,14 @@ TEST_F(RanksTest, TheFirstThatIsKilledTakesTheOthersAlongAndTheAnswerGoesOn) {
 
 TEST_F(RanksTest, OneThatIsStoppedMidStreamLosesNoAnswer) {
   const std::string worker = StrikeMidStream("-rank-2", SIGSTOP);
+  // It registers again, but stands still: nobody is sent there.
+  GenerateOptions short_request = Request();
+  short_request.sampling.max_tokens = 4;
+  for (int i = 0; i < 4; ++i) {
+    const ProcessCluster::Answer answer = cluster_.Ask(short_request);
+    ASSERT_THAT(answer.summary, IsOk());
+    EXPECT_EQ(answer.summary->retries, 0);
+  }
   cluster_.Signal(worker + "-rank-2", SIGCONT);
   EXPECT_TRUE(cluster_.AwaitReady());
   EXPECT_TRUE(cluster_.AwaitAllPagesFree());
