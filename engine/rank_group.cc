@@ -46,10 +46,17 @@ absl::StatusOr<socklen_t> MakeAddress(const std::string& name, sockaddr_un& addr
   return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
 }
 
-// What is sent and not taken for so long is an error.
-void LimitSending(int fd) {
-  const timeval limit = absl::ToTimeval(kPatience);
+// What is sent and not taken for so long is an error, and so is the rest of a message that does not come.
+void LimitWaiting(int fd, absl::Duration patience) {
+  const timeval limit = absl::ToTimeval(patience);
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+}
+
+// However long it takes.
+void AwaitFirstByte(int fd) {
+  pollfd entry{fd, POLLIN, 0};
+  while (poll(&entry, 1, -1) < 0 && errno == EINTR) continue;
 }
 
 bool HasHungUp(int fd) {
@@ -157,8 +164,9 @@ void RankGroup::Welcome(int socket) {
   if (socket < 0) return;
   Greeting greeting;
   // Whoever connects and says nothing must not hold the others up for long.
-  const bool is_known = IsOwnPeer(socket) && AwaitReadable(socket, Clock::Real().Now() + absl::Seconds(1)) &&
-                        ReceiveAll(socket, &greeting, sizeof(greeting)) && greeting.magic == Greeting().magic;
+  LimitWaiting(socket, absl::Seconds(1));
+  const bool is_known =
+      IsOwnPeer(socket) && ReceiveAll(socket, &greeting, sizeof(greeting)) && greeting.magic == Greeting().magic;
   if (is_known) {
     Greeting own;
     own.size = size();
@@ -173,7 +181,7 @@ void RankGroup::Welcome(int socket) {
     own.rank = is_wanted ? greeting.rank : -1;
     if (SendAll(socket, &own, sizeof(own)) && is_wanted) {
       *place = socket;
-      LimitSending(socket);
+      LimitWaiting(socket, kPatience);
       return;
     }
   }
@@ -196,7 +204,7 @@ absl::Status RankGroup::ConnectToFirst() {
         AwaitReadable(fd, deadline) && ReceiveAll(fd, &answer, sizeof(answer))) {
       if (answer.rank == rank()) {
         sockets_[0] = fd;
-        LimitSending(fd);
+        LimitWaiting(fd, kPatience);
         return absl::OkStatus();
       }
       close(fd);
@@ -265,7 +273,9 @@ absl::Status RankGroup::Send(int rank, absl::string_view message) {
 
 absl::StatusOr<std::optional<std::string>> RankGroup::ReceiveFrom(int rank, bool is_patient) {
   uint64_t bytes = 0;
-  if (!is_patient && !AwaitReadable(sockets_[rank], Clock::Real().Now() + kPatience)) {
+  if (is_patient) {
+    AwaitFirstByte(sockets_[rank]);
+  } else if (!AwaitReadable(sockets_[rank], Clock::Real().Now() + kPatience)) {
     return absl::UnavailableError(
         absl::StrCat("rank ", rank, " of this worker has said nothing for ", absl::FormatDuration(kPatience)));
   }

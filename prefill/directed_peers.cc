@@ -7,14 +7,12 @@
 namespace tandem {
 
 std::vector<DirectedPeer> DirectedPeers::Set(const std::string& router, std::vector<DirectedPeer> peers) {
-  absl::MutexLock lock(&mu_);
   std::erase_if(wishes_, [](const auto& entry) { return entry.second.is_lost; });
   wishes_[router] = {std::move(peers)};
   return All();
 }
 
 std::vector<DirectedPeer> DirectedPeers::Lose(const std::string& router) {
-  absl::MutexLock lock(&mu_);
   auto wish = wishes_.find(router);
   if (wish == wishes_.end()) return All();
   if (wishes_.size() > 1) {

@@ -125,7 +125,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   std::unique_ptr<EngineThread> engine_;
   std::unique_ptr<WorkerReporter> reporter_;
   std::unique_ptr<SenderHub> hub_;
-  DirectedPeers peers_;
+  DirectedPeers peers_;  // The engine thread only.
   std::unique_ptr<SessionService> service_;
   std::unique_ptr<ServerRunner> server_;
   std::vector<std::unique_ptr<WorkerAgent>> agents_;  // One for each router.
@@ -219,12 +219,12 @@ void PrefillParts::StartAgent(const std::string& router, const ProcessPlan& plan
     return heartbeat;
   };
   options.on_directive = [this, router](const RouterDirective& directive) {
-    SetPeers(peers_.Set(router, directive.peers));
+    engine_->Post([this, router, peers = directive.peers](Engine&) { SetPeers(peers_.Set(router, peers)); });
     if (directive.drain && !draining_.exchange(true)) RequestTermination();
   };
   options.on_lost = [this, router] {
     reporter_->Forget(router);
-    SetPeers(peers_.Lose(router));
+    engine_->Post([this, router](Engine&) { SetPeers(peers_.Lose(router)); });
   };
   agents_.push_back(std::make_unique<WorkerAgent>(server_->loop(), std::move(options)));
 }

@@ -63,7 +63,7 @@ class RanksTest : public testing::Test {
       for (const WorkerSummary& worker : status->workers) {
         if (worker.running > 0) return worker.worker_id;
       }
-      absl::SleepFor(absl::Milliseconds(10));
+      absl::SleepFor(absl::Milliseconds(10));  // Between two questions to a real cluster, which needs the processor.
     }
     return "";
   }
