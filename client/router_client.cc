@@ -90,14 +90,29 @@ GenerateSummary ToSummary(const v1::Usage& usage) {
 
 }  // namespace
 
-absl::StatusOr<std::string> ApiKeyOfEnvironment() {
-  const char* value = std::getenv("TANDEM_API_KEY");
-  if (value == nullptr) return std::string();
-  const absl::string_view key = absl::StripAsciiWhitespace(value);
-  if (!std::all_of(key.begin(), key.end(), absl::ascii_isgraph)) {
+absl::StatusOr<ClientIdentity> IdentityOfEnvironment() {
+  const auto variable = [](const char* name) -> std::string {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : std::string(absl::StripAsciiWhitespace(value));
+  };
+  const auto file = [&](const char* name) -> TlsSettings::File { return {variable(name), name}; };
+  ClientIdentity identity{.api_key = variable("TANDEM_API_KEY")};
+  if (!std::all_of(identity.api_key.begin(), identity.api_key.end(), absl::ascii_isgraph)) {
     return absl::InvalidArgumentError("TANDEM_API_KEY is not printable ASCII without spaces");
   }
-  return std::string(key);
+  TlsSettings tls;
+  tls.authorities = file("TANDEM_TLS_AUTHORITIES");
+  tls.certificate = file("TANDEM_TLS_CERTIFICATE");
+  tls.key = file("TANDEM_TLS_KEY");
+  tls.name = variable("TANDEM_TLS_NAME");
+  if (tls.certificate.path.empty() != tls.key.path.empty()) {
+    return absl::InvalidArgumentError("TANDEM_TLS_CERTIFICATE and TANDEM_TLS_KEY go together: set both or none");
+  }
+  if (!tls.is_set() && !tls.certificate.path.empty()) {
+    return absl::InvalidArgumentError("TANDEM_TLS_CERTIFICATE is for TLS, which TANDEM_TLS_AUTHORITIES turns on");
+  }
+  ASSIGN_OR_RETURN(identity.tls, LoadClientTls(tls));
+  return identity;
 }
 
 struct RouterClient::Connection {
@@ -127,11 +142,11 @@ struct RouterClient::Connection {
   std::unique_ptr<v1::Control::Stub> control_stub;
 };
 
-RouterClient::RouterClient(const std::string& router, const std::string& api_key)
+RouterClient::RouterClient(const std::string& router, const ClientIdentity& identity)
     : connection_(std::make_unique<Connection>()) {
   connection_->router = router;
-  connection_->api_key = api_key;
-  connection_->channel = NewChannel(router);
+  connection_->api_key = identity.api_key;
+  connection_->channel = NewChannel(router, identity.tls.get());
   connection_->router_stub = v1::Router::NewStub(connection_->channel);
   connection_->control_stub = v1::Control::NewStub(connection_->channel);
 }

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "common/sampling_params.h"
+#include "common/tls/tls_identity.h"
 
 namespace tandem {
 
@@ -71,17 +72,27 @@ struct ModelSummary {
   int vocabulary_size = 0;
 };
 
-// The environment's TANDEM_API_KEY, without white space around it; "" where there is none. INVALID_ARGUMENT, without
-// the key: it is no printable ASCII, which no router takes.
-absl::StatusOr<std::string> ApiKeyOfEnvironment();
+// What a client calls with.
+struct ClientIdentity {
+  std::string api_key;  // Empty: none.
+  // Null: without TLS. Else whom to believe; `name`: that the router's certificate must have, empty: what is dialled;
+  // with a certificate where the router wants one.
+  std::shared_ptr<const TlsIdentity> tls;
+};
+
+// What the environment says: TANDEM_API_KEY, without white space around it; TANDEM_TLS_AUTHORITIES, a file with the
+// certificates of who signs the router's, for TLS; TANDEM_TLS_CERTIFICATE and TANDEM_TLS_KEY, files with the client's
+// own; TANDEM_TLS_NAME, the name in the router's. INVALID_ARGUMENT, without the key: it is no printable ASCII, which no
+// router takes; or as of LoadClientTls.
+absl::StatusOr<ClientIdentity> IdentityOfEnvironment();
 
 // A connection to a router.
 //
 // Thread-safety: thread-safe.
 class RouterClient {
  public:
-  // `router`: host:port or unix:/path. `api_key` is sent with each call, unless it is empty. Connects when first used.
-  explicit RouterClient(const std::string& router, const std::string& api_key = "");
+  // `router`: host:port or unix:/path. Connects when first used.
+  explicit RouterClient(const std::string& router, const ClientIdentity& identity = {});
   ~RouterClient();
 
   // Calls `on_piece` for each piece, on this thread, until the answer is whole; returning false

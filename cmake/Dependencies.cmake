@@ -19,6 +19,7 @@ find_package(gRPC CONFIG REQUIRED)          # 1.51.1
 find_package(yaml-cpp CONFIG REQUIRED)      # 0.7.0
 find_package(prometheus-cpp CONFIG REQUIRED) # 1.0.1
 find_package(Boost 1.81 REQUIRED COMPONENTS json)
+find_package(OpenSSL 3.0 REQUIRED)
 
 find_path(PCRE2_INCLUDE_DIR pcre2.h REQUIRED)
 find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)

@@ -103,6 +103,20 @@ std::vector<ApiKeySettings> ReadApiKeys(ConfigNode& router, const std::filesyste
   return keys;
 }
 
+TlsSettings ReadTls(ConfigNode node, const std::filesystem::path& folder) {
+  const auto file = [&](const char* key, const std::string& path) -> TlsSettings::File {
+    return {path.empty() ? "" : ResolvedPath(folder / path), absl::StrCat(node.Where(key), ": tls.", key)};
+  };
+  TlsSettings tls;
+  tls.certificate = file("certificate", node.RequireString("certificate"));
+  tls.key = file("key", node.RequireString("key"));
+  tls.authorities = file("authorities", node.RequireString("authorities"));
+  tls.client_authorities = file("client_authorities", node.GetString("client_authorities", ""));
+  tls.name = node.GetString("name", "tandem");
+  if (tls.name.empty()) node.AddError("name", "must be a DNS name that every process's certificate has");
+  return tls;
+}
+
 std::vector<ServiceTier> ReadServiceTiers(ConfigNode& router) {
   std::vector<ServiceTier> tiers;
   for (ConfigNode& node : router.GetList("service_tiers")) {
@@ -351,6 +365,7 @@ absl::StatusOr<Topology> Read(ConfigNode root, const std::string& file) {
   topology.links = ReadLinks(root.GetMap("links"), on_gpus);
   ConfigNode cluster = root.GetMap("cluster");
   topology.cluster_secret = ReadSecretSource(cluster, "secret", folder);
+  if (root.Has("tls")) topology.tls = ReadTls(root.GetMap("tls"), folder);
   CheckDevices(topology, root, pools, on_gpus);
   CheckPools(topology, root);
   CheckPorts(topology, root, pools);

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/secret.h"
+#include "common/tls/tls_settings.h"
 
 namespace tandem {
 
@@ -132,6 +133,7 @@ struct Topology {
   LinkSettings links;
   // What the cluster's processes prove each other that they belong together with.
   SecretSource cluster_secret;
+  TlsSettings tls;
 
   // INVALID_ARGUMENT: all errors of the file, one "file:line: key: cause and fix" a line.
   static absl::StatusOr<Topology> Load(const std::string& path);

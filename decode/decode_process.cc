@@ -106,6 +106,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
   }
 
   const Incarnation incarnation_{DrawRandomId()};
+  PeerTrust trust_;
   std::atomic<bool> draining_ = false;
   HelloMessage hello_;
   MetricsServer metrics_server_;
@@ -128,6 +129,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
 absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& plan) {
   // First of all, so that a port that is taken shows before the model is loaded.
   RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
+  ASSIGN_OR_RETURN(trust_, ReadPeerTrust(topology));
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
   Engine::Options engine_options = EngineOptions(topology, plan);
   if (engine_options.shard.size > 1) {
@@ -151,9 +153,8 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
       Clock::Real(), *receiver_, *metrics_,
       [this](int64_t session, EventFrame events) { sessions_.Send(session, std::move(events)); },
       [this](Incarnation peer, LinkMessage message) { hub_->Send(peer, std::move(message)); });
-  ASSIGN_OR_RETURN(std::string link_secret, ReadClusterSecret(topology));
   hello_ = MakeHello(plan.name, incarnation_, engine->layout(), engine->fingerprint(), topology.links.checksums,
-                     std::move(link_secret));
+                     trust_.secret);
   EngineThread::Hooks hooks;
   hooks.on_events = [this](Engine&, std::vector<SequenceEvent> events) { worker_->OnEngineEvents(std::move(events)); };
   hooks.on_turn = [this](Engine&) { worker_->OnTurn(); };
@@ -161,8 +162,7 @@ absl::Status DecodeParts::Build(const Topology& topology, const ProcessPlan& pla
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
   RETURN_IF_ERROR(StartHub(topology, plan));
   service_ = NewDecodeService(sessions_);
-  ASSIGN_OR_RETURN(std::string peer_secret, ReadClusterSecret(topology));
-  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}, std::move(peer_secret)));
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}, trust_));
   service_->Start(server_->loop());
   server_->StartThread();
   StartAgents(topology, plan);
@@ -181,6 +181,9 @@ absl::Status DecodeParts::StartHub(const Topology& topology, const ProcessPlan& 
   ReceiverHub::Options options;
   options.hello = hello_;
   options.listen = plan.link_address;
+  if (trust_.tls != nullptr) {
+    ASSIGN_OR_RETURN(options.tls, TlsContext::ForServer(*trust_.tls, TlsContext::Peer::kProcess));
+  }
   options.pool = pool_->base();
   options.memory = &pool_->memory();
   options.heartbeat = topology.links.heartbeat;

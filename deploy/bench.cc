@@ -174,8 +174,8 @@ absl::Status Compare(const std::string& a, const std::string& b) {
 absl::Status Measure(const std::string& router) {
   ASSIGN_OR_RETURN(LoadOptions options, ReadFlags());
   ASSIGN_OR_RETURN(const std::vector<Slo> slos, ParseSlos(absl::GetFlag(FLAGS_slo)));
-  ASSIGN_OR_RETURN(const std::string api_key, ApiKeyOfEnvironment());
-  RouterClient client(router, api_key);
+  ASSIGN_OR_RETURN(const ClientIdentity identity, IdentityOfEnvironment());
+  RouterClient client(router, identity);
   ASSIGN_OR_RETURN(const std::vector<ModelSummary> models, client.Models());
   ASSIGN_OR_RETURN(const ClusterSummary cluster, client.Status());
   if (models.empty() || !cluster.ready)

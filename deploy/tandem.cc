@@ -52,7 +52,8 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
   tandem drain WORKER          let a worker finish and leave
   tandem bench                 put load on it and report latencies, throughput and goodput
 
-The environment's TANDEM_API_KEY is sent where the router wants a key.
+The environment's TANDEM_API_KEY is sent where the router wants a key; for TLS, TANDEM_TLS_AUTHORITIES names a file with
+the certificates of who signs the router's (docs/security.md).
 
 --help lists all flags.)";
 
@@ -69,8 +70,8 @@ int Fail(const absl::Status& status, int code = 1) {
   return code;
 }
 
-// Run has looked at the key.
-RouterClient NewClient(const std::string& router) { return RouterClient(router, ApiKeyOfEnvironment().value_or("")); }
+// Run has looked at the environment.
+RouterClient NewClient() { return RouterClient(absl::GetFlag(FLAGS_router), *IdentityOfEnvironment()); }
 
 // Where this program and those that it starts are.
 std::string ProgramFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
@@ -99,8 +100,10 @@ int Up(const std::string& file) {
   printf("%s", table->c_str());
   fflush(stdout);
   // Workers of a second cluster would register at the router of the first, and push each other out.
+  const auto tls = LoadTls(topology->tls);
+  if (!tls.ok()) return Fail(tls.status(), 2);
   for (const std::string& address : topology->RouterAddresses()) {
-    const absl::Status there = NewClient(address).Status(absl::Milliseconds(300)).status();
+    const absl::Status there = RouterClient(address, {.tls = *tls}).Status(absl::Milliseconds(300)).status();
     if (there.ok() || absl::IsUnauthenticated(there)) {
       return Fail(
           absl::AlreadyExistsError(absl::StrCat("a router answers at ", address, " already; stop that cluster first")));
@@ -164,7 +167,7 @@ int Generate(const std::string& question) {
   options.sampling.temperature = static_cast<float>(absl::GetFlag(FLAGS_temperature));
   options.sampling.top_p = static_cast<float>(absl::GetFlag(FLAGS_top_p));
   options.timeout = absl::GetFlag(FLAGS_timeout);
-  RouterClient client = NewClient(absl::GetFlag(FLAGS_router));
+  RouterClient client = NewClient();
   std::string finish_reason;
   absl::StatusOr<GenerateSummary> summary = client.Generate(options, [&](const GeneratedPiece& piece) {
     fputs(piece.text.c_str(), stdout);
@@ -257,7 +260,7 @@ int WaitUntilReady(RouterClient& client) {
 }
 
 int Status() {
-  RouterClient client = NewClient(absl::GetFlag(FLAGS_router));
+  RouterClient client = NewClient();
   if (absl::GetFlag(FLAGS_wait)) return WaitUntilReady(client);
   absl::StatusOr<ClusterSummary> status = client.Status();
   if (!status.ok()) return Fail(status.status());
@@ -267,7 +270,7 @@ int Status() {
 
 // Until Ctrl-C, where a terminal shows it; else once.
 int Top() {
-  RouterClient client = NewClient(absl::GetFlag(FLAGS_router));
+  RouterClient client = NewClient();
   const bool is_terminal = isatty(STDOUT_FILENO) != 0;
   struct sigaction action = {};
   action.sa_handler = [](int) { interrupts = interrupts + 1; };
@@ -293,7 +296,7 @@ int Top() {
 int Explain(const std::string& request) {
   absl::string_view name = request;
   if (!absl::ConsumePrefix(&name, "chatcmpl-")) absl::ConsumePrefix(&name, "cmpl-");  // As HTTP's answers call it.
-  auto decisions = NewClient(absl::GetFlag(FLAGS_router)).Explain(std::string(name));
+  auto decisions = NewClient().Explain(std::string(name));
   if (!decisions.ok()) return Fail(decisions.status());
   for (const auto& [age, what] : *decisions) {
     printf("%s ago: %s\n", absl::FormatDuration(absl::Trunc(age, absl::Milliseconds(1))).c_str(), what.c_str());
@@ -312,7 +315,7 @@ bool IsLastOfItsRole(const ClusterSummary& cluster, const std::string& name) {
 }
 
 int Drain(const std::string& worker) {
-  RouterClient client = NewClient(absl::GetFlag(FLAGS_router));
+  RouterClient client = NewClient();
   const absl::StatusOr<ClusterSummary> before = client.Status();
   if (absl::Status status = client.Drain(worker); !status.ok()) return Fail(status);
   if (before.ok() && IsLastOfItsRole(*before, worker)) {
@@ -355,7 +358,7 @@ int Run(const std::vector<char*>& arguments) {
             command->operand == nullptr ? "" : command->operand);
     return 2;
   }
-  if (absl::Status status = ApiKeyOfEnvironment().status(); !status.ok()) return Fail(status, 2);
+  if (absl::Status status = IdentityOfEnvironment().status(); !status.ok()) return Fail(status, 2);
   return command->run(operands == 0 ? "" : arguments[2]);
 }
 

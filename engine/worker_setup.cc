@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "common/tls/tls_identity.h"
 
 namespace tandem {
 
@@ -39,6 +40,7 @@ RankGroup::Options RankOptions(const Topology& topology, const ProcessPlan& proc
 
 absl::StatusOr<ProcessNeeds> CheckWorker(const Topology& topology, const ProcessPlan& process) {
   RETURN_IF_ERROR(ReadClusterSecret(topology).status());
+  RETURN_IF_ERROR(LoadTls(topology.tls).status());
   const PoolSettings& pool = topology.pools[process.pool];
   auto at = [](const std::string& where, const absl::Status& status) {
     return absl::Status(status.code(), absl::StrCat(where, ": ", status.message()));

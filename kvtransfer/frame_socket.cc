@@ -90,8 +90,9 @@ int FrameSocket::Accept(int listener_fd) {
   return fd;
 }
 
-FrameSocket::FrameSocket(EventLoop& loop, int fd, Callbacks callbacks)
+FrameSocket::FrameSocket(EventLoop& loop, int fd, Callbacks callbacks, const std::shared_ptr<const TlsContext>& tls)
     : loop_(loop), fd_(fd), callbacks_(std::move(callbacks)) {
+  if (tls != nullptr) tls_ = std::make_unique<TlsStream>(tls, fd);
   loop_.Watch(fd_, EPOLLIN | EPOLLRDHUP, [this](uint32_t events) { OnEvent(events); });
 }
 
@@ -110,21 +111,50 @@ void FrameSocket::Send(absl::string_view payload) {
 
 void FrameSocket::OnEvent(uint32_t events) {
   std::shared_ptr<bool> alive = alive_;
-  if ((events & EPOLLOUT) != 0 && !Flush()) return;
-  if (*alive && (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ReadAll();
+  if ((events & EPOLLOUT) != 0) Flush();
+  const bool can_read = (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+  if (can_read || read_wants_write_) ReadAll();
+  if (*alive && tls_ != nullptr) Flush();  // It may have waited for what was read.
+}
+
+ssize_t FrameSocket::ReadSome(char* to, size_t room) {
+  if (tls_ == nullptr) return read(fd_, to, room);
+  const TlsStream::Progress progress = tls_->Read(to, room);
+  read_wants_write_ = progress.state == TlsStream::State::kWantsWrite;
+  if (progress.state == TlsStream::State::kDone) return static_cast<ssize_t>(progress.bytes);
+  if (progress.state == TlsStream::State::kClosed) return 0;
+  errno = progress.state == TlsStream::State::kFailed ? EPROTO : EAGAIN;
+  return -1;
+}
+
+ssize_t FrameSocket::WriteSome(const char* from, size_t size) {
+  ssize_t written = -1;
+  if (tls_ == nullptr) {
+    written = send(fd_, from, size, MSG_NOSIGNAL);
+    // ENOTCONN: still connecting.
+    write_wants_write_ = written < 0 && (errno == EAGAIN || errno == ENOTCONN);
+    if (write_wants_write_) errno = EAGAIN;
+    return written;
+  }
+  const TlsStream::Progress progress = tls_->Write(from, size);
+  write_wants_write_ = progress.state == TlsStream::State::kWantsWrite;
+  if (progress.state == TlsStream::State::kDone) return static_cast<ssize_t>(progress.bytes);
+  errno = write_wants_write_ || progress.state == TlsStream::State::kWantsRead ? EAGAIN : EPROTO;
+  return -1;
 }
 
 bool FrameSocket::ReadAll() {
   char buffer[kReadBytes];
   while (true) {
-    ssize_t size = read(fd_, buffer, sizeof(buffer));
+    ssize_t size = ReadSome(buffer, sizeof(buffer));
     if (size > 0) {
       received_.append(buffer, size);
       if (!DeliverFrames()) return false;
       continue;
     }
     if (size < 0 && (errno == EAGAIN || errno == EINTR)) return true;
-    Close(size == 0 ? "the peer closed the connection" : strerror(errno));
+    const bool failed = tls_ != nullptr && !tls_->failure().empty();
+    Close(failed ? tls_->failure() : size == 0 ? "the peer closed the connection" : strerror(errno));
     return false;
   }
 }
@@ -149,29 +179,30 @@ bool FrameSocket::DeliverFrames() {
   return true;
 }
 
-bool FrameSocket::Flush() {
+void FrameSocket::Flush() {
   while (sent_ < unsent_.size()) {
-    ssize_t size = send(fd_, unsent_.data() + sent_, unsent_.size() - sent_, MSG_NOSIGNAL);
+    ssize_t size = WriteSome(unsent_.data() + sent_, unsent_.size() - sent_);
     if (size > 0) {
       sent_ += size;
       continue;
     }
     if (size < 0 && errno == EINTR) continue;
-    if (size < 0 && (errno == EAGAIN || errno == ENOTCONN)) break;  // ENOTCONN: still connecting.
+    if (size < 0 && errno == EAGAIN) break;
     // The read side reports the loss, so that callers of Send are never closed under their feet.
     unsent_.clear();
     sent_ = 0;
-    return true;
+    return;
   }
   unsent_.erase(0, sent_);
   sent_ = 0;
-  bool wants_write = !unsent_.empty();
-  if (wants_write != wants_write_) {
-    wants_write_ = wants_write;
-    loop_.ChangeEvents(fd_, EPOLLIN | EPOLLRDHUP | (wants_write ? EPOLLOUT : 0u));
-  }
+  AwaitEvents();
   if (unsent_.size() > kMaxUnsentBytes) shutdown(fd_, SHUT_RDWR);
-  return true;
+}
+
+void FrameSocket::AwaitEvents() {
+  const bool awaits_write = read_wants_write_ || (write_wants_write_ && !unsent_.empty());
+  if (std::exchange(awaits_write_, awaits_write) == awaits_write) return;
+  loop_.ChangeEvents(fd_, EPOLLIN | EPOLLRDHUP | (awaits_write ? EPOLLOUT : 0u));
 }
 
 void FrameSocket::Close(const std::string& reason) {

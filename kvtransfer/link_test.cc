@@ -26,6 +26,7 @@
 #include "kvtransfer/wire.h"
 #include "tests/support/link_ends.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_certificates.h"
 
 namespace tandem {
 namespace {
@@ -314,6 +315,30 @@ TEST(LinkTest, AStrangersGreetingIsRefusedBeforeAnythingIsDoneForIt) {
   EXPECT_TRUE(peer.AwaitUp());
 }
 
+TEST(LinkTest, MovesKvWhereItsMessagesGoThroughTls) {
+  const TestAuthority authority("cluster"), other("other");
+  const auto identity_of = [](const TestAuthority& signer, const TestAuthority& trusted, const std::string& name) {
+    const TestAuthority::Signed own = signer.Sign({name});
+    return TlsIdentity{own.certificate, own.key, trusted.certificate(), "", "tandem"};
+  };
+  DecodeEnd decode(NewLoopbackTransport(), {.tls = *TlsContext::ForServer(identity_of(authority, authority, "tandem"),
+                                                                          TlsContext::Peer::kProcess)});
+  // In the clear; signed by somebody else; with another name; signed right, but believing somebody else.
+  for (const auto& tls : std::vector<std::shared_ptr<const TlsContext>>{
+           nullptr, *TlsContext::ForClient(identity_of(other, authority, "tandem")),
+           *TlsContext::ForClient(identity_of(authority, authority, "client")),
+           *TlsContext::ForClient(identity_of(authority, other, "tandem"))}) {
+    PrefillEnd stranger(NewLoopbackTransport(), With([&](auto& options) { options.tls = tls; }));
+    stranger.LinkTo(decode.port());
+    EXPECT_TRUE(stranger.Await([&] { return !stranger.state_.error.empty(); }));
+    EXPECT_TRUE(decode.Await([&] { return decode.hellos_ == 0; }));
+  }
+  PrefillEnd prefill(NewLoopbackTransport(), With([&](auto& options) {
+                       options.tls = *TlsContext::ForClient(identity_of(authority, authority, "tandem"));
+                     }));
+  TransferAndCompare(prefill, decode, 16);
+}
+
 TEST(LinkTest, ADecodeWorkerOfAnotherModelIsNoPeer) {
   DecodeEnd decode(NewLoopbackTransport());
   PrefillEnd prefill(NewLoopbackTransport(), With([](auto& options) { options.model_fingerprint = 77; }));
@@ -436,7 +461,8 @@ class RawPeer {
                                                              [this](const std::string&) {
                                                                closed_ = true;
                                                                loop_->Stop();
-                                                             }});
+                                                             }},
+                                      /*tls=*/nullptr);
     socket_->Send(EncodeLinkMessage(LinkTestHello("prefill-0", Incarnation(100), LinkTestLayout(16))));
   }
   // Claims a passed test of `transport` once asked to test, and waits until the other side closes.

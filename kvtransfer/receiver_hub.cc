@@ -26,7 +26,8 @@ class ReceiverHub::Connection {
     socket_ = std::make_unique<FrameSocket>(
         *hub_.loop_, fd,
         FrameSocket::Callbacks{.on_frame = [this](absl::string_view payload) { OnFrame(payload); },
-                               .on_closed = [this](const std::string& reason) { Close(reason); }});
+                               .on_closed = [this](const std::string& reason) { Close(reason); }},
+        hub_.options_.tls);
   }
 
   bool closed() const { return socket_ == nullptr; }

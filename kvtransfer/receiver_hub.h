@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "common/tls/tls_stream.h"
 #include "kvtransfer/event_loop.h"
 #include "kvtransfer/pool_memory.h"
 #include "kvtransfer/transport.h"
@@ -39,10 +40,11 @@ class ReceiverEvents {
 class ReceiverHub {
  public:
   struct Options {
-    HelloMessage hello;                  // Of this worker; exports are added for each link.
-    std::string listen;                  // host:port
-    uint8_t* pool = nullptr;             // KV pool, then the test area.
-    PoolMemory* memory = &HostMemory();  // Where it lies.
+    HelloMessage hello;                     // Of this worker; exports are added for each link.
+    std::string listen;                     // host:port
+    std::shared_ptr<const TlsContext> tls;  // Null: in the clear.
+    uint8_t* pool = nullptr;                // KV pool, then the test area.
+    PoolMemory* memory = &HostMemory();     // Where it lies.
     absl::Duration heartbeat = absl::Milliseconds(250);
     int missed_heartbeats = 4;
   };

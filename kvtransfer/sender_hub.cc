@@ -97,7 +97,8 @@ class SenderHub::Link {
     socket_ = std::make_unique<FrameSocket>(
         *hub_.loop_, *fd,
         FrameSocket::Callbacks{.on_frame = [this](absl::string_view payload) { OnFrame(payload); },
-                               .on_closed = [this](const std::string& reason) { Lose(reason); }});
+                               .on_closed = [this](const std::string& reason) { Lose(reason); }},
+        hub_.options_.tls);
     HelloMessage hello = hub_.options_.hello;
     hello.writes_over = !hub_.unsettled_.contains(peer_.incarnation);
     Send(hello);

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "common/tls/tls_stream.h"
 #include "kvtransfer/event_loop.h"
 #include "kvtransfer/kv_sender.h"
 #include "kvtransfer/pool_memory.h"
@@ -64,7 +65,8 @@ class SenderEvents {
 class SenderHub {
  public:
   struct Options {
-    HelloMessage hello;  // Of this worker; without exports.
+    HelloMessage hello;                     // Of this worker; without exports.
+    std::shared_ptr<const TlsContext> tls;  // Null: in the clear.
     const uint8_t* pool = nullptr;
     PoolMemory* memory = &HostMemory();  // Where it lies.
     absl::Duration heartbeat = absl::Milliseconds(250);

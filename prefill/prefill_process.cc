@@ -115,6 +115,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   }
 
   const Incarnation incarnation_{DrawRandomId()};
+  PeerTrust trust_;
   std::atomic<bool> draining_ = false;
   std::atomic<bool> is_computing_ = false;  // The engine has work.
   MetricsServer metrics_server_;
@@ -134,6 +135,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
 absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& plan) {
   // First of all, so that a port that is taken shows before the model is loaded.
   RETURN_IF_ERROR(metrics_server_.Listen(plan.metrics_address));
+  ASSIGN_OR_RETURN(trust_, ReadPeerTrust(topology));
   const PoolSettings& settings = topology.pools[plan.pool];
   ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(topology.model.path));
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
@@ -163,8 +165,7 @@ absl::Status PrefillParts::Build(const Topology& topology, const ProcessPlan& pl
   engine_ = std::make_unique<EngineThread>(std::move(engine), std::move(hooks));
   reporter_ = std::make_unique<WorkerReporter>(*engine_);
   service_ = NewPrefillService(sessions_);
-  ASSIGN_OR_RETURN(std::string peer_secret, ReadClusterSecret(topology));
-  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}, std::move(peer_secret)));
+  ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {service_->hosted()}, trust_));
   service_->Start(server_->loop());
   server_->StartThread();
   StartAgents(topology, plan);
@@ -179,9 +180,11 @@ absl::Status PrefillParts::StartHub(const Topology& topology, const ProcessPlan&
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Transport>> transports,
                    pool_->MakeTransports(topology.links.transports));
   SenderHub::Options options;
-  ASSIGN_OR_RETURN(std::string link_secret, ReadClusterSecret(topology));
   options.hello = MakeHello(plan.name, incarnation_, engine.layout(), engine.fingerprint(), topology.links.checksums,
-                            std::move(link_secret));
+                            trust_.secret);
+  if (trust_.tls != nullptr) {
+    ASSIGN_OR_RETURN(options.tls, TlsContext::ForClient(*trust_.tls));
+  }
   options.pool = pool_->base();
   options.memory = &pool_->memory();
   options.expected_rates = topology.links.expected_rates;

@@ -77,6 +77,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   std::unique_ptr<ChatTemplate> chat_template_;
   std::unique_ptr<RequestBuilder> builder_;
   ApiKeys api_keys_;
+  std::shared_ptr<const TlsIdentity> tls_;  // Null: in the clear.
   Gate gate_;
   LongTexts long_texts_;
   TurnRelay relay_;
@@ -119,7 +120,10 @@ void WarnOfOpenDoors(const Topology& topology) {
     if (topology.router.api_keys.empty()) {
       LogWarning("everybody who reaches the router may call it: set router.api_keys", {{key, address}});
     }
-    LogWarning("what clients send is not encrypted: put a proxy with TLS before the router", {{key, address}});
+    if (!topology.tls.is_set()) {
+      LogWarning("what clients send is not encrypted: set tls, or put a proxy with TLS before the router",
+                 {{key, address}});
+    }
   }
   if (IsReachable(topology.router.metrics_listen)) {
     LogWarning("everybody who reaches it may read the metrics", {{"metrics_listen", topology.router.metrics_listen}});
@@ -162,9 +166,10 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
       std::make_unique<RouterCore>(options, *tokenizer_, *metrics_, static_cast<RouterOutside&>(*this), Clock::Real());
   generate_ = GenerateService::Create({topology.model.served_name, tokenizer_->vocabulary_size()}, api_keys_, *builder_,
                                       *core_, long_texts_, gate_, Clock::Real());
-  ASSIGN_OR_RETURN(std::string peer_secret, ReadClusterSecret(topology));
+  ASSIGN_OR_RETURN(PeerTrust trust, ReadPeerTrust(topology));
+  tls_ = trust.tls;
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_->hosted(), control_.hosted()},
-                                                std::move(peer_secret)));
+                                                std::move(trust), Callers::kClientsAsWell));
   generate_->Start(server_->loop());
   control_.Start(server_->loop(), *core_, api_keys_);
   if (!plan.http_address.empty()) RETURN_IF_ERROR(StartHttp(topology, plan));
@@ -194,6 +199,9 @@ absl::Status RouterParts::StartHttp(const Topology& topology, const ProcessPlan&
                                             metrics_server_);
   HttpServer::Options options;
   options.address = plan.http_address;
+  if (tls_ != nullptr) {
+    ASSIGN_OR_RETURN(options.tls, TlsContext::ForServer(*tls_, TlsContext::Peer::kAnyone));
+  }
   absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Create(options, *openai_);
   if (!server.ok()) {
     return absl::Status(server.status().code(), absl::StrCat("router.http_listen: ", server.status().message()));
@@ -213,7 +221,7 @@ absl::StatusOr<ProcessNeeds> RouterProcess::Check(const Topology& topology) {
     return absl::Status(status.code(), absl::StrCat(topology.model.where, ": model.path: ", status.message()));
   }
   RETURN_IF_ERROR(ApiKeys::Load(topology.router.api_keys).status());
-  RETURN_IF_ERROR(ReadClusterSecret(topology).status());
+  RETURN_IF_ERROR(ReadPeerTrust(topology).status());
   return ProcessNeeds();
 }
 

@@ -46,7 +46,7 @@ class GrpcWorkerClient final : public WorkerClient {
   GrpcWorkerClient(const WorkerRegistration& registration, RouterCore& core, CompletionLoop& loop)
       : stream_(std::make_shared<CommandStream>(registration.incarnation, core)) {
     // A channel of its own: another incarnation at the same address must not inherit the connection.
-    auto channel = NewChannel(registration.service_address);
+    auto channel = NewChannel(registration.service_address, loop.trust().tls.get());
     stream_->Start(loop, [&](auto... arguments) {
       return registration.role == Role::kPrefill ? v1::Prefill::NewStub(channel)->PrepareAsyncSession(arguments...)
                                                  : v1::Decode::NewStub(channel)->PrepareAsyncSession(arguments...);

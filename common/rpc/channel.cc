@@ -2,9 +2,11 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include "common/rpc/peer_trust.h"
+
 namespace tandem {
 
-std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> NewChannel(const std::string& address, const TlsIdentity* tls) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
@@ -16,7 +18,8 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
   // prompts instead.
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  if (tls != nullptr && !tls->name.empty()) arguments.SetSslTargetNameOverride(tls->name);
+  return grpc::CreateCustomChannel(address, ChannelCredentialsOf(tls, address), arguments);
 }
 
 }  // namespace tandem

@@ -34,7 +34,7 @@ class ClientStream : public std::enable_shared_from_this<ClientStream<Out, In>> 
       ABSL_LOCKS_EXCLUDED(mu_) {
     self_ = this->shared_from_this();
     use_ = CompletionLoop::Use(loop);
-    if (!loop.peer_secret().empty()) context_.AddMetadata(kPeerSecretKey, loop.peer_secret());
+    if (!loop.trust().secret.empty()) context_.AddMetadata(kPeerSecretKey, loop.trust().secret);
     absl::MutexLock lock(&mu_);
     rpc_ = prepare(&context_, loop.queue());
     ++open_;

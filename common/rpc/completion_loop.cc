@@ -29,9 +29,9 @@ class CompletionLoop::StopEvent final : public CompletionEvent {
   bool came = false;  // The handling thread's.
 };
 
-CompletionLoop::CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue, std::string peer_secret)
+CompletionLoop::CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue, PeerTrust trust)
     : queue_(std::move(queue)),
-      peer_secret_(std::move(peer_secret)),
+      trust_(std::move(trust)),
       wake_(std::make_unique<WakeEvent>()),
       stop_(std::make_unique<StopEvent>()) {}
 

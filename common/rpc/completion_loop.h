@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "common/rpc/peer_trust.h"
 
 namespace tandem {
 
@@ -63,12 +64,12 @@ class CompletionLoop {
     CompletionLoop* loop_ = nullptr;
   };
 
-  // `peer_secret`: what the streams between processes prove each other that they belong together with; empty: nothing.
-  CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue, std::string peer_secret);
+  // `trust`: of the streams between the cluster's processes.
+  CompletionLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue, PeerTrust trust);
   ~CompletionLoop();
 
   grpc::ServerCompletionQueue* queue() { return queue_.get(); }
-  const std::string& peer_secret() const { return peer_secret_; }
+  const PeerTrust& trust() const { return trust_; }
   // Waits up to `timeout` for a first event, then handles those that are there: some hundred at most, since callers
   // have other things to do, too.
   void WaitAndHandle(absl::Duration timeout);
@@ -82,7 +83,7 @@ class CompletionLoop {
   class WakeEvent;
   class StopEvent;
   const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
-  const std::string peer_secret_;
+  const PeerTrust trust_;
   const std::unique_ptr<WakeEvent> wake_;
   const std::unique_ptr<StopEvent> stop_;
   std::atomic<int> uses_ = 0;

@@ -130,7 +130,7 @@ class ReflectionServiceParts::Stream final
 
  private:
   void OnOpen() override { owner_.AwaitStream(); }
-  bool NeedsPeerSecret() const override { return false; }
+  bool IsForProcesses() const override { return false; }
   void OnMessage(reflection::ServerReflectionRequest& request) override {
     reflection::ServerReflectionResponse response;
     response.set_valid_host(request.host());

@@ -21,10 +21,10 @@ constexpr int kMaxMessageBytes = 64 << 20;
 
 absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::string& address,
                                                                   const std::vector<HostedService>& services,
-                                                                  std::string peer_secret) {
+                                                                  PeerTrust trust, Callers callers) {
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(address, ServerCredentialsOf(trust, address, callers), &port);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // As the channels of common/rpc/channel.
@@ -49,8 +49,7 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
   std::string bound = address;
   if (!absl::StartsWith(address, "unix:")) bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
   std::unique_ptr<ServerRunner> runner(new ServerRunner(std::move(server), std::move(queue), std::move(health),
-                                                        std::move(reflection), std::move(bound),
-                                                        std::move(peer_secret)));
+                                                        std::move(reflection), std::move(bound), std::move(trust)));
   runner->health_->Start(runner->loop_);
   runner->reflection_->Start(runner->loop_);
   return runner;
@@ -58,12 +57,12 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
 
 ServerRunner::ServerRunner(std::unique_ptr<grpc::Server> server, std::unique_ptr<grpc::ServerCompletionQueue> queue,
                            std::unique_ptr<HealthService> health, std::unique_ptr<ReflectionService> reflection,
-                           std::string address, std::string peer_secret)
+                           std::string address, PeerTrust trust)
     : health_(std::move(health)),
       reflection_(std::move(reflection)),
       server_(std::move(server)),
       address_(std::move(address)),
-      loop_(std::move(queue), std::move(peer_secret)) {}
+      loop_(std::move(queue), std::move(trust)) {}
 
 ServerRunner::~ServerRunner() {
   Shutdown(absl::ZeroDuration());

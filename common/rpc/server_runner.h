@@ -31,11 +31,11 @@ struct HostedService {
 // Ownership: owns the server and the loop; borrows the services, which outlive it.
 class ServerRunner {
  public:
-  // `address`: host:port (port 0: any free one) or unix:/path. `peer_secret`: the loop's. UNAVAILABLE when it is
-  // taken.
+  // `address`: host:port (port 0: any free one) or unix:/path. `trust`: the loop's. UNAVAILABLE when it is taken.
   static absl::StatusOr<std::unique_ptr<ServerRunner>> Start(const std::string& address,
                                                              const std::vector<HostedService>& services,
-                                                             std::string peer_secret = "");
+                                                             PeerTrust trust = {},
+                                                             Callers callers = Callers::kProcesses);
   // Shutdown, and, without a thread of its own, the last events of the loop: then the owner must have called Shutdown
   // before, while it handled the loop.
   ~ServerRunner();
@@ -53,7 +53,7 @@ class ServerRunner {
  private:
   ServerRunner(std::unique_ptr<grpc::Server> server, std::unique_ptr<grpc::ServerCompletionQueue> queue,
                std::unique_ptr<HealthService> health, std::unique_ptr<ReflectionService> reflection,
-               std::string address, std::string peer_secret);
+               std::string address, PeerTrust trust);
   const std::unique_ptr<HealthService> health_;
   const std::unique_ptr<ReflectionService> reflection_;
   const std::unique_ptr<grpc::Server> server_;

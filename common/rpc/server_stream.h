@@ -6,15 +6,15 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
-#include "common/rpc/authorization.h"
 #include "common/rpc/completion_loop.h"
-#include "common/secret.h"
+#include "common/rpc/peer_trust.h"
 
 namespace tandem {
 
@@ -44,7 +44,7 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
   void Await(CompletionLoop& loop, const RequestNext& request_next) {
     self_ = this->shared_from_this();
     use_ = CompletionLoop::Use(loop);
-    peer_secret_ = &loop.peer_secret();
+    trust_ = &loop.trust();
     context_.AsyncNotifyWhenDone(done_.tag());
     request_next(&context_, &rpc_, loop.queue(), loop.queue(), requested_.tag());
   }
@@ -70,7 +70,7 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
   virtual void OnOpen() = 0;
   virtual void OnMessage(In& message) = 0;
   // Whether the client must be a process of this cluster; the call ends otherwise, without a message.
-  virtual bool NeedsPeerSecret() const { return true; }
+  virtual bool IsForProcesses() const { return true; }
   // An opened call is over; nothing follows.
   virtual void OnClosed() {}
 
@@ -86,9 +86,8 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
       open_ = 2;  // This and OnDone.
     }
     OnOpen();
-    if (NeedsPeerSecret() && !peer_secret_->empty() &&
-        !IsSameSecret(MetadataOf(context_, kPeerSecretKey), *peer_secret_)) {
-      Finish({grpc::StatusCode::UNAUTHENTICATED, "the cluster's secret is missing or is another one"});
+    if (IsForProcesses()) {
+      if (const std::optional<grpc::Status> refusal = RefusalOfPeer(context_, *trust_)) Finish(*refusal);
     }
     {
       absl::MutexLock lock(&mu_);
@@ -167,10 +166,10 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
   MemberEvent<ServerStream> requested_{*this, &ServerStream::OnRequested}, read_{*this, &ServerStream::OnRead},
       written_{*this, &ServerStream::OnWritten}, finished_{*this, &ServerStream::OnFinished},
       done_{*this, &ServerStream::OnDone};
-  std::shared_ptr<ServerStream> self_;        // The loop's thread only.
-  const std::string* peer_secret_ = nullptr;  // The loop's.
-  CompletionLoop::Use use_;                   // As self_.
-  In incoming_;                               // The loop's thread only.
+  std::shared_ptr<ServerStream> self_;  // The loop's thread only.
+  const PeerTrust* trust_ = nullptr;    // The loop's.
+  CompletionLoop::Use use_;             // As self_.
+  In incoming_;                         // The loop's thread only.
   absl::Mutex mu_;
   int open_ ABSL_GUARDED_BY(mu_) = 0;  // Events that gRPC will still report.
   Out outgoing_ ABSL_GUARDED_BY(mu_), pending_ ABSL_GUARDED_BY(mu_);

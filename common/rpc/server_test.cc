@@ -20,10 +20,12 @@
 #include "tandem/v1/control.grpc.pb.h"
 #include "tandem/v1/worker.grpc.pb.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_certificates.h"
 
 namespace tandem {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -69,7 +71,7 @@ class ServerTest : public ::testing::Test {
                          ServerRunner::Start("127.0.0.1:0", {{decode_.get(), v1::Decode::service_full_name()}}));
     handler_.sessions.Start(server_->loop(), [this](auto... arguments) { decode_->RequestSession(arguments...); });
     server_->StartThread();
-    channel_ = NewChannel(server_->address());
+    channel_ = NewChannel(server_->address(), /*tls=*/nullptr);
   }
   std::string CheckHealth(const std::string& service) {
     health::HealthCheckRequest request;
@@ -294,7 +296,7 @@ TEST_F(SessionTest, APeerThatReadsNothingHoldsUpNoShutdown) {
 
 TEST_F(SessionTest, ADeadAddressEndsTheStream) {
   auto stream = std::make_shared<CountingStream>();
-  channel_ = NewChannel("127.0.0.1:1");
+  channel_ = NewChannel("127.0.0.1:1", /*tls=*/nullptr);
   stream->Start(server_->loop(),
                 [&](auto... arguments) { return v1::Decode::NewStub(channel_)->PrepareAsyncSession(arguments...); });
   SendStart(*stream, 1);
@@ -304,8 +306,9 @@ TEST_F(SessionTest, ADeadAddressEndsTheStream) {
 // A router's Control service that answers nothing, or the registration of each stream, and notes what comes.
 class FakeControl {
  public:
-  explicit FakeControl(bool answers, const std::string& peer_secret = "") : answers_(answers) {
-    auto server = ServerRunner::Start("127.0.0.1:0", {{&service_, v1::Control::service_full_name()}}, peer_secret);
+  explicit FakeControl(bool answers, PeerTrust trust = {}, Callers callers = Callers::kProcesses) : answers_(answers) {
+    auto server =
+        ServerRunner::Start("127.0.0.1:0", {{&service_, v1::Control::service_full_name()}}, std::move(trust), callers);
     EXPECT_THAT(server, IsOk());
     server_ = *std::move(server);
     Await();
@@ -408,7 +411,7 @@ TEST(UnaryMethodTest, AnAnswerThatNobodyWillGiveIsUnavailable) {
         if (request.worker_id() == "known") done(grpc::Status::OK);
       });
   server->StartThread();
-  auto stub = v1::Control::NewStub(NewChannel(server->address()));
+  auto stub = v1::Control::NewStub(NewChannel(server->address(), /*tls=*/nullptr));
   for (const auto& [worker, code] :
        {std::pair("known", grpc::StatusCode::OK), std::pair("lost", grpc::StatusCode::UNAVAILABLE)}) {
     grpc::ClientContext context;
@@ -441,10 +444,11 @@ class ReportStream final : public ClientStream<v1::WorkerReport, v1::RouterDirec
 };
 
 TEST_F(ServerTest, OnlyAProcessOfTheClusterOpensAStream) {
-  FakeControl control(/*answers=*/true, "0123456789abcdef"), other(/*answers=*/true, "0123456789abcdeX");
+  FakeControl control(/*answers=*/true, {.secret = "0123456789abcdef"}),
+      other(/*answers=*/true, {.secret = "0123456789abcdeX"});
   const auto dial = [&](CompletionLoop& loop) {
     auto stream = std::make_shared<ReportStream>();
-    auto channel = NewChannel(control.address());
+    auto channel = NewChannel(control.address(), /*tls=*/nullptr);
     stream->Start(loop,
                   [&](auto... arguments) { return v1::Control::NewStub(channel)->PrepareAsyncRegister(arguments...); });
     stream->Send([](v1::WorkerReport& report) { report.mutable_heartbeat()->set_state("ready"); });
@@ -457,6 +461,76 @@ TEST_F(ServerTest, OnlyAProcessOfTheClusterOpensAStream) {
   EXPECT_THAT(control.AwaitReports(1), ElementsAre("ready"));
   control.EndStreams();
   EXPECT_EQ(known->AwaitClosed(), grpc::StatusCode::ABORTED);
+}
+
+// Identities that believe one authority, and one that another one has signed.
+struct Identities {
+  static std::shared_ptr<const TlsIdentity> Make(const TestAuthority& signer, const TestAuthority& trusted,
+                                                 const std::vector<std::string>& names, bool wants_clients = false) {
+    const TestAuthority::Signed own = signer.Sign(names);
+    return std::make_shared<const TlsIdentity>(TlsIdentity{own.certificate, own.key, trusted.certificate(),
+                                                           wants_clients ? trusted.certificate() : std::string(),
+                                                           "tandem"});
+  }
+  const TestAuthority authority{"cluster"}, other{"other"};
+  const std::shared_ptr<const TlsIdentity> process = Make(authority, authority, {"tandem", "127.0.0.1"}),
+                                           named_else = Make(authority, authority, {"client"}),
+                                           signed_else = Make(other, authority, {"tandem"}),
+                                           believes_else = Make(authority, other, {"tandem"});
+};
+
+TEST(TlsTest, OnlyProcessesWithTheirCertificateOpenAStream) {
+  const Identities identities;
+  for (const Callers callers : {Callers::kProcesses, Callers::kClientsAsWell}) {
+    FakeControl control(/*answers=*/true, {.tls = identities.process}, callers);
+    const auto dial = [&](const TlsIdentity* identity) {
+      auto stream = std::make_shared<ReportStream>();
+      auto channel = NewChannel(control.address(), identity);
+      stream->Start(control.loop(), [&](auto... arguments) {
+        return v1::Control::NewStub(channel)->PrepareAsyncRegister(arguments...);
+      });
+      stream->Send([](v1::WorkerReport& report) { report.mutable_heartbeat()->set_state("ready"); });
+      return stream;
+    };
+    const TlsIdentity shows_none{.authorities = identities.authority.certificate(), .name = "tandem"};
+    for (const TlsIdentity* identity : {&shows_none, identities.named_else.get(), identities.signed_else.get(),
+                                        identities.believes_else.get(), static_cast<const TlsIdentity*>(nullptr)}) {
+      EXPECT_THAT(dial(identity)->AwaitClosed(),
+                  AnyOf(grpc::StatusCode::UNAUTHENTICATED, grpc::StatusCode::UNAVAILABLE));
+    }
+    EXPECT_THAT(control.AwaitReports(0), IsEmpty());
+    auto known = dial(identities.process.get());
+    EXPECT_THAT(control.AwaitReports(1), ElementsAre("ready"));
+    control.EndStreams();
+    EXPECT_EQ(known->AwaitClosed(), grpc::StatusCode::ABORTED);
+  }
+}
+
+TEST(TlsTest, ClientsNeedACertificateOnlyWhereTheServerWantsOne) {
+  const Identities identities;
+  for (const bool wants : {false, true}) {
+    v1::Control::AsyncService service;
+    const auto own = Identities::Make(identities.authority, identities.authority, {"tandem", "127.0.0.1"}, wants);
+    ASSERT_OK_AND_ASSIGN(auto server, ServerRunner::Start("127.0.0.1:0", {{&service, v1::Control::service_full_name()}},
+                                                          {.tls = own}, Callers::kClientsAsWell));
+    server->StartThread();
+    const auto code_of = [&](const TlsIdentity* identity) {
+      auto stub = health::Health::NewStub(NewChannel(server->address(), identity));
+      grpc::ClientContext context;
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+      health::HealthCheckResponse response;
+      return stub->Check(&context, {}, &response).error_code();
+    };
+    // The server must have the address that is dialled, where the client asks for no name.
+    TlsIdentity client{.authorities = identities.authority.certificate()};
+    EXPECT_EQ(code_of(&client), wants ? grpc::StatusCode::UNAVAILABLE : grpc::StatusCode::OK);
+    EXPECT_EQ(code_of(nullptr), grpc::StatusCode::UNAVAILABLE);
+    client.name = "elsewhere";
+    EXPECT_EQ(code_of(&client), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_EQ(code_of(identities.signed_else.get()), grpc::StatusCode::UNAVAILABLE);
+    client = *identities.named_else;
+    EXPECT_EQ(code_of(&client), grpc::StatusCode::OK);
+  }
 }
 
 }  // namespace

@@ -103,7 +103,7 @@ bool WorkerAgent::Sleep(absl::Duration duration) {
 }
 
 void WorkerAgent::Main() {
-  auto channel = NewChannel(options_.router_address);
+  auto channel = NewChannel(options_.router_address, loop_.trust().tls.get());
   auto stub = v1::Control::NewStub(channel);
   bool said_lost = false;
   absl::Duration pause = kFirstPause;

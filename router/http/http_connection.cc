@@ -17,6 +17,9 @@ namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using BoostError = boost::system::error_code;
 
+constexpr absl::string_view kWithoutTls =
+    "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 35\r\n\r\n"
+    "This port speaks HTTPS, not HTTP.\r\n";
 constexpr absl::Duration kLinger = absl::Seconds(2);
 constexpr size_t kKeptOutputBytes = 16 << 10;
 // A chunked body ends in at least so many bytes, and Beast 1.81 asserts that it is given them together.
@@ -147,6 +150,9 @@ void HttpConnection::Start() {
   BoostError error;
   socket_.non_blocking(true, error);
   socket_.set_option(asio::ip::tcp::no_delay(true), error);
+  if (shared_.options.tls != nullptr) {
+    tls_ = std::make_unique<TlsStream>(shared_.options.tls, socket_.native_handle());
+  }
   AwaitReadable();
 }
 
@@ -154,17 +160,51 @@ void HttpConnection::Start() {
 
 void HttpConnection::AwaitReadable() {
   if (closed_ || std::exchange(awaits_readable_, true)) return;
-  socket_.async_wait(asio::ip::tcp::socket::wait_read, [self = shared_from_this()](const BoostError& error) {
+  const auto event = read_wants_write_ ? asio::ip::tcp::socket::wait_write : asio::ip::tcp::socket::wait_read;
+  socket_.async_wait(event, [self = shared_from_this()](const BoostError& error) {
     self->awaits_readable_ = false;
     if (!error) self->OnReadable();
+    if (std::exchange(self->write_wants_read_, false)) self->Flush();
   });
+}
+
+size_t HttpConnection::ReadSome(BoostError& error) {
+  std::array<char, 64 << 10>& buffer = shared_.read_buffer;
+  if (tls_ == nullptr) return socket_.read_some(asio::buffer(buffer), error);
+  size_t count = 0;
+  read_wants_write_ = false;
+  while (buffer.size() - count >= TlsStream::kRecordBytes) {
+    const TlsStream::Progress progress = tls_->Read(buffer.data() + count, buffer.size() - count);
+    count += progress.bytes;
+    if (progress.state == TlsStream::State::kDone) continue;
+    read_wants_write_ = progress.state == TlsStream::State::kWantsWrite;
+    if (count > 0) break;  // What ends it comes again.
+    const bool waits = read_wants_write_ || progress.state == TlsStream::State::kWantsRead;
+    error = waits ? BoostError(asio::error::would_block) : BoostError(asio::error::eof);
+    break;
+  }
+  return count;
+}
+
+size_t HttpConnection::WriteSome(BoostError& error) {
+  const char* from = output_.data() + sent_;
+  const size_t size = output_.size() - sent_;
+  if (tls_ == nullptr) return socket_.write_some(asio::buffer(from, size), error);
+  const TlsStream::Progress progress = tls_->Write(from, size);
+  if (progress.state == TlsStream::State::kDone) return progress.bytes;
+  write_wants_read_ = progress.state == TlsStream::State::kWantsRead;
+  const bool waits = write_wants_read_ || progress.state == TlsStream::State::kWantsWrite;
+  error = waits ? BoostError(asio::error::would_block) : BoostError(asio::error::connection_reset);
+  return 0;
 }
 
 void HttpConnection::OnReadable() {
   if (closed_) return;
   BoostError error;
-  const size_t count = socket_.read_some(asio::buffer(shared_.read_buffer), error);
+  const size_t count = ReadSome(error);
   if (error && error != asio::error::would_block) {
+    if (tls_ != nullptr && tls_->peer_speaks_http())
+      socket_.write_some(asio::buffer(kWithoutTls.data(), kWithoutTls.size()), error);
     Close();
     return;
   }
@@ -291,9 +331,10 @@ void HttpConnection::Flush() {
   last_flush_ = Clock::Real().Now();
   while (sent_ < output_.size()) {
     BoostError error;
-    const size_t count = socket_.write_some(asio::buffer(output_.data() + sent_, output_.size() - sent_), error);
+    const size_t count = WriteSome(error);
     if (error == asio::error::would_block) {
       output_.erase(0, std::exchange(sent_, 0));
+      if (write_wants_read_) return;  // Goes on with the next read.
       awaits_writable_ = true;
       socket_.async_wait(asio::ip::tcp::socket::wait_write, [self = shared_from_this()](const BoostError& failure) {
         self->awaits_writable_ = false;
@@ -341,6 +382,7 @@ void HttpConnection::Linger() {
   since_ = Clock::Real().Now();
   input_.clear();
   input_begin_ = 0;
+  if (tls_ != nullptr) tls_->SayGoodbye();
   BoostError error;
   socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
   AwaitReadable();

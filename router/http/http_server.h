@@ -7,6 +7,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/tls/tls_stream.h"
 #include "router/http/http_message.h"
 
 namespace tandem {
@@ -20,6 +21,7 @@ class HttpServer {
  public:
   struct Options {
     std::string address = "127.0.0.1:0";      // host:port; port 0 draws one.
+    std::shared_ptr<const TlsContext> tls;    // Null: in the clear.
     int max_connections = 16'384;             // One more is answered 503 and closed.
     size_t max_header_bytes = 32 << 10;       // 431.
     size_t max_body_bytes = 32 << 20;         // 413.

@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/http_client.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_certificates.h"
 
 namespace tandem {
 namespace {
@@ -67,9 +68,17 @@ class TestHandler final : public HttpHandler {
   int gone_ = 0, over_ = 0;
 };
 
-class HttpServerTest : public testing::Test {
+class HttpServerRig : public testing::Test {
  protected:
+  explicit HttpServerRig(bool with_tls = false) : with_tls_(with_tls) {}
   void Start() {
+    if (with_tls_) {
+      const TestAuthority authority("test");
+      const TestAuthority::Signed own = authority.Sign({"tandem"});
+      const TlsIdentity identity{own.certificate, own.key, authority.certificate(), "", "tandem"};
+      options_.tls = *TlsContext::ForServer(identity, TlsContext::Peer::kAnyone);
+      client_tls_ = *TlsContext::ForClient({.authorities = authority.certificate(), .name = "tandem"});
+    }
     absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Create(options_, handler_);
     ASSERT_THAT(server, IsOk());
     server_ = *std::move(server);
@@ -89,14 +98,22 @@ class HttpServerTest : public testing::Test {
   }
   const std::string& address() { return server_->address(); }
 
+  const bool with_tls_;
   HttpServer::Options options_;
+  std::shared_ptr<const TlsContext> client_tls_;
   TestHandler handler_;
   std::unique_ptr<HttpServer> server_;
 };
 
-TEST_F(HttpServerTest, AnswersManyRequestsOnOneConnection) {
+// Without and with TLS.
+class HttpServerTest : public HttpServerRig, public testing::WithParamInterface<bool> {
+ protected:
+  HttpServerTest() : HttpServerRig(GetParam()) {}
+};
+
+TEST_P(HttpServerTest, AnswersManyRequestsOnOneConnection) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   for (int i = 0; i < 3; ++i) {
     HttpAnswer answer = client.Ask("POST", "/echo?x=y", absl::StrCat("body ", i), "x-test: header\r\n");
     EXPECT_EQ(answer.status, 200);
@@ -107,9 +124,9 @@ TEST_F(HttpServerTest, AnswersManyRequestsOnOneConnection) {
   handler_.AwaitOver(3);
 }
 
-TEST_F(HttpServerTest, AnswersPipelinedRequestsInTheirOrder) {
+TEST_P(HttpServerTest, AnswersPipelinedRequestsInTheirOrder) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.SendRequest("GET", "/wait");
   std::string rest;
   for (int i = 0; i < 50; ++i) {
@@ -122,56 +139,56 @@ TEST_F(HttpServerTest, AnswersPipelinedRequestsInTheirOrder) {
   for (int i = 0; i < 50; ++i) EXPECT_EQ(client.Read().body, absl::StrCat("POST  ", 10 + i));
 }
 
-TEST_F(HttpServerTest, ReadsRequestsThatComeByteByByte) {
+TEST_P(HttpServerTest, ReadsRequestsThatComeByteByByte) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   for (char byte : std::string("POST http://host/echo HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nabc")) {
     client.Send(std::string(1, byte));
   }
   EXPECT_EQ(client.Read().body, "POST  abc");
 }
 
-TEST_F(HttpServerTest, ReadsChunkedBodiesAndSaysContinue) {
+TEST_P(HttpServerTest, ReadsChunkedBodiesAndSaysContinue) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.Send("POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
   EXPECT_EQ(client.ReadHead().status, 100);
   client.Send("3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n");
   EXPECT_EQ(client.Read().body, "POST  abcdefg");
 }
 
-TEST_F(HttpServerTest, ReadsChunksThatComeByteByByte) {
+TEST_P(HttpServerTest, ReadsChunksThatComeByteByByte) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   for (char byte : std::string("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;e=v\r\nab\r\n0\r\n\r\n")) {
     client.Send(std::string(1, byte));
   }
   EXPECT_EQ(client.Read().body, "POST  ab");
 }
 
-TEST_F(HttpServerTest, AnswersHeadWithoutABody) {
+TEST_P(HttpServerTest, AnswersHeadWithoutABody) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   HttpAnswer answer = client.Ask("HEAD", "/echo");
   EXPECT_EQ(answer.headers["content-length"], "6");
   EXPECT_EQ(client.Ask("POST", "/echo", "x").body, "POST  x");
 }
 
-TEST_F(HttpServerTest, ClosesAfterTheAnswerWhereTheClientWantsIt) {
+TEST_P(HttpServerTest, ClosesAfterTheAnswerWhereTheClientWantsIt) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   HttpAnswer answer = client.Ask("GET", "/echo", "", "Connection: close\r\n");
   EXPECT_EQ(answer.headers["connection"], "close");
   EXPECT_TRUE(client.ReadsEnd());
-  HttpClient old(address());
+  HttpClient old(address(), client_tls_);
   old.Send("GET /echo HTTP/1.0\r\n\r\n");
   EXPECT_EQ(old.Read().body, "GET  ");
   EXPECT_TRUE(old.ReadsEnd());
 }
 
-TEST_F(HttpServerTest, StreamsEachTurnAtOnce) {
+TEST_P(HttpServerTest, StreamsEachTurnAtOnce) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.SendRequest("GET", "/stream");
   std::shared_ptr<HttpReply> reply = handler_.TakeOpen();
   for (int i = 0; i < 3; ++i) {
@@ -189,9 +206,9 @@ TEST_F(HttpServerTest, StreamsEachTurnAtOnce) {
   EXPECT_EQ(client.Ask("GET", "/echo").status, 200);  // The connection goes on.
 }
 
-TEST_F(HttpServerTest, AnOldClientsStreamEndsWithItsConnection) {
+TEST_P(HttpServerTest, AnOldClientsStreamEndsWithItsConnection) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.Send("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
   std::shared_ptr<HttpReply> reply = handler_.TakeOpen();
   OnServer([&] {
@@ -203,16 +220,16 @@ TEST_F(HttpServerTest, AnOldClientsStreamEndsWithItsConnection) {
   EXPECT_EQ(answer.headers["connection"], "close");
 }
 
-TEST_F(HttpServerTest, TellsWhoeverAnswersThatTheClientLeft) {
+TEST_P(HttpServerTest, TellsWhoeverAnswersThatTheClientLeft) {
   Start();
   {
-    HttpClient client(address());
+    HttpClient client(address(), client_tls_);
     client.SendRequest("GET", "/stream");
     handler_.TakeOpen();
   }
   handler_.AwaitGone(1);
   handler_.AwaitOver(1);
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.SendRequest("GET", "/wait");
   std::shared_ptr<HttpReply> reply = handler_.TakeOpen();
   client.Shutdown();
@@ -225,9 +242,9 @@ TEST_F(HttpServerTest, TellsWhoeverAnswersThatTheClientLeft) {
 }
 
 // What a callback holds may hold the reply: such a circle must not outlive the answer.
-TEST_F(HttpServerTest, CallbacksEndWithTheAnswer) {
+TEST_P(HttpServerTest, CallbacksEndWithTheAnswer) {
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.SendRequest("GET", "/wait");
   std::shared_ptr<HttpReply> reply = handler_.TakeOpen();
   std::weak_ptr<HttpReply> watched = reply;
@@ -242,10 +259,10 @@ TEST_F(HttpServerTest, CallbacksEndWithTheAnswer) {
   EXPECT_TRUE(watched.expired());
 }
 
-TEST_F(HttpServerTest, DropsAClientThatDoesNotReadItsStream) {
+TEST_P(HttpServerTest, DropsAClientThatDoesNotReadItsStream) {
   options_.max_unsent_bytes = 100'000;
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.SendRequest("GET", "/stream");
   std::shared_ptr<HttpReply> reply = handler_.TakeOpen();
   const std::string event(10'000, 'x');
@@ -253,20 +270,20 @@ TEST_F(HttpServerTest, DropsAClientThatDoesNotReadItsStream) {
   handler_.AwaitGone(1);
 }
 
-TEST_F(HttpServerTest, DropsAClientThatTakesNothingForTooLong) {
+TEST_P(HttpServerTest, DropsAClientThatTakesNothingForTooLong) {
   options_.write_timeout = absl::Milliseconds(50);
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.SendRequest("GET", "/wait");
   std::shared_ptr<HttpReply> reply = handler_.TakeOpen();
   OnServer([&] { reply->Send({.body = std::string(50 << 20, 'x')}); });
   handler_.AwaitOver(1);
 }
 
-TEST_F(HttpServerTest, PingsAStreamThatIsSilent) {
+TEST_P(HttpServerTest, PingsAStreamThatIsSilent) {
   options_.ping_interval = absl::Milliseconds(20);
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.SendRequest("GET", "/stream");
   EXPECT_EQ(client.ReadHead().status, 200);
   EXPECT_EQ(client.ReadChunk(), ":\n\n");
@@ -280,20 +297,20 @@ TEST_F(HttpServerTest, PingsAStreamThatIsSilent) {
   while (!(chunk = client.ReadChunk()).empty()) EXPECT_EQ(chunk, ":\n\n");
 }
 
-TEST_F(HttpServerTest, EndsConnectionsThatAreIdle) {
+TEST_P(HttpServerTest, EndsConnectionsThatAreIdle) {
   options_.idle_timeout = absl::Milliseconds(30);
   Start();
-  HttpClient silent(address()), used(address());
+  HttpClient silent(address(), client_tls_), used(address(), client_tls_);
   EXPECT_EQ(used.Ask("GET", "/echo").status, 200);
   EXPECT_TRUE(silent.ReadsEnd());
   EXPECT_TRUE(used.ReadsEnd());
 }
 
-TEST_F(HttpServerTest, RefusesRequestsThatTakeTooLong) {
+TEST_P(HttpServerTest, RefusesRequestsThatTakeTooLong) {
   options_.request_timeout = absl::Milliseconds(30);
   Start();
   for (const char* begin : {"G", "POST /echo HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"}) {
-    HttpClient client(address());
+    HttpClient client(address(), client_tls_);
     client.Send(begin);
     EXPECT_EQ(client.Read().status, 408) << begin;
     EXPECT_TRUE(client.ReadsEnd());
@@ -305,20 +322,20 @@ struct Refused {
   int status;
 };
 
-class RefusedRequestTest : public HttpServerTest, public testing::WithParamInterface<Refused> {};
+class RefusedRequestTest : public HttpServerRig, public testing::WithParamInterface<Refused> {};
 
 TEST_P(RefusedRequestTest, IsAnsweredAndTheConnectionEnds) {
   options_.max_body_bytes = 1000;
   options_.max_header_bytes = 2000;
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.Send(GetParam().bytes);
   HttpAnswer answer = client.Read();
   EXPECT_EQ(answer.status, GetParam().status);
   EXPECT_THAT(answer.body, HasSubstr(absl::StrCat("\"status\":", GetParam().status)));
   EXPECT_EQ(answer.headers["connection"], "close");
   EXPECT_TRUE(client.ReadsEnd());
-  EXPECT_EQ(HttpClient(address()).Ask("GET", "/echo").status, 200);
+  EXPECT_EQ(HttpClient(address(), client_tls_).Ask("GET", "/echo").status, 200);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -341,10 +358,10 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"LongTarget", absl::StrCat("GET /", std::string(3000, 'x')), 431}),
     [](const auto& info) { return info.param.name; });
 
-TEST_F(HttpServerTest, RefusesAHeaderOfTooManyLinesHoweverTheyCome) {
+TEST_P(HttpServerTest, RefusesAHeaderOfTooManyLinesHoweverTheyCome) {
   options_.max_header_bytes = 2000;
   Start();
-  HttpClient client(address());
+  HttpClient client(address(), client_tls_);
   client.Send("GET /echo HTTP/1.1\r\n");
   for (int i = 0; i < 100; ++i) {
     if (!client.Send(absl::StrCat("X-", i, ": ", std::string(30, 'x'), "\r\n"))) break;
@@ -352,10 +369,10 @@ TEST_F(HttpServerTest, RefusesAHeaderOfTooManyLinesHoweverTheyCome) {
   EXPECT_EQ(client.Read().status, 431);
 }
 
-TEST_F(HttpServerTest, RefusesBodiesOverWhatAllMayHold) {
+TEST_P(HttpServerTest, RefusesBodiesOverWhatAllMayHold) {
   options_.max_unfinished_bytes = 5000;
   Start();
-  HttpClient first(address()), second(address()), third(address());
+  HttpClient first(address(), client_tls_), second(address(), client_tls_), third(address(), client_tls_);
   const std::string begin = absl::StrCat("POST /echo HTTP/1.1\r\nContent-Length: 4000\r\n\r\n", std::string(3000, 'x'));
   first.Send(begin);
   EXPECT_EQ(third.Ask("GET", "/echo").status, 200);  // What the first sent has been read now.
@@ -369,28 +386,28 @@ TEST_F(HttpServerTest, RefusesBodiesOverWhatAllMayHold) {
   EXPECT_EQ(third.Read().status, 200);  // What the others held is free again.
 }
 
-TEST_F(HttpServerTest, RefusesConnectionsOverTheLimit) {
+TEST_P(HttpServerTest, RefusesConnectionsOverTheLimit) {
   options_.max_connections = 2;
   Start();
-  HttpClient first(address());
+  HttpClient first(address(), client_tls_);
   EXPECT_EQ(first.Ask("GET", "/echo").status, 200);
   {
-    HttpClient second(address());
+    HttpClient second(address(), client_tls_);
     EXPECT_EQ(second.Ask("GET", "/echo").status, 200);
-    HttpClient third(address());
+    HttpClient third(address(), client_tls_);
     EXPECT_EQ(third.Read().status, 503);
   }
   // There is room again once the server has seen them leave.
   int status = 503;
   for (absl::Time start = Clock::Real().Now(); status != 200 && Clock::Real().Now() - start < absl::Seconds(10);) {
-    status = HttpClient(address()).Ask("GET", "/echo").status;
+    status = HttpClient(address(), client_tls_).Ask("GET", "/echo").status;
   }
   EXPECT_EQ(status, 200);
 }
 
-TEST_F(HttpServerTest, StopLetsAnswersEndAndClosesTheRest) {
+TEST_P(HttpServerTest, StopLetsAnswersEndAndClosesTheRest) {
   Start();
-  HttpClient idle(address()), answered(address()), stuck(address());
+  HttpClient idle(address(), client_tls_), answered(address(), client_tls_), stuck(address(), client_tls_);
   EXPECT_EQ(idle.Ask("GET", "/echo").status, 200);
   answered.SendRequest("GET", "/wait");
   std::shared_ptr<HttpReply> reply = handler_.TakeOpen();
@@ -406,7 +423,7 @@ TEST_F(HttpServerTest, StopLetsAnswersEndAndClosesTheRest) {
   handler_.AwaitOver(3);
 }
 
-TEST_F(HttpServerTest, AnAddressInUseIsNamed) {
+TEST_P(HttpServerTest, AnAddressInUseIsNamed) {
   Start();
   HttpServer::Options options;
   options.address = address();
@@ -415,6 +432,21 @@ TEST_F(HttpServerTest, AnAddressInUseIsNamed) {
   options.address = "nowhere.invalid:1";
   EXPECT_THAT(HttpServer::Create(options, handler_).status(), StatusIs(absl::StatusCode::kInvalidArgument));
 }
+
+class HttpsServerTest : public HttpServerRig {
+ protected:
+  HttpsServerTest() : HttpServerRig(/*with_tls=*/true) {}
+};
+
+TEST_F(HttpsServerTest, RequestsInTheClearAreToldSo) {
+  Start();
+  const HttpAnswer answer = HttpClient(address()).Ask("GET", "/echo");
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_THAT(answer.body, HasSubstr("HTTPS"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Tls, HttpServerTest, testing::Bool(),
+                         [](const auto& info) { return std::string(info.param ? "WithTls" : "InTheClear"); });
 
 }  // namespace
 }  // namespace tandem

@@ -36,7 +36,7 @@ TEST(AccessTest, OnlyKnownKeysMayCallAndOnlyOperatorsDrain) {
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
   const GenerateOptions ask{.text = "Water boils at", .sampling = {.max_tokens = 4}};
 
-  RouterClient nobody(cluster.router()), stranger(cluster.router(), "sk-no-such-key-0123456");
+  RouterClient nobody(cluster.router()), stranger(cluster.router(), {.api_key = "sk-no-such-key-0123456"});
   for (RouterClient* client : {&nobody, &stranger}) {
     const auto is_refused = StatusIs(absl::StatusCode::kUnauthenticated, HasSubstr("API key"));
     EXPECT_THAT(client->Generate(ask, [](const GeneratedPiece&) { return true; }).status(), is_refused);
@@ -48,7 +48,7 @@ TEST(AccessTest, OnlyKnownKeysMayCallAndOnlyOperatorsDrain) {
   }
   EXPECT_EQ(HttpClient(cluster.http_address()).Ask("POST", "/v1/completions", R"({"prompt":"x"})").status, 401);
 
-  RouterClient user(cluster.router(), kUser);
+  RouterClient user(cluster.router(), {.api_key = kUser});
   EXPECT_THAT(user.Generate(ask, [](const GeneratedPiece&) { return true; }).status(), IsOk());
   EXPECT_THAT(user.Drain("decode-0"),
               StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("user is no operator's")));
@@ -61,6 +61,26 @@ TEST(AccessTest, OnlyKnownKeysMayCallAndOnlyOperatorsDrain) {
   EXPECT_THAT(cluster.client().Drain("prefill-0"), IsOk());
   // No secret in any log.
   EXPECT_THAT(cluster.Output(), AllOf(Not(HasSubstr("sk-")), Not(HasSubstr("cluster-0123"))));
+}
+
+TEST(AccessTest, WithTlsEverythingWorksAndNothingGoesInTheClear) {
+  for (const auto& [transports, prefills] : {std::pair("shm", 1), std::pair("ucx", 1), std::pair("shm", 0)}) {
+    ProcessCluster cluster({.transports = transports, .prefill_replicas = prefills, .decode_replicas = 1, .tls = true});
+    ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+    const ProcessCluster::Answer answer = cluster.Ask({.text = "Water boils at", .sampling = {.max_tokens = 4}});
+    EXPECT_THAT(answer.summary, IsOk());
+    EXPECT_EQ(answer.tokens.size(), 4);
+    RouterClient in_the_clear(cluster.router());
+    EXPECT_THAT(in_the_clear.Status().status(), StatusIs(absl::StatusCode::kUnavailable));
+
+    TlsIdentity by_name = *cluster.client_tls();
+    by_name.name = "tandem";
+    HttpClient http(cluster.http_address(), *TlsContext::ForClient(by_name));
+    const HttpAnswer spoken = http.Ask("POST", "/v1/completions", R"({"prompt":"Water boils at","max_tokens":4})");
+    EXPECT_EQ(spoken.status, 200) << spoken.body;
+    EXPECT_EQ(HttpClient(cluster.http_address()).Ask("GET", "/health").status, 400);
+    EXPECT_TRUE(cluster.AwaitAllPagesFree());
+  }
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Twenty streams are in flight when a worker is lost: all of them come out whole and right, and none takes more than two
-// seconds longer than without the loss.
+// Twenty streams are in flight when a worker is lost: all of them come out whole and right, and none takes more than
+// two seconds longer than without the loss.
 
 #include <signal.h>
 
@@ -37,7 +37,8 @@ struct Outcome {
 };
 
 // All streams of a set at once. `disturb` is called once, when `pieces` events of all streams together have come.
-Outcome RunStreams(const std::string& address, const std::string& set, int pieces = 0, auto disturb = [] {}) {
+Outcome RunStreams(
+    const std::string& address, const std::string& set, int pieces = 0, auto disturb = [] {}) {
   Outcome outcome;
   outcome.texts.resize(kStreams);
   std::vector<absl::Duration> took(kStreams);
@@ -49,7 +50,8 @@ Outcome RunStreams(const std::string& address, const std::string& set, int piece
       const absl::Time begin = Clock::Real().Now();
       client.SendRequest("POST", "/v1/completions", Body(set, i));
       std::string last;
-      if (const HttpAnswer head = client.ReadHead(); head.status != 200) last = absl::StrCat(head.status, " ", head.body);
+      if (const HttpAnswer head = client.ReadHead(); head.status != 200)
+        last = absl::StrCat(head.status, " ", head.body);
       for (std::string chunk; !(chunk = client.ReadChunk()).empty(); last = std::move(chunk)) {
         const size_t text = chunk.find("\"text\":\""), end = chunk.find("\",\"logprobs\"");
         if (text != std::string::npos) outcome.texts[i] += chunk.substr(text + 8, end - text - 8);

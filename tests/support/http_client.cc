@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -24,7 +25,7 @@ void SetReadTimeout(int socket, int seconds) {
 
 }  // namespace
 
-HttpClient::HttpClient(const std::string& address) {
+HttpClient::HttpClient(const std::string& address, std::shared_ptr<const TlsContext> tls) {
   const size_t colon = address.rfind(':');
   int port = 0;
   if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port)) abort();
@@ -37,7 +38,21 @@ HttpClient::HttpClient(const std::string& address) {
   if (connect(socket_, reinterpret_cast<sockaddr*>(&endpoint), sizeof(endpoint)) != 0) {
     close(socket_);
     socket_ = -1;
+  } else if (tls != nullptr) {
+    tls_ = std::make_unique<TlsStream>(std::move(tls), socket_);
   }
+}
+
+ssize_t HttpClient::Receive(char* to, size_t room) {
+  if (tls_ == nullptr) return recv(socket_, to, room, 0);
+  const TlsStream::Progress progress = tls_->Read(to, room);
+  return progress.bytes > 0 ? static_cast<ssize_t>(progress.bytes)
+                            : (progress.state == TlsStream::State::kClosed ? 0 : -1);
+}
+
+ssize_t HttpClient::SendSome(absl::string_view bytes) {
+  if (tls_ == nullptr) return send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  return static_cast<ssize_t>(tls_->Write(bytes.data(), bytes.size()).bytes);
 }
 
 HttpClient::~HttpClient() {
@@ -46,7 +61,7 @@ HttpClient::~HttpClient() {
 
 bool HttpClient::Send(absl::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t count = send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    const ssize_t count = SendSome(bytes);
     if (count <= 0) return false;
     bytes.remove_prefix(count);
   }
@@ -61,7 +76,7 @@ void HttpClient::SendRequest(absl::string_view method, absl::string_view path, a
 
 bool HttpClient::ReadMore() {
   char buffer[64 << 10];
-  const ssize_t count = recv(socket_, buffer, sizeof(buffer), 0);
+  const ssize_t count = Receive(buffer, sizeof(buffer));
   if (count <= 0) return false;
   received_.append(buffer, count);
   return true;
@@ -130,7 +145,7 @@ HttpAnswer HttpClient::Ask(absl::string_view method, absl::string_view path, abs
 
 bool HttpClient::ReadsEnd() {
   char byte;
-  return received_.empty() && recv(socket_, &byte, 1, 0) == 0;
+  return received_.empty() && Receive(&byte, 1) == 0;
 }
 
 size_t HttpClient::DrainFor(int seconds) {

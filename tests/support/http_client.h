@@ -1,10 +1,12 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "common/tls/tls_stream.h"
 
 namespace tandem {
 
@@ -21,8 +23,8 @@ struct HttpAnswer {
 // Ownership: owns the socket.
 class HttpClient {
  public:
-  // `address`: host:port of IPv4.
-  explicit HttpClient(const std::string& address);
+  // `address`: host:port of IPv4. Null `tls`: without.
+  explicit HttpClient(const std::string& address, std::shared_ptr<const TlsContext> tls = nullptr);
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
@@ -49,10 +51,14 @@ class HttpClient {
  private:
   // False at the end of the connection.
   bool ReadMore();
+  // As recv and send.
+  ssize_t Receive(char* to, size_t room);
+  ssize_t SendSome(absl::string_view bytes);
   std::optional<std::string> ReadLine();
   std::string ReadBytes(size_t count);
 
   int socket_ = -1;
+  std::unique_ptr<TlsStream> tls_;  // Null: without.
   std::string received_;
 };
 

@@ -77,8 +77,9 @@ DecodeEnd::DecodeEnd(std::vector<std::unique_ptr<Transport>> transports, const O
   receiver_ = std::make_unique<KvReceiver>(KvReceiver::Options{}, options.layout, base_, pages_, *options.memory);
   HelloMessage hello = LinkTestHello("decode-0", options.incarnation, options.layout);
   hello.peer_secret = options.peer_secret;
-  auto hub = ReceiverHub::Create({.hello = hello, .listen = "127.0.0.1:0", .pool = base_, .memory = options.memory},
-                                 std::move(transports), *this);
+  auto hub = ReceiverHub::Create(
+      {.hello = hello, .listen = "127.0.0.1:0", .tls = options.tls, .pool = base_, .memory = options.memory},
+      std::move(transports), *this);
   EXPECT_THAT(hub, IsOk());
   absl::MutexLock lock(&mu_);
   hub_ = *std::move(hub);
@@ -147,6 +148,7 @@ PrefillEnd::PrefillEnd(std::vector<std::unique_ptr<Transport>> transports, const
   hello.model_fingerprint = options.model_fingerprint;
   hello.peer_secret = options.peer_secret;
   auto hub = SenderHub::Create({.hello = hello,
+                                .tls = options.tls,
                                 .pool = options.pool == nullptr ? memory_.data() : options.pool,
                                 .memory = options.memory,
                                 .expected_rates = options.expected_rates,

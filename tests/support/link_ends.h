@@ -63,6 +63,7 @@ class DecodeEnd final : public ReceiverEvents {
     // What arrives is given back at once, as if its sequence had ended.
     bool frees_received = false;
     std::string peer_secret;
+    std::shared_ptr<const TlsContext> tls;
   };
   explicit DecodeEnd(std::unique_ptr<Transport> transport) : DecodeEnd(std::move(transport), Options()) {}
   DecodeEnd(std::unique_ptr<Transport> transport, const Options& options)
@@ -109,6 +110,7 @@ class PrefillEnd final : public SenderEvents {
     TransferFaults faults;
     uint64_t model_fingerprint = 1;
     std::string peer_secret;
+    std::shared_ptr<const TlsContext> tls;
     std::map<std::string, double> expected_rates;
     double minimum_share = 0.5;
     // For the layout, in `memory`; both outlive this. Null: host memory of its own.

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "tests/support/golden_file.h"
+#include "tests/support/test_certificates.h"
 
 namespace tandem {
 namespace {
@@ -41,7 +42,7 @@ std::string PortsText(const ProcessCluster::Options& options) {
   return absl::StrCat(", ports: {service: ", FreePort(), ", link: ", FreePort(), "}");
 }
 
-std::string TopologyText(const ProcessCluster::Options& options, const std::string& folder) {
+std::string TopologyText(const ProcessCluster::Options& options, const std::string& router) {
   std::string pools;
   if (options.prefill_replicas > 0) {
     absl::StrAppend(&pools, "  - {name: prefill, role: prefill, replicas: ", options.prefill_replicas,
@@ -56,12 +57,14 @@ std::string TopologyText(const ProcessCluster::Options& options, const std::stri
       "}\n");
   return absl::StrCat(
       "model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
-      "router:\n  replicas: ", options.routers, "\n  listen: unix:", folder,
-      "/router.sock\n  http_listen: 127.0.0.1:0\n  conditional_prefill_tokens: ", options.conditional_prefill_tokens,
+      "router:\n  replicas: ", options.routers, "\n  listen: \"", router,
+      "\"\n  http_listen: 127.0.0.1:0\n  conditional_prefill_tokens: ", options.conditional_prefill_tokens,
       "\n  ties: by_name\n  "
       "metrics_listen: \"\"\n",
       options.router_extra, "pools:\n", pools, "links: {transports: [", options.transports,
-      "], checksums: ", options.checksums ? "true" : "false", "}\n", options.topology_extra);
+      "], checksums: ", options.checksums ? "true" : "false", "}\n",
+      options.tls ? "tls: {certificate: own.pem, key: own.key, authorities: authority.pem}\n" : "",
+      options.topology_extra);
 }
 
 }  // namespace
@@ -71,7 +74,16 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
   if (mkdtemp(pattern.data()) == nullptr) abort();
   folder_ = pattern;
   const std::string file = folder_ + "/topology.yaml";
-  std::ofstream(file) << TopologyText(options_, folder_);
+  router_ = options.tls ? absl::StrCat("127.0.0.1:", FreePort()) : absl::StrCat("unix:", folder_, "/router.sock");
+  if (options.tls) {
+    const TestAuthority authority("cluster");
+    const TestAuthority::Signed own = authority.Sign({"tandem", "127.0.0.1"});
+    std::ofstream(folder_ + "/own.pem") << own.certificate;
+    std::ofstream(folder_ + "/own.key") << own.key;
+    std::ofstream(folder_ + "/authority.pem") << authority.certificate();
+    client_tls_ = std::make_shared<const TlsIdentity>(TlsIdentity{.authorities = authority.certificate()});
+  }
+  std::ofstream(file) << TopologyText(options_, router_);
   absl::StatusOr<Topology> topology = Topology::Load(file);
   if (!topology.ok()) {
     fprintf(stderr, "%s\n", topology.status().ToString().c_str());
@@ -90,8 +102,7 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
     return faults.empty() ? std::vector<std::string>() : std::vector<std::string>{"TANDEM_TRANSFER_FAULTS=" + faults};
   };
   launch.first_backoff = absl::Milliseconds(50);
-  router_ = absl::StrCat("unix:", folder_, "/router.sock");
-  client_ = std::make_unique<RouterClient>(router_, options_.api_key);
+  client_ = std::make_unique<RouterClient>(router_, ClientIdentity{options_.api_key, client_tls_});
   absl::MutexLock lock(&mu_);
   launcher_ = std::make_unique<Launcher>(*topology, std::move(launch));
   if (absl::Status status = launcher_->StartAll(); !status.ok()) {

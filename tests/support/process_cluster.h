@@ -36,6 +36,7 @@ class ProcessCluster {
     bool fixed_ports = false;    // Each life of a process has the addresses of the one before; one replica a pool.
     std::string router_extra;    // More lines of the router's mapping.
     std::string api_key;         // Of client().
+    bool tls = false;            // Everywhere; the router listens at a TCP port then.
     std::string topology_extra;  // More lines of the topology.
     int conditional_prefill_tokens = 0;
     std::string limits = "{}";  // Of all pools.
@@ -47,6 +48,8 @@ class ProcessCluster {
   ~ProcessCluster();
 
   RouterClient& client() { return *client_; }
+  // Of a client without a certificate; null without TLS.
+  const std::shared_ptr<const TlsIdentity>& client_tls() const { return client_tls_; }
   const std::string& router() const { return router_; }
   // Of the router of this number.
   std::string router(int replica) const { return replica == 0 ? router_ : absl::StrCat(router_, "-", replica); }
@@ -89,6 +92,7 @@ class ProcessCluster {
   absl::Mutex output_mu_;
   std::atomic<bool> stopping_ = false;
   std::string router_;  // Its address.
+  std::shared_ptr<const TlsIdentity> client_tls_;
   std::unique_ptr<RouterClient> client_;
   std::thread thread_;
 };
