@@ -128,7 +128,10 @@ struct RouterClient::Connection {
     // Of "failed to connect to all addresses; last error: ...: Connection refused" only the end says why.
     absl::string_view cause = status.message();
     if (absl::StartsWith(cause, "failed to connect to all addresses")) cause.remove_prefix(cause.rfind(": ") + 2);
-    return absl::Status(status.code(), absl::StrCat("no router can be reached at ", router, ": ", cause));
+    // A server with TLS closes what does not begin as TLS does.
+    const bool wants_tls = !has_tls && cause == "Socket closed";
+    return absl::Status(status.code(), absl::StrCat("no router can be reached at ", router, ": ", cause,
+                                                    wants_tls ? "; if it has TLS, set TANDEM_TLS_AUTHORITIES" : ""));
   }
 
   void Prepare(grpc::ClientContext& context, absl::Duration timeout) const {
@@ -137,6 +140,7 @@ struct RouterClient::Connection {
   }
 
   std::string router, api_key;
+  bool has_tls = false;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Router::Stub> router_stub;
   std::unique_ptr<v1::Control::Stub> control_stub;
@@ -146,6 +150,7 @@ RouterClient::RouterClient(const std::string& router, const ClientIdentity& iden
     : connection_(std::make_unique<Connection>()) {
   connection_->router = router;
   connection_->api_key = identity.api_key;
+  connection_->has_tls = identity.tls != nullptr;
   connection_->channel = NewChannel(router, identity.tls.get());
   connection_->router_stub = v1::Router::NewStub(connection_->channel);
   connection_->control_stub = v1::Control::NewStub(connection_->channel);

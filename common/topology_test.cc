@@ -13,6 +13,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 
 constexpr char kGood[] = R"(model:
   path: model.gguf
@@ -160,6 +161,22 @@ TEST(TopologyTest, RanksShareTheirGpusWithNobody) {
                               "t.yaml"),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("GPU 1 is used by a-0-rank-1 and by b-0; give one of them another")));
+}
+
+TEST(TopologyTest, TlsNeedsAllItsFilesAndFindsThemBesideTheTopology) {
+  ASSERT_OK_AND_ASSIGN(
+      const Topology with,
+      Topology::Parse(absl::StrCat(kGood, "tls: {certificate: a.pem, key: a.key, authorities: /etc/ca.pem}\n"),
+                      "/etc/tandem/t.yaml"));
+  EXPECT_TRUE(with.tls.is_set());
+  EXPECT_EQ(with.tls.certificate.path, "/etc/tandem/a.pem");
+  EXPECT_THAT(with.tls.key.where, MatchesRegex("/etc/tandem/t.yaml:[0-9]+: tls.key"));
+  EXPECT_EQ(with.tls.authorities.path, "/etc/ca.pem");
+  EXPECT_EQ(with.tls.name, "tandem");
+  ASSERT_OK_AND_ASSIGN(const Topology without, Topology::Parse(kGood, "t.yaml"));
+  EXPECT_FALSE(without.tls.is_set());
+  EXPECT_THAT(Topology::Parse(absl::StrCat(kGood, "tls: {certificate: a.pem}\n"), "t.yaml").status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("tls.key"), HasSubstr("tls.authorities"))));
 }
 
 TEST(TopologyTest, ReadsTheShippedFiles) {
