@@ -205,7 +205,8 @@ absl::StatusOr<ClusterSummary> RouterClient::Status(absl::Duration timeout) {
            .total_pages = worker.total_pages(),
            .queued_prompt_tokens = worker.queued_prompt_tokens(),
            .prefill_tokens_per_second = worker.prefill_tokens_per_second(),
-           .seconds_per_token = worker.seconds_per_token()};
+           .seconds_per_token = worker.seconds_per_token(),
+           .incarnation = Incarnation(worker.incarnation())};
     for (const auto& [state, count] : worker.pages()) out.pages.emplace_back(state, count);
     std::sort(out.pages.begin(), out.pages.end());
   }
@@ -250,11 +251,12 @@ absl::StatusOr<std::vector<std::pair<absl::Duration, std::string>>> RouterClient
   return decisions;
 }
 
-absl::Status RouterClient::Drain(const std::string& worker_id) {
+absl::Status RouterClient::Drain(const std::string& worker_id, bool start_again) {
   grpc::ClientContext context;
   connection_->Prepare(context, kShortCall);
   v1::DrainRequest request;
   request.set_worker_id(worker_id);
+  request.set_start_again(start_again);
   v1::DrainResponse response;
   return connection_->StatusOf(connection_->control_stub->Drain(&context, request, &response));
 }

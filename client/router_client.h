@@ -52,6 +52,7 @@ struct WorkerSummary {
   std::vector<std::pair<std::string, int>> pages;
   int64_t queued_prompt_tokens = 0;
   double prefill_tokens_per_second = 0, seconds_per_token = 0;  // As the router measured; 0: not yet.
+  Incarnation incarnation;                                      // Another one each time that the worker starts.
 };
 struct LinkSummary {
   std::string prefill_worker, decode_worker, transport, path;
@@ -105,7 +106,8 @@ class RouterClient {
   // Why a request went where it went: how long ago, and what was decided; oldest first. NOT_FOUND when the router does
   // not know it any more.
   absl::StatusOr<std::vector<std::pair<absl::Duration, std::string>>> Explain(const std::string& request_id);
-  absl::Status Drain(const std::string& worker_id);
+  // `start_again`: it is to be started again, by what started it, when it has left.
+  absl::Status Drain(const std::string& worker_id, bool start_again = false);
 
  private:
   struct Connection;

@@ -12,6 +12,10 @@ namespace tandem {
 
 // What every server program does around its logic.
 
+// Of one that has ended as it was asked to, and is to be started again: neither 0, after which nobody starts it, nor a
+// failure.
+inline constexpr int kStartAgainExitCode = 75;
+
 // First call in main: blocks SIGTERM and SIGINT in this thread and those it starts, so that
 // AwaitTermination gets them, ignores SIGPIPE, allows as many open files as the machine does, and turns off the
 // lock-order checks that Debian's abseil makes on every lock.

@@ -57,6 +57,7 @@ struct DirectedPeer {
 struct RouterDirective {
   std::vector<DirectedPeer> peers;
   bool drain = false;
+  bool start_again = false;  // With drain.
 };
 
 }  // namespace tandem

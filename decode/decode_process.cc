@@ -52,10 +52,12 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
     // then the hub.
     if (engine_ != nullptr) engine_->Stop();
     if (hub_ != nullptr) hub_->Stop();
-    // The other ranks leave with one that has served; where the start failed, they are to come back with it.
-    if (has_served_ && ranks_ != nullptr) ranks_->SayFarewell();
+    // The other ranks leave with one that has served; where the start failed, or all are to start again, they lose it
+    // and come back with it.
+    if (has_served_ && !starts_again_ && ranks_ != nullptr) ranks_->SayFarewell();
   }
 
+  bool starts_again() const override { return starts_again_; }
   bool Drain(absl::Duration timeout) override {
     draining_ = true;
     reporter_->SetState("draining");
@@ -107,7 +109,7 @@ class DecodeParts final : public DecodeProcess, private SessionHandler, private 
 
   const Incarnation incarnation_{DrawRandomId()};
   PeerTrust trust_;
-  std::atomic<bool> draining_ = false;
+  std::atomic<bool> draining_ = false, starts_again_ = false;
   HelloMessage hello_;
   MetricsServer metrics_server_;
   std::unique_ptr<DecodeMetrics> metrics_;
@@ -236,7 +238,9 @@ void DecodeParts::StartAgent(const std::string& router, const ProcessPlan& plan)
     return heartbeat;
   };
   options.on_directive = [this](const RouterDirective& directive) {
-    if (directive.drain && !draining_.exchange(true)) RequestTermination();
+    if (!directive.drain || draining_.exchange(true)) return;
+    starts_again_ = directive.start_again;
+    RequestTermination();
   };
   options.on_lost = [this, router] { reporter_->Forget(router); };
   agents_.push_back(std::make_unique<WorkerAgent>(server_->loop(), std::move(options)));

@@ -31,5 +31,5 @@ int main(int argc, char** argv) {
   tandem::LogInfo("draining");
   bool drained = (*process)->Drain(absl::GetFlag(FLAGS_drain_timeout));
   tandem::LogInfo("stopped", {{"drained", drained ? "yes" : "no"}});
-  return 0;
+  return (*process)->starts_again() ? tandem::kStartAgainExitCode : 0;
 }

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
+#include "common/process.h"
 
 namespace tandem {
 
@@ -133,6 +134,12 @@ void Launcher::Reap() {
     child->pid = 0;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
       options_.on_line(child->plan.name, "has left");
+      continue;
+    }
+    if (WIFEXITED(status) && WEXITSTATUS(status) == kStartAgainExitCode) {
+      child->next_start = now;
+      ++child->restarts;
+      options_.on_line(child->plan.name, "has left and starts again, as it was asked to");
       continue;
     }
     std::string how = WIFSIGNALED(status) ? absl::StrCat("was killed by signal ", WTERMSIG(status))

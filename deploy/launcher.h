@@ -15,7 +15,7 @@ namespace tandem {
 
 // Starts the processes of a topology on this host, passes their output on, starts a dead one again
 // after a growing pause, and stops them all. One that ends with code 0 was drained: it has left and
-// is not started again.
+// is not started again. One that ends with kStartAgainExitCode starts again at once.
 //
 // Thread-safety: not thread-safe; one thread calls everything.
 // Ownership: owns the child processes. They die with this process, however it ends.

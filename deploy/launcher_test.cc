@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/clock.h"
+#include "common/process.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
@@ -70,6 +72,15 @@ TEST_F(LauncherTest, AProcessThatLeavesIsNotStartedAgain) {
   EXPECT_THAT(lines_, Contains("decode-0: last words"));
   EXPECT_THAT(lines_, Contains("decode-0: has left"));
   EXPECT_NE(launcher->pid("router"), 0);
+}
+
+TEST_F(LauncherTest, AProcessThatIsToStartAgainDoesSoAtOnce) {
+  Script("tandem-decode", absl::StrCat("test -e ", (folder_ / "been").string(), " && exec sleep 100; touch ",
+                                       (folder_ / "been").string(), "; exit ", kStartAgainExitCode));
+  auto launcher = Start();
+  ASSERT_TRUE(RunUntil(*launcher, [&] { return launcher->restarts("decode-0") == 1; }));
+  EXPECT_THAT(lines_, Contains("decode-0: has left and starts again, as it was asked to"));
+  EXPECT_NE(launcher->pid("decode-0"), 0);
 }
 
 TEST_F(LauncherTest, AProcessThatFailsIsStartedAgainAfterGrowingPauses) {

@@ -22,19 +22,22 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cluster_screen.h"
+#include "client/rolling_restart.h"
 #include "client/router_client.h"
+#include "common/clock.h"
 #include "common/error_reason.h"
 #include "common/topology.h"
 #include "deploy/bench.h"
 #include "deploy/check.h"
 #include "deploy/launcher.h"
 
-ABSL_FLAG(std::string, router, "127.0.0.1:7070", "Router for generate, status, top, explain, drain and bench.");
+ABSL_FLAG(std::string, router, "127.0.0.1:7070",
+          "Router for generate, status, top, explain, drain, restart and bench.");
 ABSL_FLAG(std::string, text, "", "generate: continue this text instead of answering a chat message.");
 ABSL_FLAG(int, max_tokens, 256, "generate: most tokens to generate; 0: up to the context length.");
 ABSL_FLAG(double, temperature, 0, "generate: 0 is greedy.");
 ABSL_FLAG(double, top_p, 1, "generate: keep the smallest set of tokens with this probability.");
-ABSL_FLAG(absl::Duration, timeout, absl::Minutes(5), "generate: deadline.");
+ABSL_FLAG(absl::Duration, timeout, absl::Minutes(5), "generate: deadline; restart: of each worker.");
 ABSL_FLAG(bool, times, false, "generate: print where the time went.");
 ABSL_FLAG(bool, wait, false, "status: wait until the cluster is ready, with a line per process.");
 
@@ -50,6 +53,7 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
   tandem top                   watch workers, queues, pages, links and speeds
   tandem explain REQUEST       why a request went to the workers that it went to
   tandem drain WORKER          let a worker finish and leave
+  tandem restart POOL          restart its workers one after the other; no request fails by it
   tandem bench                 put load on it and report latencies, throughput and goodput
 
 The environment's TANDEM_API_KEY is sent where the router wants a key; for TLS, TANDEM_TLS_AUTHORITIES names a file with
@@ -325,6 +329,26 @@ int Drain(const std::string& worker) {
   return 0;
 }
 
+class CommandLineRestart final : public RollingRestartActions {
+ public:
+  absl::StatusOr<ClusterSummary> Status() override { return client_.Status(); }
+  absl::Status Restart(const std::string& worker) override { return client_.Drain(worker, /*start_again=*/true); }
+  void Sleep(absl::Duration duration) override { absl::SleepFor(duration); }
+  void Tell(const std::string& line) override {
+    printf("%s\n", line.c_str());
+    fflush(stdout);
+  }
+
+ private:
+  RouterClient client_ = NewClient();
+};
+
+int Restart(const std::string& pool) {
+  CommandLineRestart actions;
+  const absl::Status status = RestartPool(pool, absl::GetFlag(FLAGS_timeout), Clock::Real(), actions);
+  return status.ok() ? 0 : Fail(status);
+}
+
 struct Command {
   const char* name;
   const char* operand;  // How usage names it; null where there is none.
@@ -340,6 +364,7 @@ constexpr Command kCommands[] = {
     {"top", nullptr, false, [](const std::string&) { return Top(); }},
     {"explain", "REQUEST", true, Explain},
     {"drain", "WORKER", true, Drain},
+    {"restart", "POOL", true, Restart},
     {"bench", "B.json", false, [](const std::string& other) { return Bench(absl::GetFlag(FLAGS_router), other); }},
 };
 

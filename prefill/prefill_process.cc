@@ -54,6 +54,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
     if (hub_ != nullptr) hub_->Stop();
   }
 
+  bool starts_again() const override { return starts_again_; }
   bool Drain(absl::Duration timeout) override {
     draining_ = true;
     reporter_->SetState("draining");
@@ -116,7 +117,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
 
   const Incarnation incarnation_{DrawRandomId()};
   PeerTrust trust_;
-  std::atomic<bool> draining_ = false;
+  std::atomic<bool> draining_ = false, starts_again_ = false;
   std::atomic<bool> is_computing_ = false;  // The engine has work.
   MetricsServer metrics_server_;
   std::unique_ptr<PrefillMetrics> metrics_;
@@ -223,7 +224,9 @@ void PrefillParts::StartAgent(const std::string& router, const ProcessPlan& plan
   };
   options.on_directive = [this, router](const RouterDirective& directive) {
     engine_->Post([this, router, peers = directive.peers](Engine&) { SetPeers(peers_.Set(router, peers)); });
-    if (directive.drain && !draining_.exchange(true)) RequestTermination();
+    if (!directive.drain || draining_.exchange(true)) return;
+    starts_again_ = directive.start_again;
+    RequestTermination();
   };
   options.on_lost = [this, router] {
     reporter_->Forget(router);

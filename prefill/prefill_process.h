@@ -23,6 +23,8 @@ class PrefillProcess {
 
   // Takes no new requests and waits for those it has; false when `timeout` passed first.
   virtual bool Drain(absl::Duration timeout) = 0;
+  // Whether it is to be started again: what to do when it has ended.
+  virtual bool starts_again() const = 0;
 };
 
 }  // namespace tandem

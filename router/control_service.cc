@@ -29,11 +29,13 @@ class ControlService::Registration final : public ServerStream<v1::WorkerReport,
   explicit Registration(ControlService& service) : service_(service) {}
 
   void Direct(const RouterDirective& directive) {
-    draining_ |= directive.drain;
+    // A drain is never taken back, and how it ends is as the first one said.
+    if (!std::exchange(draining_, draining_ || directive.drain)) starts_again_ = directive.start_again;
     Send([&](v1::RouterDirective& out) {
-      out.Clear();  // The newest list replaces one that waits; a drain is never taken back.
+      out.Clear();  // The newest list replaces one that waits.
       EncodeDirective(directive, &out);
       out.set_drain(draining_);
+      out.set_start_again(starts_again_);
     });
   }
 
@@ -68,7 +70,7 @@ class ControlService::Registration final : public ServerStream<v1::WorkerReport,
 
   ControlService& service_;
   Incarnation worker_;  // Set by its first message.
-  bool draining_ = false;
+  bool draining_ = false, starts_again_ = false;
 };
 
 ControlService::ControlService() : service_(std::make_unique<Service>()) {}
@@ -84,7 +86,8 @@ void ControlService::Start(CompletionLoop& loop, RouterCore& core, const ApiKeys
   ServeUnary<v1::DrainRequest, v1::DrainResponse>(
       loop, [this](auto... arguments) { service_->RequestDrain(arguments...); },
       [this](const v1::DrainRequest& request, v1::DrainResponse*, UnaryDone done) {
-        core_->Drain(request.worker_id(), [done](const absl::Status& status) { done(ToGrpc(status)); });
+        core_->Drain(request.worker_id(), request.start_again(),
+                     [done](const absl::Status& status) { done(ToGrpc(status)); });
       },
       [this](const grpc::ServerContext& context) {
         return ToGrpc(api_keys_->CheckOperator(MetadataOf(context, kApiKeyKey)));

@@ -298,6 +298,7 @@ void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::Cluster
   for (const auto& [incarnation, worker] : view.workers()) {
     v1::WorkerStatus* status = response->add_workers();
     status->set_worker_id(worker.registration.worker_id);
+    status->set_incarnation(worker.registration.incarnation.value());
     status->set_role(std::string(RoleName(worker.registration.role)));
     status->set_state(worker.session_up ? worker.heartbeat.state : "connecting");
     status->set_running_requests(worker.heartbeat.running_requests);

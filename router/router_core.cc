@@ -282,14 +282,15 @@ void RouterCore::OnWorkerEvents(Incarnation worker, EventFrame frame) {
   });
 }
 
-void RouterCore::Drain(const std::string& worker_id, std::function<void(absl::Status)> done) {
-  Post([this, worker_id, done = std::move(done)] {
+void RouterCore::Drain(const std::string& worker_id, bool start_again, std::function<void(absl::Status)> done) {
+  Post([this, worker_id, start_again, done = std::move(done)] {
     const WorkerView* worker = view_.FindByName(worker_id);
     if (worker == nullptr) {
       done(absl::NotFoundError(absl::StrCat("worker_id: no worker \"", worker_id, "\" is registered")));
       return;
     }
-    outside_.Direct(worker->registration.incarnation, {.peers = view_.DecodePeers(), .drain = true});
+    outside_.Direct(worker->registration.incarnation,
+                    {.peers = view_.DecodePeers(), .drain = true, .start_again = start_again});
     done(absl::OkStatus());
   });
 }

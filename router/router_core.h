@@ -115,7 +115,7 @@ class RouterCore {
   void OnWorkerGone(Incarnation worker, const std::string& reason);
   void OnWorkerSession(Incarnation worker, bool up);
   void OnWorkerEvents(Incarnation worker, EventFrame frame);
-  void Drain(const std::string& worker_id, std::function<void(absl::Status)> done);
+  void Drain(const std::string& worker_id, bool start_again, std::function<void(absl::Status)> done);
 
   // Prompt plus output of a request that the workers can take now; the model's own where there are none.
   int max_context_tokens() const { return max_context_tokens_; }

@@ -97,6 +97,7 @@ void EncodeDirective(const RouterDirective& directive, v1::RouterDirective* prot
     out->set_link_address(peer.link_address);
   }
   proto->set_drain(directive.drain);
+  proto->set_start_again(directive.start_again);
 }
 
 RouterDirective DecodeDirective(const v1::RouterDirective& proto) {
@@ -105,6 +106,7 @@ RouterDirective DecodeDirective(const v1::RouterDirective& proto) {
     directive.peers.push_back({peer.worker_id(), Incarnation(peer.incarnation()), peer.link_address()});
   }
   directive.drain = proto.drain();
+  directive.start_again = proto.start_again();
   return directive;
 }
 

@@ -73,7 +73,7 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
   std::string pattern = std::filesystem::temp_directory_path() / "tandem-test-XXXXXX";
   if (mkdtemp(pattern.data()) == nullptr) abort();
   folder_ = pattern;
-  const std::string file = folder_ + "/topology.yaml";
+  file_ = folder_ + "/topology.yaml";
   router_ = options.tls ? absl::StrCat("127.0.0.1:", FreePort()) : absl::StrCat("unix:", folder_, "/router.sock");
   if (options.tls) {
     const TestAuthority authority("cluster");
@@ -83,8 +83,8 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
     std::ofstream(folder_ + "/authority.pem") << authority.certificate();
     client_tls_ = std::make_shared<const TlsIdentity>(TlsIdentity{.authorities = authority.certificate()});
   }
-  std::ofstream(file) << TopologyText(options_, router_);
-  absl::StatusOr<Topology> topology = Topology::Load(file);
+  std::ofstream(file_) << TopologyText(options_, router_);
+  absl::StatusOr<Topology> topology = Topology::Load(file_);
   if (!topology.ok()) {
     fprintf(stderr, "%s\n", topology.status().ToString().c_str());
     abort();
@@ -139,8 +139,11 @@ bool ProcessCluster::AwaitStatus(absl::Duration patience, const std::function<bo
 }
 
 bool ProcessCluster::AwaitReady() {
-  const int links = options_.prefill_replicas * options_.decode_replicas;
-  const int workers = options_.prefill_replicas + options_.decode_replicas;
+  return AwaitWorkers(options_.prefill_replicas + options_.decode_replicas,
+                      options_.prefill_replicas * options_.decode_replicas);
+}
+
+bool ProcessCluster::AwaitWorkers(int workers, int links) {
   return AwaitStatus(kPatience, [&](const ClusterSummary& status) {
     int up = 0;
     for (const LinkSummary& link : status.links) up += link.up;

@@ -55,8 +55,10 @@ class ProcessCluster {
   std::string router(int replica) const { return replica == 0 ? router_ : absl::StrCat(router_, "-", replica); }
   // host:port of the router's HTTP interface, in its newest life.
   std::string http_address();
+  const std::string& topology_file() const { return file_; }
   // Every process is registered, every pair linked.
   bool AwaitReady();
+  bool AwaitWorkers(int workers, int links);
   // No request is active, every worker's pages sum to its pool and none is granted, committed, in
   // use or quarantined: within 5 s. Prints what is wrong when that does not come true.
   bool AwaitAllPagesFree();
@@ -85,7 +87,7 @@ class ProcessCluster {
   bool AwaitStatus(absl::Duration patience, const std::function<bool(const ClusterSummary&)>& condition);
 
   const Options options_;
-  std::string folder_;
+  std::string folder_, file_;
   absl::Mutex mu_;
   std::unique_ptr<Launcher> launcher_ ABSL_GUARDED_BY(mu_);
   std::string output_ ABSL_GUARDED_BY(output_mu_);

@@ -1,0 +1,121 @@
+// Workers that are restarted on purpose, and workers that come and go, while requests run.
+
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "client/rolling_restart.h"
+#include "common/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/process_cluster.h"
+#include "tests/support/status_matchers.h"
+
+namespace tandem {
+namespace {
+
+class RestartOfCluster final : public RollingRestartActions {
+ public:
+  explicit RestartOfCluster(ProcessCluster& cluster) : cluster_(cluster) {}
+  absl::StatusOr<ClusterSummary> Status() override { return cluster_.client().Status(); }
+  absl::Status Restart(const std::string& worker) override {
+    return cluster_.client().Drain(worker, /*start_again=*/true);
+  }
+  void Sleep(absl::Duration duration) override { absl::SleepFor(duration); }  // Others' processes are waited for.
+  void Tell(const std::string& line) override { printf("%s\n", line.c_str()); }
+
+ private:
+  ProcessCluster& cluster_;
+};
+
+// Clients that ask one after the other until they are stopped; each answer must be whole and the same.
+class Traffic {
+ public:
+  explicit Traffic(ProcessCluster& cluster) : cluster_(cluster), reference_(cluster.Ask(kAsk).tokens) {
+    for (int i = 0; i < 3; ++i) clients_.emplace_back([this] { Run(); });
+  }
+  ~Traffic() { Stop(); }
+  // How many were answered.
+  int Stop() {
+    stopping_ = true;
+    for (std::thread& client : clients_) {
+      if (client.joinable()) client.join();
+    }
+    return answered_;
+  }
+
+ private:
+  void Run() {
+    while (!stopping_) {
+      const ProcessCluster::Answer answer = cluster_.Ask(kAsk);
+      EXPECT_THAT(answer.summary, IsOk());
+      EXPECT_EQ(answer.tokens, reference_);
+      ++answered_;
+    }
+  }
+
+  const GenerateOptions kAsk{.text = "The first lighthouse stood", .sampling = {.max_tokens = 24, .ignore_eos = true}};
+  ProcessCluster& cluster_;
+  const std::vector<TokenId> reference_;
+  std::atomic<bool> stopping_ = false;
+  std::atomic<int> answered_ = 0;
+  std::vector<std::thread> clients_;
+};
+
+TEST(LifeCycleTest, ARollingRestartOfEachPoolFailsNoRequest) {
+  ProcessCluster cluster({});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  Traffic traffic(cluster);
+  RestartOfCluster actions(cluster);
+  for (const char* pool : {"decode", "prefill"}) {
+    EXPECT_THAT(RestartPool(pool, absl::Seconds(30), Clock::Real(), actions), IsOk());
+  }
+  EXPECT_GT(traffic.Stop(), 10);
+  for (const char* worker : {"decode-0", "decode-1", "prefill-0", "prefill-1"}) EXPECT_EQ(cluster.restarts(worker), 1);
+  EXPECT_TRUE(cluster.AwaitAllPagesFree());
+}
+
+TEST(LifeCycleTest, AWorkerOfSeveralRanksRestartsWithAllOfThem) {
+  ProcessCluster cluster({.prefill_replicas = 0, .decode_replicas = 2, .decode_ranks = 3});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  Traffic traffic(cluster);
+  RestartOfCluster actions(cluster);
+  EXPECT_THAT(RestartPool("decode", absl::Seconds(60), Clock::Real(), actions), IsOk());
+  traffic.Stop();
+  for (const char* process : {"decode-0", "decode-0-rank-2", "decode-1", "decode-1-rank-1"}) {
+    EXPECT_EQ(cluster.restarts(process), 1) << process;
+  }
+}
+
+TEST(LifeCycleTest, AWorkerThatNoTopologyOfTheClusterNamesJoinsAndLeaves) {
+  ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  Traffic traffic(cluster);
+  // As somebody would add one: by a file with one replica more.
+  std::ifstream file(cluster.topology_file());
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  const std::string larger = cluster.topology_file() + ".larger.yaml";
+  std::ofstream(larger) << absl::StrReplaceAll(text, {{"role: decode, replicas: 1", "role: decode, replicas: 2"}});
+  std::string program = absl::StrCat(TANDEM_BINARY_DIR, "/bin/tandem-decode"), topology = "--topology=" + larger,
+              worker = "--worker=decode-1";
+  char* arguments[] = {program.data(), topology.data(), worker.data(), nullptr};
+  pid_t pid = 0;
+  ASSERT_EQ(posix_spawn(&pid, program.c_str(), nullptr, nullptr, arguments, environ), 0);
+  EXPECT_TRUE(cluster.AwaitWorkers(/*workers=*/3, /*links=*/2));
+  EXPECT_THAT(cluster.client().Drain("decode-1"), IsOk());
+  int status = 0;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_TRUE(cluster.AwaitWorkers(2, 1));
+  EXPECT_GT(traffic.Stop(), 0);
+}
+
+}  // namespace
+}  // namespace tandem
