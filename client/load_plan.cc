@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cmath>
 #include <fstream>
 #include <random>
 
@@ -14,7 +15,6 @@
 namespace tandem {
 namespace {
 
-constexpr int kBlockTokens = 512;
 // The ids below are most often bytes and control tokens.
 constexpr int kFirstToken = 300;
 
@@ -30,8 +30,9 @@ absl::Status CheckOptions(const LoadOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("the vocabulary must have more than ", kFirstToken, " tokens"));
   }
   if (options.arrivals == Arrivals::kTrace) {
-    if (options.speed > 0) return absl::OkStatus();
-    return absl::InvalidArgumentError("speed must be over 0");
+    if (options.speed <= 0) return absl::InvalidArgumentError("speed must be over 0");
+    if (options.token_scale > 0 && options.token_scale <= 1) return absl::OkStatus();
+    return absl::InvalidArgumentError("token_scale must be over 0 and at most 1");
   }
   RETURN_IF_ERROR(CheckRange("prompt", options.prompt));
   RETURN_IF_ERROR(CheckRange("output", options.output));
@@ -109,6 +110,12 @@ absl::StatusOr<LoadPlan> ReadTrace(const LoadOptions& options) {
       return absl::InvalidArgumentError(absl::StrCat(options.trace, ":", number, ": ", parsed.status().message()));
     }
     PlannedRequest& request = parsed->request;
+    const auto scale = [&](int& tokens) {
+      tokens = std::max(1, static_cast<int>(std::lround(tokens * options.token_scale)));
+    };
+    scale(request.prompt_tokens);
+    scale(request.output_tokens);
+    scale(request.block_tokens);
     if (options.max_context_tokens > 0 &&
         int64_t{request.prompt_tokens} + request.output_tokens > options.max_context_tokens) {
       ++plan.left_out;
@@ -160,7 +167,8 @@ std::vector<TokenId> MakePrompt(const PlannedRequest& request, int vocabulary) {
   tokens.reserve(request.prompt_tokens);
   for (int64_t block : request.blocks) {
     const int room = request.prompt_tokens - static_cast<int>(tokens.size());
-    AppendTokens(static_cast<uint64_t>(block) + (uint64_t{1} << 63), std::min(kBlockTokens, room), vocabulary, tokens);
+    AppendTokens(static_cast<uint64_t>(block) + (uint64_t{1} << 63), std::min(request.block_tokens, room), vocabulary,
+                 tokens);
   }
   AppendTokens(request.seed, request.prompt_tokens - static_cast<int>(tokens.size()), vocabulary, tokens);
   return tokens;

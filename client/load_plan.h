@@ -34,6 +34,7 @@ struct LoadOptions {
   // ms, input_length, output_length, hash_ids of 512-token blocks, of which equal ones hold equal tokens).
   std::string trace;
   double speed = 1;            // Of the trace's time.
+  double token_scale = 1;      // Of the trace's lengths, and of its blocks'.
   int max_context_tokens = 0;  // Requests that do not fit are left out of a trace, and an error else; 0: all fit.
   int vocabulary = 32'000;
   uint64_t seed = 1;
@@ -43,7 +44,8 @@ struct PlannedRequest {
   absl::Duration due;  // After the first one. kClosed: zero.
   int prompt_tokens = 0, output_tokens = 0;
   std::vector<int64_t> blocks;  // Of a Mooncake trace.
-  uint64_t seed = 0;            // Of the tokens that no block gives.
+  int block_tokens = 512;
+  uint64_t seed = 0;  // Of the tokens that no block gives.
 };
 
 struct LoadPlan {

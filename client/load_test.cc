@@ -106,6 +106,24 @@ TEST(LoadPlanTest, EqualBlocksOfAMooncakeTraceAreEqualPrefixes) {
   EXPECT_THAT(a, AllOf(Each(Ge(0)), Each(Lt(1'000))));
 }
 
+TEST(LoadPlanTest, ATraceOfScaledTokensSharesAsMuchOfItsPrompts) {
+  LoadOptions options = With(Arrivals::kTrace, 100);
+  options.trace =
+      WriteTrace("scaled.jsonl", R"({"timestamp": 0, "input_length": 1100, "output_length": 60, "hash_ids": [7, 8, 9]})"
+                                 "\n"
+                                 R"({"timestamp": 1, "input_length": 1200, "output_length": 1, "hash_ids": [7, 8, 4]})"
+                                 "\n");
+  options.token_scale = 0.125;
+  ASSERT_OK_AND_ASSIGN(const LoadPlan plan, MakeLoadPlan(options));
+  EXPECT_EQ(plan.requests[0].output_tokens, 8);
+  EXPECT_EQ(plan.requests[1].output_tokens, 1);
+  const std::vector<TokenId> a = MakePrompt(plan.requests[0], 1'000), b = MakePrompt(plan.requests[1], 1'000);
+  ASSERT_EQ(a.size(), 138);
+  ASSERT_EQ(b.size(), 150);
+  EXPECT_TRUE(std::equal(a.begin(), a.begin() + 128, b.begin()));
+  EXPECT_NE(a[128], b[128]);
+}
+
 TEST(LoadPlanTest, BadInputNamesTheOptionOrTheLine) {
   auto error = [](auto change) {
     LoadOptions options;

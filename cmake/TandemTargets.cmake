@@ -68,6 +68,13 @@ function(tandem_test name)
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS} GTest::gmock_main)
   target_compile_definitions(${name} PRIVATE
     TANDEM_SOURCE_DIR="${CMAKE_SOURCE_DIR}" TANDEM_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  # What the tests of a label need, as a target: tests_unit.
+  foreach(label ${ARG_LABELS})
+    if(NOT TARGET tests_${label})
+      add_custom_target(tests_${label})
+    endif()
+    add_dependencies(tests_${label} ${name})
+  endforeach()
   # UCX patches madvise, which crashes under ThreadSanitizer when a thread ends.
   set(environment)
   if(TANDEM_SANITIZE STREQUAL "thread")

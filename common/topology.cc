@@ -160,6 +160,9 @@ RouterSettings ReadRouter(ConfigNode node, const std::filesystem::path& folder) 
   router.api_keys = ReadApiKeys(node, folder);
   router.access_log = node.GetBool("access_log", router.access_log);
   router.splits_chat_output = node.GetEnum("chat_output", "auto", {"auto", "text"}) == "auto";
+  const std::string placement = node.GetEnum("placement", "predicted", {"predicted", "least_load", "round_robin"});
+  if (placement == "least_load") router.placement = PlacementPolicy::kLeastLoad;
+  if (placement == "round_robin") router.placement = PlacementPolicy::kRoundRobin;
   router.random_ties = node.GetEnum("ties", "random", {"random", "by_name"}) == "random";
   router.worker_timeout = node.GetDuration("worker_timeout", router.worker_timeout);
   router.placement_timeout = node.GetDuration("placement_timeout", router.placement_timeout);

@@ -18,6 +18,13 @@ namespace tandem {
 enum class Role { kPrefill, kDecode };
 absl::string_view RoleName(Role role);
 
+// How the router chooses among the workers that can take a request.
+enum class PlacementPolicy {
+  kPredicted,   // The first token that comes first, and the shortest time per token.
+  kLeastLoad,   // Fewest requests.
+  kRoundRobin,  // One after the other.
+};
+
 // How weights are computed with.
 enum class Precision {
   kQuantised,  // Weights as stored, int8 activations for quantised ones; KV cache in f16.
@@ -67,7 +74,8 @@ struct RouterSettings {
   double trace_share = 1;                // Of the calls that belong to no trace of their client's.
   std::vector<ApiKeySettings> api_keys;  // None: everybody may call.
   bool access_log = false;               // A log line for each call that ends.
-  bool random_ties = true;               // Else the worker whose name comes first gets what others could do as well.
+  PlacementPolicy placement = PlacementPolicy::kPredicted;
+  bool random_ties = true;  // Else the worker whose name comes first gets what others could do as well.
   absl::Duration worker_timeout = absl::Seconds(1);  // Silence after which a worker is lost.
   // Time a request may wait for a first pair of workers before UNAVAILABLE.
   absl::Duration placement_timeout = absl::Seconds(10);

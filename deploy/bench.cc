@@ -32,6 +32,7 @@ ABSL_FLAG(std::string, prompt_tokens, "128", "bench: length of prompts, or LOW:H
 ABSL_FLAG(std::string, output_tokens, "64", "bench: length of answers, or LOW:HIGH.");
 ABSL_FLAG(std::string, trace, "", "bench: an Azure trace (.csv) or a Mooncake trace (.jsonl).");
 ABSL_FLAG(double, speed, 1, "bench: how much faster than it was the trace is replayed.");
+ABSL_FLAG(double, token_scale, 1, "bench: times this long are the trace's prompts, answers and shared blocks.");
 ABSL_FLAG(std::string, slo, "1s,100ms", "bench: TTFT,TPOT for goodput, several with ; between them.");
 ABSL_FLAG(uint64_t, seed, 1, "bench: of arrivals, lengths and prompts.");
 ABSL_FLAG(std::string, json, "", "bench: writes the report there, too.");
@@ -111,6 +112,7 @@ absl::StatusOr<LoadOptions> ReadFlags() {
   options.concurrency = absl::GetFlag(FLAGS_concurrency);
   options.requests = absl::GetFlag(FLAGS_requests) + absl::GetFlag(FLAGS_warm_up);
   options.speed = absl::GetFlag(FLAGS_speed);
+  options.token_scale = absl::GetFlag(FLAGS_token_scale);
   options.seed = absl::GetFlag(FLAGS_seed);
   ASSIGN_OR_RETURN(options.prompt, ParseLengths("prompt_tokens", absl::GetFlag(FLAGS_prompt_tokens)));
   ASSIGN_OR_RETURN(options.output, ParseLengths("output_tokens", absl::GetFlag(FLAGS_output_tokens)));
@@ -146,6 +148,7 @@ std::vector<std::pair<std::string, std::string>> DescribeContext(const ClusterSu
           {"output_tokens", absl::GetFlag(FLAGS_output_tokens)},
           {"trace", absl::GetFlag(FLAGS_trace)},
           {"speed", absl::StrCat(absl::GetFlag(FLAGS_speed))},
+          {"token_scale", absl::StrCat(absl::GetFlag(FLAGS_token_scale))},
           {"seed", absl::StrCat(absl::GetFlag(FLAGS_seed))}};
 }
 

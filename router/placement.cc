@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -142,7 +143,11 @@ class Chooser {
 
   // Of two drawn from those as good as the best, the one with fewer requests; with an affinity, the one that goes with
   // it best, so that each worker that comes or goes moves few.
-  size_t PickBest(const std::vector<Candidate>& candidates) const {
+  size_t PickBest(std::vector<Candidate> candidates) const {
+    if (request_.policy == PlacementPolicy::kRoundRobin) return PickNext(candidates);
+    if (request_.policy == PlacementPolicy::kLeastLoad) {
+      for (Candidate& candidate : candidates) candidate.seconds = Running(*candidate.worker);
+    }
     double least = std::numeric_limits<double>::infinity();
     for (const Candidate& candidate : candidates) least = std::min(least, candidate.seconds);
     const bool has_affinity = request_.affinity != 0;
@@ -160,6 +165,13 @@ class Chooser {
     const size_t first = equals[request_.random % equals.size()];
     const size_t second = equals[(request_.random >> 32) % equals.size()];
     return candidates[second].worker->legs < candidates[first].worker->legs ? second : first;
+  }
+  size_t PickNext(const std::vector<Candidate>& candidates) const {
+    std::vector<size_t> by_name(candidates.size());
+    std::iota(by_name.begin(), by_name.end(), 0);
+    const auto name_of = [&](size_t i) -> const std::string& { return candidates[i].worker->registration.worker_id; };
+    std::sort(by_name.begin(), by_name.end(), [&](size_t a, size_t b) { return name_of(a) < name_of(b); });
+    return by_name[request_.turn % by_name.size()];
   }
   uint64_t Fit(const std::string& worker) const {
     return XXH3_64bits_withSeed(worker.data(), worker.size(), request_.affinity);
@@ -211,7 +223,10 @@ class Chooser {
   }
 
   std::optional<Placement> SoonerOnDecode(const Candidate& prefill) const {
-    if (request_.conditional_prefill_tokens <= 0 || request_.fixed_prefill.is_set()) return std::nullopt;
+    if (request_.conditional_prefill_tokens <= 0 || request_.fixed_prefill.is_set() ||
+        request_.policy != PlacementPolicy::kPredicted) {
+      return std::nullopt;
+    }
     const std::optional<Candidate> decode = BestForBoth(request_.conditional_prefill_tokens);
     if (!decode.has_value()) return std::nullopt;
     // It begins with the next step.

@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
+#include "common/topology.h"
 #include "router/cluster_view.h"
 
 namespace tandem {
@@ -27,6 +28,8 @@ struct PlacementRequest {
   int conditional_prefill_tokens = 0;
   // Requests with the same one go to the same workers where those are about as good as the best; 0: none.
   uint64_t affinity = 0;
+  PlacementPolicy policy = PlacementPolicy::kPredicted;
+  uint64_t turn = 0;  // Counts the requests, for kRoundRobin.
   // Decides between equals. Routers that share workers must not all choose the same.
   uint64_t random = 0;
 };
@@ -50,7 +53,7 @@ struct Placement {
 // missing: free pages, and a link that moves the KV faster than it is computed. Of the workers that are as good as the
 // best, two are drawn, and the one with fewer requests is taken; or, with an affinity, always the same one. UNAVAILABLE
 // (LINK_DOWN or WORKER_LOST) says what is missing; INVALID_ARGUMENT (REQUEST_TOO_LONG) when no worker could ever run
-// it.
+// it. Other policies choose among the same workers, and predict nothing; short prompts do not run on decode alone then.
 //
 // Cost: one lookup for each page of the prompt that some worker has, and a constant for each worker and link.
 absl::StatusOr<Placement> Place(const ClusterView& view, const PlacementRequest& request);

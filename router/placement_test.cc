@@ -98,6 +98,20 @@ TEST_F(PlacementTest, GoesToTheWorkerWhoseFirstTokenComesFirst) {
                                                    "at 1000 tokens/s)"));
 }
 
+TEST_F(PlacementTest, OtherPoliciesLookAtRequestsOrAtNothing) {
+  TwoPlusTwo();
+  MeasurePrefill(1, 10000);
+  MeasurePrefill(2, 100);
+  Cache(1);
+  State(1).running_requests = 2;
+  State(2).running_requests = 1;
+  State(12).running_requests = 1;
+  Expect(1, 11);
+  Expect(2, 11, {.policy = PlacementPolicy::kLeastLoad});
+  Expect(1, 11, {.policy = PlacementPolicy::kRoundRobin, .turn = 4});
+  Expect(2, 12, {.policy = PlacementPolicy::kRoundRobin, .turn = 5});
+}
+
 TEST_F(PlacementTest, WorkersNotYetMeasuredCountAsTheMeanOfTheOthers) {
   TwoPlusTwo();
   MeasurePrefill(1, 1000);

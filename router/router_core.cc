@@ -362,6 +362,8 @@ void RouterCore::Apply(Session* session, SessionActions actions) {
 void RouterCore::TryPlace(Session* session) {
   PlacementRequest request = session->machine->placement_request();
   request.conditional_prefill_tokens = options_.conditional_prefill_tokens;
+  request.policy = options_.placement;
+  request.turn = placements_++;
   if (options_.random_ties) request.random = DrawRandomId();
   absl::StatusOr<Placement> placement = Place(view_, request);
   if (placement.ok()) {

@@ -75,8 +75,9 @@ class RouterCore {
     absl::Duration worker_timeout = absl::Seconds(1);
     absl::Duration stuck_timeout = absl::Seconds(10);
     absl::Duration placement_timeout = absl::Seconds(10);
-    bool split = true;                    // The topology has prefill pools.
-    int conditional_prefill_tokens = 0;   // As PlacementRequest has it.
+    bool split = true;                   // The topology has prefill pools.
+    int conditional_prefill_tokens = 0;  // As PlacementRequest has it.
+    PlacementPolicy placement = PlacementPolicy::kPredicted;
     bool random_ties = false;             // Else PlacementRequest::random is 0.
     bool access_log = false;              // A log line for each call that ends.
     std::vector<ApiKeySettings> tenants;  // As ApiKeys has them.
@@ -172,6 +173,7 @@ class RouterCore {
   void CloseLeg(RequestId id);
   void FlushCommands();
 
+  uint64_t placements_ = 0;  // So far; the owner thread only.
   const Options options_;
   const Tokenizer& tokenizer_;
   RouterMetrics& metrics_;

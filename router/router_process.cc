@@ -150,6 +150,7 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   options.placement_timeout = topology.router.placement_timeout;
   options.tenants = api_keys_.tenants();
   options.access_log = topology.router.access_log;
+  options.placement = topology.router.placement;
   options.random_ties = topology.router.random_ties;
   options.conditional_prefill_tokens = static_cast<int>(topology.router.conditional_prefill_tokens);
   options.split = std::any_of(topology.pools.begin(), topology.pools.end(),

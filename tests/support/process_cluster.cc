@@ -143,6 +143,12 @@ bool ProcessCluster::AwaitReady() {
                       options_.prefill_replicas * options_.decode_replicas);
 }
 
+bool ProcessCluster::AwaitActive(int requests) {
+  return AwaitStatus(kPatience, [&](const ClusterSummary& status) {
+    return requests == 0 ? status.active_requests == 0 : status.active_requests >= requests;
+  });
+}
+
 bool ProcessCluster::AwaitWorkers(int workers, int links) {
   return AwaitStatus(kPatience, [&](const ClusterSummary& status) {
     int up = 0;

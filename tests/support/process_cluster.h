@@ -59,6 +59,8 @@ class ProcessCluster {
   // Every process is registered, every pair linked.
   bool AwaitReady();
   bool AwaitWorkers(int workers, int links);
+  // So many requests are active, or more; 0: none.
+  bool AwaitActive(int requests);
   // No request is active, every worker's pages sum to its pool and none is granted, committed, in
   // use or quarantined: within 5 s. Prints what is wrong when that does not come true.
   bool AwaitAllPagesFree();
