@@ -90,7 +90,29 @@ TEST(RollingRestartTest, ARouterThatIsSilentForAWhileIsWaitedFor) {
   const absl::Time begin = clock.Now();
   EXPECT_THAT(RestartPool("prefill", absl::Minutes(1), clock, silencing), IsOk());
   EXPECT_EQ(clock.Now() - begin, absl::Seconds(5));
-  EXPECT_THAT(cluster.told, HasSubstr("no other prefill worker: requests wait"));
+  EXPECT_THAT(cluster.told, HasSubstr("no other prefill worker: requests that wait"));
+}
+
+TEST(RollingRestartTest, AWorkerThatRestartedByItselfMeanwhileIsStillWaitedFor) {
+  FakeCluster cluster;
+  class Killing final : public RollingRestartActions {
+   public:
+    explicit Killing(FakeCluster& cluster) : cluster_(cluster) {}
+    absl::StatusOr<ClusterSummary> Status() override { return cluster_.Status(); }
+    absl::Status Restart(const std::string& worker) override {
+      // The next one is killed, and comes back as another incarnation.
+      if (cluster_.restarted.empty()) cluster_.cluster.workers[2].incarnation = Incarnation(77);
+      return cluster_.Restart(worker);
+    }
+    void Sleep(absl::Duration duration) override { cluster_.Sleep(duration); }
+    void Tell(const std::string& line) override { cluster_.Tell(line); }
+
+   private:
+    FakeCluster& cluster_;
+  } killing(cluster);
+  const absl::Time begin = cluster.clock.Now();
+  EXPECT_THAT(RestartPool("decode", absl::Minutes(1), cluster.clock, killing), IsOk());
+  EXPECT_EQ(cluster.clock.Now() - begin, absl::Seconds(6));
 }
 
 TEST(RollingRestartTest, StopsAtAWorkerThatDoesNotComeBackAndNamesTheRest) {
@@ -108,7 +130,7 @@ TEST(RollingRestartTest, BeginsNothingWhereAWorkerIsNotReadyOrThePoolIsUnknown) 
   EXPECT_THAT(RestartPool("decode", absl::Seconds(30), cluster.clock, cluster),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("decode-10 is degraded")));
   EXPECT_THAT(RestartPool("other", absl::Seconds(30), cluster.clock, cluster),
-              StatusIs(absl::StatusCode::kNotFound, HasSubstr("there is decode, prefill")));
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("pools that have some: decode, prefill")));
   EXPECT_THAT(cluster.restarted, IsEmpty());
 }
 

@@ -108,8 +108,9 @@ absl::StatusOr<ClientIdentity> IdentityOfEnvironment() {
   if (tls.certificate.path.empty() != tls.key.path.empty()) {
     return absl::InvalidArgumentError("TANDEM_TLS_CERTIFICATE and TANDEM_TLS_KEY go together: set both or none");
   }
-  if (!tls.is_set() && !tls.certificate.path.empty()) {
-    return absl::InvalidArgumentError("TANDEM_TLS_CERTIFICATE is for TLS, which TANDEM_TLS_AUTHORITIES turns on");
+  if (!tls.is_set() && (!tls.certificate.path.empty() || !tls.name.empty())) {
+    return absl::InvalidArgumentError(
+        "TANDEM_TLS_CERTIFICATE and TANDEM_TLS_NAME are for TLS, which TANDEM_TLS_AUTHORITIES turns on");
   }
   ASSIGN_OR_RETURN(identity.tls, LoadClientTls(tls));
   return identity;
@@ -129,9 +130,12 @@ struct RouterClient::Connection {
     absl::string_view cause = status.message();
     if (absl::StartsWith(cause, "failed to connect to all addresses")) cause.remove_prefix(cause.rfind(": ") + 2);
     // A server with TLS closes what does not begin as TLS does.
-    const bool wants_tls = !has_tls && cause == "Socket closed";
-    return absl::Status(status.code(), absl::StrCat("no router can be reached at ", router, ": ", cause,
-                                                    wants_tls ? "; if it has TLS, set TANDEM_TLS_AUTHORITIES" : ""));
+    const bool was_closed = cause == "Socket closed";
+    return absl::Status(status.code(),
+                        absl::StrCat("no router can be reached at ", router, ": ", cause,
+                                     !was_closed ? ""
+                                     : has_tls   ? "; if it wants a certificate, set TANDEM_TLS_CERTIFICATE"
+                                                 : "; if it has TLS, set TANDEM_TLS_AUTHORITIES"));
   }
 
   void Prepare(grpc::ClientContext& context, absl::Duration timeout) const {

@@ -238,9 +238,10 @@ void DecodeParts::StartAgent(const std::string& router, const ProcessPlan& plan)
     return heartbeat;
   };
   options.on_directive = [this](const RouterDirective& directive) {
-    if (!directive.drain || draining_.exchange(true)) return;
-    starts_again_ = directive.start_again;
-    RequestTermination();
+    if (!directive.drain) return;
+    const bool was_draining = draining_.exchange(true);
+    starts_again_ = directive.start_again && (!was_draining || starts_again_);  // Who says "leave" wins.
+    if (!was_draining) RequestTermination();
   };
   options.on_lost = [this, router] { reporter_->Forget(router); };
   agents_.push_back(std::make_unique<WorkerAgent>(server_->loop(), std::move(options)));

@@ -53,7 +53,7 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
   tandem top                   watch workers, queues, pages, links and speeds
   tandem explain REQUEST       why a request went to the workers that it went to
   tandem drain WORKER          let a worker finish and leave
-  tandem restart POOL          restart its workers one after the other; no request fails by it
+  tandem restart POOL          restart its workers one after the other, while the others serve
   tandem bench                 put load on it and report latencies, throughput and goodput
 
 The environment's TANDEM_API_KEY is sent where the router wants a key; for TLS, TANDEM_TLS_AUTHORITIES names a file with
@@ -353,19 +353,21 @@ struct Command {
   const char* name;
   const char* operand;  // How usage names it; null where there is none.
   bool needs_operand;
+  bool calls_router;  // As the environment says.
   int (*run)(const std::string& operand);
 };
 
 constexpr Command kCommands[] = {
-    {"check", "FILE", true, Check},
-    {"up", "FILE", true, Up},
-    {"generate", "\"question\"", false, Generate},
-    {"status", nullptr, false, [](const std::string&) { return Status(); }},
-    {"top", nullptr, false, [](const std::string&) { return Top(); }},
-    {"explain", "REQUEST", true, Explain},
-    {"drain", "WORKER", true, Drain},
-    {"restart", "POOL", true, Restart},
-    {"bench", "B.json", false, [](const std::string& other) { return Bench(absl::GetFlag(FLAGS_router), other); }},
+    {"check", "FILE", true, false, Check},
+    {"up", "FILE", true, false, Up},
+    {"generate", "\"question\"", false, true, Generate},
+    {"status", nullptr, false, true, [](const std::string&) { return Status(); }},
+    {"top", nullptr, false, true, [](const std::string&) { return Top(); }},
+    {"explain", "REQUEST", true, true, Explain},
+    {"drain", "WORKER", true, true, Drain},
+    {"restart", "POOL", true, true, Restart},
+    {"bench", "B.json", false, true,
+     [](const std::string& other) { return Bench(absl::GetFlag(FLAGS_router), other); }},
 };
 
 int Run(const std::vector<char*>& arguments) {
@@ -383,7 +385,9 @@ int Run(const std::vector<char*>& arguments) {
             command->operand == nullptr ? "" : command->operand);
     return 2;
   }
-  if (absl::Status status = IdentityOfEnvironment().status(); !status.ok()) return Fail(status, 2);
+  if (absl::Status status = IdentityOfEnvironment().status(); command->calls_router && !status.ok()) {
+    return Fail(status, 2);
+  }
   return command->run(operands == 0 ? "" : arguments[2]);
 }
 

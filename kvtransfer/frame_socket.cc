@@ -114,7 +114,9 @@ void FrameSocket::OnEvent(uint32_t events) {
   if ((events & EPOLLOUT) != 0) Flush();
   const bool can_read = (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
   if (can_read || read_wants_write_) ReadAll();
-  if (*alive && tls_ != nullptr) Flush();  // It may have waited for what was read.
+  if (!*alive || tls_ == nullptr) return;
+  Flush();                                  // It may have waited for what was read.
+  if (!tls_->failure().empty()) ReadAll();  // Which tells of it.
 }
 
 ssize_t FrameSocket::ReadSome(char* to, size_t room) {
@@ -202,7 +204,8 @@ void FrameSocket::Flush() {
 void FrameSocket::AwaitEvents() {
   const bool awaits_write = read_wants_write_ || (write_wants_write_ && !unsent_.empty());
   if (std::exchange(awaits_write_, awaits_write) == awaits_write) return;
-  loop_.ChangeEvents(fd_, EPOLLIN | EPOLLRDHUP | (awaits_write ? EPOLLOUT : 0u));
+  // What can be read would only wake a read that has to write first.
+  loop_.ChangeEvents(fd_, EPOLLRDHUP | (read_wants_write_ ? 0u : EPOLLIN) | (awaits_write ? EPOLLOUT : 0u));
 }
 
 void FrameSocket::Close(const std::string& reason) {

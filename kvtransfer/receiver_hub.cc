@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -26,7 +27,7 @@ class ReceiverHub::Connection {
     socket_ = std::make_unique<FrameSocket>(
         *hub_.loop_, fd,
         FrameSocket::Callbacks{.on_frame = [this](absl::string_view payload) { OnFrame(payload); },
-                               .on_closed = [this](const std::string& reason) { Close(reason); }},
+                               .on_closed = [this](const std::string& reason) { OnSocketClosed(reason); }},
         hub_.options_.tls);
   }
 
@@ -68,6 +69,12 @@ class ReceiverHub::Connection {
       exports_.push_back(*std::move(pool));
     }
     Send(hello);
+  }
+
+  // One that was refused by TLS is told of by nobody else here.
+  void OnSocketClosed(const std::string& reason) {
+    if (!up_ && absl::StartsWith(reason, "TLS: ")) LogWarning("link not made", {{"cause", reason}});
+    Close(reason);
   }
 
   void Close(const std::string& reason, bool process_ended = false) {

@@ -224,9 +224,10 @@ void PrefillParts::StartAgent(const std::string& router, const ProcessPlan& plan
   };
   options.on_directive = [this, router](const RouterDirective& directive) {
     engine_->Post([this, router, peers = directive.peers](Engine&) { SetPeers(peers_.Set(router, peers)); });
-    if (!directive.drain || draining_.exchange(true)) return;
-    starts_again_ = directive.start_again;
-    RequestTermination();
+    if (!directive.drain) return;
+    const bool was_draining = draining_.exchange(true);
+    starts_again_ = directive.start_again && (!was_draining || starts_again_);  // Who says "leave" wins.
+    if (!was_draining) RequestTermination();
   };
   options.on_lost = [this, router] {
     reporter_->Forget(router);

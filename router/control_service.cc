@@ -29,8 +29,9 @@ class ControlService::Registration final : public ServerStream<v1::WorkerReport,
   explicit Registration(ControlService& service) : service_(service) {}
 
   void Direct(const RouterDirective& directive) {
-    // A drain is never taken back, and how it ends is as the first one said.
-    if (!std::exchange(draining_, draining_ || directive.drain)) starts_again_ = directive.start_again;
+    // A drain is never taken back; nor is that the worker is to leave for good.
+    if (directive.drain) starts_again_ = directive.start_again && (!draining_ || starts_again_);
+    draining_ |= directive.drain;
     Send([&](v1::RouterDirective& out) {
       out.Clear();  // The newest list replaces one that waits.
       EncodeDirective(directive, &out);

@@ -117,7 +117,7 @@ void WarnOfOpenDoors(const Topology& topology) {
   for (const auto& [key, address] : {std::pair<absl::string_view, absl::string_view>{"listen", topology.router.listen},
                                      {"http_listen", topology.router.http_listen}}) {
     if (!IsReachable(address)) continue;
-    if (topology.router.api_keys.empty()) {
+    if (topology.router.api_keys.empty() && topology.tls.client_authorities.path.empty()) {
       LogWarning("everybody who reaches the router may call it: set router.api_keys", {{key, address}});
     }
     if (!topology.tls.is_set()) {
@@ -128,7 +128,7 @@ void WarnOfOpenDoors(const Topology& topology) {
   if (IsReachable(topology.router.metrics_listen)) {
     LogWarning("everybody who reaches it may read the metrics", {{"metrics_listen", topology.router.metrics_listen}});
   }
-  if (topology.cluster_secret.is_set()) return;
+  if (topology.cluster_secret.is_set() || topology.tls.is_set()) return;
   constexpr absl::string_view kNoSecret =
       "whoever reaches it may pass for a process of the cluster: set cluster.secret_file";
   if (IsReachable(topology.router.listen)) LogWarning(kNoSecret, {{"listen", topology.router.listen}});

@@ -3,8 +3,6 @@
 #include <grpc/grpc_security_constants.h>
 #include <grpcpp/grpcpp.h>
 
-#include <algorithm>
-
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/rpc/authorization.h"
@@ -16,12 +14,17 @@ namespace {
 
 bool IsUnixSocket(absl::string_view address) { return absl::StartsWith(address, "unix:"); }
 
-// gRPC has verified the certificate by the authorities then.
-bool HasName(const grpc::ServerContext& context, const std::string& name) {
+// Of a client's certificates, its own first; empty where it showed none.
+std::string ChainOf(const grpc::ServerContext& context) {
+  std::string chain;
   const std::shared_ptr<const grpc::AuthContext> shown = context.auth_context();
-  if (shown == nullptr || !shown->IsPeerAuthenticated()) return false;
-  const std::vector<grpc::string_ref> names = shown->FindPropertyValues(GRPC_X509_SAN_PROPERTY_NAME);
-  return std::any_of(names.begin(), names.end(), [&](grpc::string_ref one) { return one == name; });
+  if (shown == nullptr) return chain;
+  for (const char* property : {GRPC_X509_PEM_CERT_PROPERTY_NAME, GRPC_X509_PEM_CERT_CHAIN_PROPERTY_NAME}) {
+    for (const grpc::string_ref& pem : shown->FindPropertyValues(property)) {
+      absl::StrAppend(&chain, absl::string_view(pem.data(), pem.size()), "\n");
+    }
+  }
+  return chain;
 }
 
 }  // namespace
@@ -52,10 +55,13 @@ std::shared_ptr<grpc::ChannelCredentials> ChannelCredentialsOf(const TlsIdentity
 }
 
 std::optional<grpc::Status> RefusalOfPeer(const grpc::ServerContext& context, const PeerTrust& trust) {
-  if (trust.tls != nullptr && !IsUnixSocket(context.peer()) && !HasName(context, trust.tls->name)) {
-    return grpc::Status(
-        grpc::StatusCode::UNAUTHENTICATED,
-        absl::StrCat("no certificate of the cluster's was shown: it must have the name ", trust.tls->name));
+  if (trust.tls != nullptr && !IsUnixSocket(context.peer())) {
+    // gRPC takes the clients' authorities as well, for their calls.
+    const absl::Status status = CheckProcess(*trust.tls, ChainOf(context), TlsUse::kClient);
+    if (!status.ok()) {
+      return grpc::Status(grpc::StatusCode::UNAUTHENTICATED,
+                          absl::StrCat("no process of this cluster: its certificate ", status.message()));
+    }
   }
   if (!trust.secret.empty() && !IsSameSecret(MetadataOf(context, kPeerSecretKey), trust.secret)) {
     return grpc::Status(grpc::StatusCode::UNAUTHENTICATED, "the cluster's secret is missing or is another one");

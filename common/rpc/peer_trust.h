@@ -29,9 +29,10 @@ enum class Callers {
 // Errors as of ReadClusterSecret and LoadTls.
 absl::StatusOr<PeerTrust> ReadPeerTrust(const Topology& topology);
 
+// Of a server at `address`.
 std::shared_ptr<grpc::ServerCredentials> ServerCredentialsOf(const PeerTrust& trust, const std::string& address,
                                                              Callers callers);
-// Null `tls`: in the clear.
+// Of a channel to `address`. Null `tls`: in the clear.
 std::shared_ptr<grpc::ChannelCredentials> ChannelCredentialsOf(const TlsIdentity* tls, const std::string& address);
 
 // What a call ends with that wants to be one of the cluster's processes and is none.

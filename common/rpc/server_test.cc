@@ -10,6 +10,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/client_stream.h"
+#include "common/rpc/fake_control.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/server_runner.h"
 #include "common/rpc/session_server.h"
@@ -20,12 +21,10 @@
 #include "tandem/v1/control.grpc.pb.h"
 #include "tandem/v1/worker.grpc.pb.h"
 #include "tests/support/status_matchers.h"
-#include "tests/support/test_certificates.h"
 
 namespace tandem {
 namespace {
 
-using ::testing::AnyOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -35,7 +34,7 @@ using ::testing::UnorderedElementsAre;
 namespace health = grpc::health::v1;
 namespace reflection = grpc::reflection::v1alpha;
 
-constexpr absl::Duration kPatience = absl::Seconds(20);
+constexpr absl::Duration kPatience = FakeControl::kPatience;
 
 // Answers every start with one token, and notes what it sees.
 class EchoHandler final : public SessionHandler {
@@ -303,63 +302,6 @@ TEST_F(SessionTest, ADeadAddressEndsTheStream) {
   EXPECT_EQ(stream->AwaitClosed(), grpc::StatusCode::UNAVAILABLE);
 }
 
-// A router's Control service that answers nothing, or the registration of each stream, and notes what comes.
-class FakeControl {
- public:
-  explicit FakeControl(bool answers, PeerTrust trust = {}, Callers callers = Callers::kProcesses) : answers_(answers) {
-    auto server =
-        ServerRunner::Start("127.0.0.1:0", {{&service_, v1::Control::service_full_name()}}, std::move(trust), callers);
-    EXPECT_THAT(server, IsOk());
-    server_ = *std::move(server);
-    Await();
-    server_->StartThread();
-  }
-  ~FakeControl() { server_.reset(); }
-  CompletionLoop& loop() { return server_->loop(); }
-  const std::string& address() const { return server_->address(); }
-  void EndStreams() {
-    absl::MutexLock lock(&mu_);
-    for (const auto& stream : streams_) stream->Finish({grpc::StatusCode::ABORTED, "expelled"});
-  }
-  std::vector<std::string> AwaitReports(size_t count) {
-    absl::MutexLock lock(&mu_);
-    auto enough = [this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return reports_.size() >= count; };
-    mu_.AwaitWithTimeout(absl::Condition(&enough), kPatience);
-    return reports_;
-  }
-
- private:
-  class Stream final : public ServerStream<v1::WorkerReport, v1::RouterDirective> {
-   public:
-    explicit Stream(FakeControl& owner) : owner_(owner) {}
-
-   private:
-    void OnOpen() override {
-      owner_.Await();
-      absl::MutexLock lock(&owner_.mu_);
-      owner_.streams_.push_back(std::static_pointer_cast<Stream>(shared_from_this()));
-    }
-    void OnMessage(v1::WorkerReport& report) override {
-      if (report.has_registration() && owner_.answers_) Send([](v1::RouterDirective&) {});
-      absl::MutexLock lock(&owner_.mu_);
-      owner_.reports_.push_back(report.has_registration() ? report.registration().worker_id()
-                                                          : report.heartbeat().state());
-    }
-    FakeControl& owner_;
-  };
-  void Await() {
-    std::make_shared<Stream>(*this)->Await(server_->loop(),
-                                           [this](auto... arguments) { service_.RequestRegister(arguments...); });
-  }
-
-  const bool answers_;
-  v1::Control::AsyncService service_;
-  absl::Mutex mu_;
-  std::vector<std::shared_ptr<Stream>> streams_ ABSL_GUARDED_BY(mu_);
-  std::vector<std::string> reports_ ABSL_GUARDED_BY(mu_);
-  std::unique_ptr<ServerRunner> server_;
-};
-
 // An agent whose heartbeats say in their state whether all must be told.
 std::unique_ptr<WorkerAgent> StartAgent(FakeControl& control, const std::string& address, absl::Duration heartbeat) {
   WorkerAgent::Options options{
@@ -419,117 +361,6 @@ TEST(UnaryMethodTest, AnAnswerThatNobodyWillGiveIsUnavailable) {
     request.set_worker_id(std::string(worker));
     v1::DrainResponse response;
     EXPECT_EQ(stub->Drain(&context, request, &response).error_code(), code) << worker;
-  }
-}
-
-// A worker's stream that reports one heartbeat.
-class ReportStream final : public ClientStream<v1::WorkerReport, v1::RouterDirective> {
- public:
-  grpc::StatusCode AwaitClosed() {
-    absl::MutexLock lock(&mu_);
-    EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&closed_), kPatience));
-    return code_;
-  }
-
- private:
-  void OnMessage(v1::RouterDirective&) override {}
-  void OnClosed(const grpc::Status& status) override {
-    absl::MutexLock lock(&mu_);
-    code_ = status.error_code();
-    closed_ = true;
-  }
-  absl::Mutex mu_;
-  bool closed_ ABSL_GUARDED_BY(mu_) = false;
-  grpc::StatusCode code_ ABSL_GUARDED_BY(mu_) = grpc::StatusCode::OK;
-};
-
-TEST_F(ServerTest, OnlyAProcessOfTheClusterOpensAStream) {
-  FakeControl control(/*answers=*/true, {.secret = "0123456789abcdef"}),
-      other(/*answers=*/true, {.secret = "0123456789abcdeX"});
-  const auto dial = [&](CompletionLoop& loop) {
-    auto stream = std::make_shared<ReportStream>();
-    auto channel = NewChannel(control.address(), /*tls=*/nullptr);
-    stream->Start(loop,
-                  [&](auto... arguments) { return v1::Control::NewStub(channel)->PrepareAsyncRegister(arguments...); });
-    stream->Send([](v1::WorkerReport& report) { report.mutable_heartbeat()->set_state("ready"); });
-    return stream;
-  };
-  EXPECT_EQ(dial(server_->loop())->AwaitClosed(), grpc::StatusCode::UNAUTHENTICATED);  // Knows none.
-  EXPECT_EQ(dial(other.loop())->AwaitClosed(), grpc::StatusCode::UNAUTHENTICATED);     // Knows another one.
-  EXPECT_THAT(control.AwaitReports(0), IsEmpty());
-  auto known = dial(control.loop());
-  EXPECT_THAT(control.AwaitReports(1), ElementsAre("ready"));
-  control.EndStreams();
-  EXPECT_EQ(known->AwaitClosed(), grpc::StatusCode::ABORTED);
-}
-
-// Identities that believe one authority, and one that another one has signed.
-struct Identities {
-  static std::shared_ptr<const TlsIdentity> Make(const TestAuthority& signer, const TestAuthority& trusted,
-                                                 const std::vector<std::string>& names, bool wants_clients = false) {
-    const TestAuthority::Signed own = signer.Sign(names);
-    return std::make_shared<const TlsIdentity>(TlsIdentity{own.certificate, own.key, trusted.certificate(),
-                                                           wants_clients ? trusted.certificate() : std::string(),
-                                                           "tandem"});
-  }
-  const TestAuthority authority{"cluster"}, other{"other"};
-  const std::shared_ptr<const TlsIdentity> process = Make(authority, authority, {"tandem", "127.0.0.1"}),
-                                           named_else = Make(authority, authority, {"client"}),
-                                           signed_else = Make(other, authority, {"tandem"}),
-                                           believes_else = Make(authority, other, {"tandem"});
-};
-
-TEST(TlsTest, OnlyProcessesWithTheirCertificateOpenAStream) {
-  const Identities identities;
-  for (const Callers callers : {Callers::kProcesses, Callers::kClientsAsWell}) {
-    FakeControl control(/*answers=*/true, {.tls = identities.process}, callers);
-    const auto dial = [&](const TlsIdentity* identity) {
-      auto stream = std::make_shared<ReportStream>();
-      auto channel = NewChannel(control.address(), identity);
-      stream->Start(control.loop(), [&](auto... arguments) {
-        return v1::Control::NewStub(channel)->PrepareAsyncRegister(arguments...);
-      });
-      stream->Send([](v1::WorkerReport& report) { report.mutable_heartbeat()->set_state("ready"); });
-      return stream;
-    };
-    const TlsIdentity shows_none{.authorities = identities.authority.certificate(), .name = "tandem"};
-    for (const TlsIdentity* identity : {&shows_none, identities.named_else.get(), identities.signed_else.get(),
-                                        identities.believes_else.get(), static_cast<const TlsIdentity*>(nullptr)}) {
-      EXPECT_THAT(dial(identity)->AwaitClosed(),
-                  AnyOf(grpc::StatusCode::UNAUTHENTICATED, grpc::StatusCode::UNAVAILABLE));
-    }
-    EXPECT_THAT(control.AwaitReports(0), IsEmpty());
-    auto known = dial(identities.process.get());
-    EXPECT_THAT(control.AwaitReports(1), ElementsAre("ready"));
-    control.EndStreams();
-    EXPECT_EQ(known->AwaitClosed(), grpc::StatusCode::ABORTED);
-  }
-}
-
-TEST(TlsTest, ClientsNeedACertificateOnlyWhereTheServerWantsOne) {
-  const Identities identities;
-  for (const bool wants : {false, true}) {
-    v1::Control::AsyncService service;
-    const auto own = Identities::Make(identities.authority, identities.authority, {"tandem", "127.0.0.1"}, wants);
-    ASSERT_OK_AND_ASSIGN(auto server, ServerRunner::Start("127.0.0.1:0", {{&service, v1::Control::service_full_name()}},
-                                                          {.tls = own}, Callers::kClientsAsWell));
-    server->StartThread();
-    const auto code_of = [&](const TlsIdentity* identity) {
-      auto stub = health::Health::NewStub(NewChannel(server->address(), identity));
-      grpc::ClientContext context;
-      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
-      health::HealthCheckResponse response;
-      return stub->Check(&context, {}, &response).error_code();
-    };
-    // The server must have the address that is dialled, where the client asks for no name.
-    TlsIdentity client{.authorities = identities.authority.certificate()};
-    EXPECT_EQ(code_of(&client), wants ? grpc::StatusCode::UNAVAILABLE : grpc::StatusCode::OK);
-    EXPECT_EQ(code_of(nullptr), grpc::StatusCode::UNAVAILABLE);
-    client.name = "elsewhere";
-    EXPECT_EQ(code_of(&client), grpc::StatusCode::UNAVAILABLE);
-    EXPECT_EQ(code_of(identities.signed_else.get()), grpc::StatusCode::UNAVAILABLE);
-    client = *identities.named_else;
-    EXPECT_EQ(code_of(&client), grpc::StatusCode::OK);
   }
 }
 

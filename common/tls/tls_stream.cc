@@ -1,6 +1,5 @@
 #include "common/tls/tls_stream.h"
 
-#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -14,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "common/tls/pem.h"
 
 namespace tandem {
 namespace {
@@ -28,13 +28,8 @@ std::string LastError() {
 
 absl::Status Failed(const char* what) { return absl::InternalError(absl::StrCat("TLS: ", what, ": ", LastError())); }
 
-using Bytes = std::unique_ptr<BIO, decltype(&BIO_free_all)>;
-Bytes BytesOf(const std::string& pem) {
-  return {BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())), BIO_free_all};
-}
-
 void AddAuthorities(SSL_CTX* context, const std::string& pem) {
-  const Bytes bytes = BytesOf(pem);
+  const std::unique_ptr<BIO, BytesDeleter> bytes = PemBytes(pem);
   while (X509* certificate = PEM_read_bio_X509(bytes.get(), nullptr, nullptr, nullptr)) {
     X509_STORE_add_cert(SSL_CTX_get_cert_store(context), certificate);
     X509_free(certificate);
@@ -43,7 +38,7 @@ void AddAuthorities(SSL_CTX* context, const std::string& pem) {
 }
 
 absl::Status ShowCertificate(SSL_CTX* context, const TlsIdentity& identity) {
-  const Bytes chain = BytesOf(identity.certificate), key_bytes = BytesOf(identity.key);
+  const std::unique_ptr<BIO, BytesDeleter> chain = PemBytes(identity.certificate), key_bytes = PemBytes(identity.key);
   X509* own = PEM_read_bio_X509(chain.get(), nullptr, nullptr, nullptr);
   const bool used_own = own != nullptr && SSL_CTX_use_certificate(context, own) == 1;
   X509_free(own);
@@ -69,6 +64,8 @@ absl::StatusOr<SSL_CTX*> NewContext(const SSL_METHOD* method) {
   SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_IGNORE_UNEXPECTED_EOF);
   SSL_CTX_set_mode(context,
                    SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+  // As gRPC: an authority need not be a root.
+  X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
   SSL_CTX_set_session_id_context(context, kSessions, sizeof(kSessions) - 1);
   return context;
 }
@@ -82,12 +79,14 @@ absl::StatusOr<std::shared_ptr<const TlsContext>> TlsContext::ForServer(const Tl
       new TlsContext(context, /*is_server=*/true, is_process ? identity.name : std::string()));
   RETURN_IF_ERROR(ShowCertificate(context, identity));
   if (!is_process && identity.client_authorities.empty()) return made;
-  AddAuthorities(context, is_process ? identity.authorities : identity.client_authorities);
+  AddAuthorities(context, identity.authorities);
+  if (!is_process) AddAuthorities(context, identity.client_authorities);
   SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
   return made;
 }
 
 absl::StatusOr<std::shared_ptr<const TlsContext>> TlsContext::ForClient(const TlsIdentity& identity) {
+  if (identity.name.empty()) return absl::InvalidArgumentError("TLS: the other side must be asked for a name");
   ASSIGN_OR_RETURN(SSL_CTX * context, NewContext(TLS_client_method()));
   std::shared_ptr<const TlsContext> made(new TlsContext(context, /*is_server=*/false, identity.name));
   if (!identity.certificate.empty()) RETURN_IF_ERROR(ShowCertificate(context, identity));
@@ -105,7 +104,11 @@ TlsStream::TlsStream(std::shared_ptr<const TlsContext> context, int socket)
     return;
   }
   if (!context_->peer_name_.empty()) {
-    SSL_set1_host(ssl_, context_->peer_name_.c_str());
+    SSL_set_hostflags(ssl_, kHostFlags);
+    if (SSL_set1_host(ssl_, context_->peer_name_.c_str()) != 1) {
+      failure_ = absl::StrCat("TLS: ", LastError());
+      return;
+    }
     if (!context_->is_server_) SSL_set_tlsext_host_name(ssl_, context_->peer_name_.c_str());
   }
   context_->is_server_ ? SSL_set_accept_state(ssl_) : SSL_set_connect_state(ssl_);

@@ -15,17 +15,17 @@ namespace tandem {
 
 // What the TLS connections of one kind have in common; TLS 1.2 and newer.
 //
-// Thread-safety: thread-safe.
+// Thread-safety: thread-safe. Ownership: shared by its streams.
 class TlsContext {
  public:
   // Whom the other side must be.
   enum class Peer {
-    kAnyone,   // It shows no certificate, or, with client_authorities, one that these signed.
+    kAnyone,   // It shows no certificate, or, with client_authorities, one that these or the authorities signed.
     kProcess,  // One of the cluster: its certificate has the name, and the authorities signed it.
   };
   // INTERNAL: OpenSSL does not take what LoadTls has checked.
   static absl::StatusOr<std::shared_ptr<const TlsContext>> ForServer(const TlsIdentity& identity, Peer peer);
-  // The other side must be a kProcess.
+  // The other side must be a kProcess. INVALID_ARGUMENT: the identity has no name to ask for.
   static absl::StatusOr<std::shared_ptr<const TlsContext>> ForClient(const TlsIdentity& identity);
   ~TlsContext();
   TlsContext(const TlsContext&) = delete;
@@ -42,6 +42,8 @@ class TlsContext {
 
 // TLS over a socket of the caller's, which reads and writes as far as the socket does not block: the handshake is part
 // of the first reads and writes. Reading may want to write, and the other way round.
+//
+// A write to a socket that the peer has closed raises SIGPIPE, which programs ignore (common/process).
 //
 // Thread-safety: not thread-safe. Ownership: the socket outlives it.
 class TlsStream {

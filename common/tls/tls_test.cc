@@ -73,6 +73,15 @@ TEST_F(TlsIdentityTest, ErrorsNameTheKeyWithItsLineAndTheFile) {
                     AllOf(HasSubstr(std::string("cluster.yaml:7: tls.") + key + ": /"), HasSubstr(cause)));
   };
   EXPECT_THAT(error_of([](auto& s) { s.key.path += "-missing"; }), says("key", "cannot be read"));
+  EXPECT_THAT(error_of([](auto& s) { s.authorities.path = testing::TempDir(); }),
+              says("authorities", "cannot be read"));
+  EXPECT_THAT(error_of([&](auto& s) {
+                s.authorities =
+                    File("authorities",
+                         authority_.certificate() + "-----BEGIN CERTIFICATE-----\nbroken\n-----END CERTIFICATE-----\n");
+              }),
+              says("authorities", "one that cannot be read"));
+  settings_.authorities = File("authorities", authority_.certificate());
   EXPECT_THAT(error_of([&](auto& s) { s.certificate = File("certificate", "no PEM"); }),
               says("certificate", "holds no certificate"));
   settings_.certificate = File("certificate", own_.certificate);
@@ -87,7 +96,22 @@ TEST_F(TlsIdentityTest, ErrorsNameTheKeyWithItsLineAndTheFile) {
   const TestAuthority::Signed over = authority_.Sign({"tandem"}, /*is_over=*/true);
   settings_.certificate = File("certificate", over.certificate);
   settings_.key = File("key", over.key);
-  EXPECT_THAT(LoadTls(settings_).status(), says("certificate", "not valid any more"));
+  EXPECT_THAT(LoadTls(settings_).status(), says("certificate", "certificate has expired"));
+}
+
+TEST_F(TlsIdentityTest, OnlyWhatTheAuthoritiesSignedForThisNameIsAProcess) {
+  ASSERT_OK_AND_ASSIGN(auto identity, LoadTls(settings_));
+  const TestAuthority other("other"), intermediate("intermediate", &authority_);
+  const auto check = [&](const std::string& chain) { return CheckProcess(*identity, chain, TlsUse::kClient); };
+  const auto fails = [](const char* cause) { return StatusIs(absl::StatusCode::kUnauthenticated, HasSubstr(cause)); };
+  EXPECT_THAT(check(own_.certificate), IsOk());
+  EXPECT_THAT(check(intermediate.Sign({"tandem"}).certificate + intermediate.certificate()), IsOk());
+  EXPECT_THAT(check(intermediate.Sign({"tandem"}).certificate), fails("unable to get local issuer"));
+  EXPECT_THAT(check(other.Sign({"tandem"}).certificate), fails("unable to get local issuer"));
+  // The first name is the subject's common name, too, which does not count.
+  EXPECT_THAT(check(authority_.Sign({"127.0.0.1"}).certificate), fails("no DNS name"));
+  EXPECT_THAT(check(authority_.Sign({"*.tandem"}).certificate), fails("no DNS name"));
+  EXPECT_THAT(check(""), fails("no certificate"));
 }
 
 // Two ends over a pair of sockets that do not block.
@@ -162,6 +186,18 @@ TEST_F(TlsStreamTest, AServerOfAnotherNameOrAuthorityIsNotBelieved) {
     EXPECT_EQ(Move(*client_, *server_, "secret"), "");
     EXPECT_THAT(client_->failure(), HasSubstr(cause));
   }
+}
+
+TEST_F(TlsStreamTest, AnAuthorityNeedNotBeARoot) {
+  const TestAuthority intermediate("intermediate", &authority_);
+  const TlsIdentity process = Identity(intermediate, intermediate, "tandem");
+  Connect(process, TlsContext::Peer::kProcess, process);
+  EXPECT_EQ(Move(*client_, *server_, "hello"), "hello");
+}
+
+TEST_F(TlsStreamTest, AClientMustAskForAName) {
+  EXPECT_THAT(TlsContext::ForClient({.authorities = authority_.certificate()}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(TlsStreamTest, AClientThatIsNoProcessIsTurnedAway) {

@@ -65,7 +65,9 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   const int end_tile = static_cast<int>(static_cast<int64_t>(tiles) * (part.split + 1) / part.splits);
 
   const uint32_t stages = SharedAddress(shared) + warp * S::kWarpBytes;
-  const uint64_t policy = ReadOncePolicy();  // With it, steps of few sequences take 4 to 6 % less.
+  // Steps of few sequences take 4 to 6 % less with it. Blocks that share a sequence's head run at the same time; where
+  // several sequences share a prefix it may be read anew for each.
+  const uint64_t policy = ReadOncePolicy();
   const uint8_t* head_base = a.pages.base + kv_head * a.pages.head_bytes;
   const auto start_copy = [&](int tile, int stage) {
     if (tile < end_tile) {

@@ -178,9 +178,8 @@ size_t HttpConnection::ReadSome(BoostError& error) {
     count += progress.bytes;
     if (progress.state == TlsStream::State::kDone) continue;
     read_wants_write_ = progress.state == TlsStream::State::kWantsWrite;
-    if (count > 0) break;  // What ends it comes again.
-    const bool waits = read_wants_write_ || progress.state == TlsStream::State::kWantsRead;
-    error = waits ? BoostError(asio::error::would_block) : BoostError(asio::error::eof);
+    read_ended_ = !read_wants_write_ && progress.state != TlsStream::State::kWantsRead;
+    if (count == 0) error = read_ended_ ? BoostError(asio::error::eof) : BoostError(asio::error::would_block);
     break;
   }
   return count;
@@ -203,9 +202,8 @@ void HttpConnection::OnReadable() {
   BoostError error;
   const size_t count = ReadSome(error);
   if (error && error != asio::error::would_block) {
-    if (tls_ != nullptr && tls_->peer_speaks_http())
-      socket_.write_some(asio::buffer(kWithoutTls.data(), kWithoutTls.size()), error);
-    Close();
+    const bool has_failed = tls_ != nullptr && !tls_->failure().empty();
+    has_failed&& exchange_ == nullptr && !lingering_ ? EndWithoutTls() : Close();
     return;
   }
   const absl::string_view bytes(shared_.read_buffer.data(), count);
@@ -223,6 +221,7 @@ void HttpConnection::OnReadable() {
     ParseInput();
     AwaitReadable();
   }
+  if (read_ended_) Close();  // The socket would not tell of it again.
 }
 
 void HttpConnection::ParseInput() {
@@ -317,6 +316,7 @@ void HttpConnection::AppendHead(int status, absl::string_view content_type, absl
 
 void HttpConnection::Append(absl::string_view output) {
   if (closed_) return;
+  if (output_.empty()) last_flush_ = Clock::Real().Now();
   output_.append(output.data(), output.size());
   ScheduleFlush();
 }
@@ -328,7 +328,7 @@ void HttpConnection::ScheduleFlush() {
 void HttpConnection::Flush() {
   flush_scheduled_ = false;
   if (closed_ || awaits_writable_) return;
-  last_flush_ = Clock::Real().Now();
+  if (sent_ < output_.size()) write_wants_read_ = false;
   while (sent_ < output_.size()) {
     BoostError error;
     const size_t count = WriteSome(error);
@@ -347,6 +347,7 @@ void HttpConnection::Flush() {
       return;
     }
     sent_ += count;
+    last_flush_ = Clock::Real().Now();
   }
   output_.clear();
   sent_ = 0;
@@ -386,6 +387,16 @@ void HttpConnection::Linger() {
   BoostError error;
   socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
   AwaitReadable();
+}
+
+void HttpConnection::EndWithoutTls() {
+  BoostError error;
+  if (tls_->peer_speaks_http()) socket_.write_some(asio::buffer(kWithoutTls.data(), kWithoutTls.size()), error);
+  tls_.reset();  // It has said why; what still comes is read and dropped.
+  read_ended_ = read_wants_write_ = write_wants_read_ = false;
+  output_.clear();
+  sent_ = 0;
+  Linger();
 }
 
 void HttpConnection::EndAfterThis() {

@@ -82,6 +82,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void AppendHead(int status, absl::string_view content_type, absl::string_view more);
   void FinishExchange();
   void Linger();
+  // TLS has failed before a request came.
+  void EndWithoutTls();
   // As the socket's read_some and write_some, through TLS where there is some. would_block: again when
   // AwaitReadable's, or the socket's own, next event has come.
   size_t ReadSome(boost::system::error_code& error);
@@ -90,6 +92,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   boost::asio::ip::tcp::socket socket_;
   std::unique_ptr<TlsStream> tls_;                            // Null: in the clear.
   bool read_wants_write_ = false, write_wants_read_ = false;  // Of TLS.
+  bool read_ended_ = false;                                   // Of TLS: nothing follows what was read.
   HttpConnections& shared_;
   std::unique_ptr<Parser> parser_;      // Of a request that has begun.
   std::shared_ptr<Exchange> exchange_;  // While a request is answered.

@@ -20,6 +20,12 @@
 namespace tandem {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
 constexpr int kStreams = 20, kTokens = 48;
 constexpr absl::Duration kMostAdded = absl::Seconds(2);
 
@@ -81,12 +87,15 @@ TEST_P(LostWorkerTest, EveryStreamInFlightIsWholeAndAtMostTwoSecondsLate) {
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
   const std::string address = cluster.http_address();
   const Outcome normal = RunStreams(address, "First", 0, [] {});
-  const Outcome disturbed =
-      RunStreams(address, "Second", GetParam().pieces, [&] { cluster.Signal(GetParam().worker, GetParam().signal); });
+  bool was_disturbed = false;
+  const Outcome disturbed = RunStreams(address, "Second", GetParam().pieces, [&] {
+    cluster.Signal(GetParam().worker, GetParam().signal);
+    was_disturbed = true;
+  });
+  EXPECT_TRUE(was_disturbed);
+  EXPECT_THAT(disturbed.texts, Each(AllOf(Not(IsEmpty()), Not(HasSubstr("not whole")))));
   cluster.Signal(GetParam().worker, SIGCONT);
   EXPECT_LT(disturbed.longest, normal.longest + kMostAdded);
-  RecordProperty("normal", absl::FormatDuration(normal.longest));
-  RecordProperty("disturbed", absl::FormatDuration(disturbed.longest));
   printf("longest stream: %s, undisturbed %s\n", absl::FormatDuration(disturbed.longest).c_str(),
          absl::FormatDuration(normal.longest).c_str());
   ASSERT_TRUE(cluster.AwaitReady());
@@ -105,7 +114,6 @@ TEST(LostClusterTest, ServesWithinASecondOfTheRegistrationOfItsWorkers) {
   ProcessCluster cluster({});
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
   const std::string address = cluster.http_address();
-  const std::string reference = HttpClient(address).Ask("POST", "/v1/completions", Body("Again", 1)).body;
   const char* const workers[] = {"prefill-0", "prefill-1", "decode-0", "decode-1"};
   for (const char* worker : workers) cluster.Signal(worker, SIGKILL);
   for (const char* worker : workers) ASSERT_TRUE(cluster.AwaitRestarts(worker, 1));
@@ -118,7 +126,9 @@ TEST(LostClusterTest, ServesWithinASecondOfTheRegistrationOfItsWorkers) {
     }
     return prefill > 0 && decode > 0;
   };
+  const absl::Time killed = Clock::Real().Now();
   while (!registered()) {
+    ASSERT_LT(Clock::Real().Now() - killed, absl::Seconds(30));
   }
   const absl::Time begin = Clock::Real().Now();
   const HttpAnswer answer = HttpClient(address).Ask("POST", "/v1/completions", Body("Other", 2));

@@ -160,6 +160,12 @@ size_t HttpClient::DrainFor(int seconds) {
   return total;
 }
 
-void HttpClient::Shutdown() { shutdown(socket_, SHUT_WR); }
+void HttpClient::Shutdown() {
+  if (tls_ != nullptr) {
+    tls_->SayGoodbye();  // And no end of the connection itself.
+  } else {
+    shutdown(socket_, SHUT_WR);
+  }
+}
 
 }  // namespace tandem

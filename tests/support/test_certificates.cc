@@ -66,11 +66,12 @@ struct TestAuthority::Parts {
   }
 };
 
-TestAuthority::TestAuthority(const std::string& name) : parts_(std::make_unique<Parts>()) {
+TestAuthority::TestAuthority(const std::string& name, const TestAuthority* signer) : parts_(std::make_unique<Parts>()) {
   X509* own = parts_->certificate = NewCertificate(name, parts_->key, -kHour, 24 * kHour);
-  X509_set_issuer_name(own, X509_get_subject_name(own));
-  AddExtension(own, own, NID_basic_constraints, "critical,CA:TRUE");
-  X509_sign(own, parts_->key, EVP_sha256());
+  const Parts& issuer = signer == nullptr ? *parts_ : *signer->parts_;
+  X509_set_issuer_name(own, X509_get_subject_name(issuer.certificate));
+  AddExtension(own, issuer.certificate, NID_basic_constraints, "critical,CA:TRUE");
+  X509_sign(own, issuer.key, EVP_sha256());
   certificate_ = PemOf(own);
 }
 

@@ -8,10 +8,11 @@ namespace tandem {
 
 // Signs certificates for tests; made anew each time, valid for a day.
 //
-// Thread-safety: not thread-safe.
+// Thread-safety: not thread-safe. Ownership: owns its key and certificate.
 class TestAuthority {
  public:
-  explicit TestAuthority(const std::string& name);
+  // `signer`: of its own certificate; null: itself.
+  explicit TestAuthority(const std::string& name, const TestAuthority* signer = nullptr);
   ~TestAuthority();
 
   struct Signed {
