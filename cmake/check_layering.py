@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks which folder includes which, and where CUDA, UCX, gRPC and generated headers may stand.
+"""Checks which folder includes which, and where headers of CUDA, UCX, OpenSSL, gRPC and generated ones may stand.
 
 Usage: check_layering.py ROOT. Prints each forbidden include with file and line; exit code 1 if there is one.
 """
@@ -46,6 +46,8 @@ def problems_of(path: str, include: str) -> list[str]:
         found.append("CUDA headers belong under engine/cuda and kvtransfer/nvlink")
     if include.startswith(("ucp/", "uct/", "ucs/")) and not path.startswith("kvtransfer/ucx/"):
         found.append("UCX headers belong under kvtransfer/ucx")
+    if include.startswith("openssl/") and not path.startswith("common/tls/"):
+        found.append("OpenSSL headers belong under common/tls")
     return found
 
 
