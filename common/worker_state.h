@@ -58,6 +58,7 @@ struct RouterDirective {
   std::vector<DirectedPeer> peers;
   bool drain = false;
   bool start_again = false;  // With drain.
+  bool tell_all = false;     // The next heartbeat tells all of the prefix cache.
 };
 
 }  // namespace tandem

@@ -237,7 +237,8 @@ void DecodeParts::StartAgent(const std::string& router, const ProcessPlan& plan)
     metrics_->SetEngine(heartbeat);
     return heartbeat;
   };
-  options.on_directive = [this](const RouterDirective& directive) {
+  options.on_directive = [this, router](const RouterDirective& directive) {
+    if (directive.tell_all) reporter_->TellAllAgain(router);
     if (!directive.drain) return;
     const bool was_draining = draining_.exchange(true);
     starts_again_ = directive.start_again && (!was_draining || starts_again_);  // Who says "leave" wins.

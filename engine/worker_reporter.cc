@@ -12,7 +12,7 @@ WorkerHeartbeat WorkerReporter::Collect(const std::string& router, bool restart)
     for (auto& [name, feed] : feeds_) feed.changes[hash] = held;
   }
   Feed& feed = feeds_[router];
-  if (restart) {
+  if (std::exchange(feed.tells_all, false) || restart) {
     feed.changes.clear();
     for (uint64_t hash : held_) feed.changes[hash] = true;
     feed.sequence = 0;
@@ -33,6 +33,11 @@ WorkerHeartbeat WorkerReporter::Collect(const std::string& router, bool restart)
   feed.changes.clear();
   heartbeat.sequence = ++feed.sequence;
   return heartbeat;
+}
+
+void WorkerReporter::TellAllAgain(const std::string& router) {
+  absl::MutexLock lock(&mu_);
+  feeds_[router].tells_all = true;
 }
 
 void WorkerReporter::Forget(const std::string& router) {

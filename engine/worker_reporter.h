@@ -23,6 +23,8 @@ class WorkerReporter {
 
   // The next heartbeat for one router; `restart`: it knows nothing yet.
   WorkerHeartbeat Collect(const std::string& router, bool restart) ABSL_LOCKS_EXCLUDED(mu_);
+  // The next heartbeat for this router is as if it knew nothing.
+  void TellAllAgain(const std::string& router) ABSL_LOCKS_EXCLUDED(mu_);
   // A router is lost: nothing is kept for it until it is told all again.
   void Forget(const std::string& router) ABSL_LOCKS_EXCLUDED(mu_);
   void SetLink(const LinkReport& link) ABSL_LOCKS_EXCLUDED(mu_);
@@ -33,6 +35,7 @@ class WorkerReporter {
   struct Feed {
     PrefixIndex::Changes changes;  // Not told yet.
     int64_t sequence = 0;
+    bool tells_all = false;
   };
   EngineThread& engine_;
   mutable absl::Mutex mu_;

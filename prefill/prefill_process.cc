@@ -224,6 +224,7 @@ void PrefillParts::StartAgent(const std::string& router, const ProcessPlan& plan
   };
   options.on_directive = [this, router](const RouterDirective& directive) {
     engine_->Post([this, router, peers = directive.peers](Engine&) { SetPeers(peers_.Set(router, peers)); });
+    if (directive.tell_all) reporter_->TellAllAgain(router);
     if (!directive.drain) return;
     const bool was_draining = draining_.exchange(true);
     starts_again_ = directive.start_again && (!was_draining || starts_again_);  // Who says "leave" wins.

@@ -34,10 +34,11 @@ Incarnation ClusterView::Register(const WorkerRegistration& registration, absl::
   return replaced;
 }
 
-void ClusterView::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now) {
+bool ClusterView::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now) {
   WorkerView* view = Find(worker);
-  if (view == nullptr) return;
-  if (heartbeat.sequence != view->heartbeat.sequence + 1) ForgetPrefixes(*view);
+  if (view == nullptr) return true;
+  const bool follows = heartbeat.sequence == view->heartbeat.sequence + 1;
+  if (!follows) ForgetPrefixes(*view);
   for (uint64_t hash : heartbeat.dropped_hashes) {
     if (view->prefix_hashes.erase(hash) > 0) ForgetPrefix(hash, worker);
   }
@@ -53,6 +54,7 @@ void ClusterView::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbe
   view->heartbeat.stored_hashes.clear();
   view->heartbeat.dropped_hashes.clear();
   view->last_heard = now;
+  return follows || heartbeat.sequence == 1;
 }
 
 void ClusterView::SetSessionUp(Incarnation worker, bool up) {

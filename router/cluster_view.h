@@ -54,7 +54,8 @@ class ClusterView {
   // Of a sequence that some worker of each role can take; 0 without workers.
   int MaxContextTokens() const;
   // A heartbeat; ignored from unknown incarnations.
-  void OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now);
+  // False: heartbeats are missing before it, and with them what the worker has cached.
+  bool OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat, absl::Time now);
   void SetSessionUp(Incarnation worker, bool up);
   void Remove(Incarnation worker);
   // Workers that were silent for `timeout`, or whose engine made no turn for `stuck_timeout`. The latter get no work

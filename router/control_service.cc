@@ -33,8 +33,10 @@ class ControlService::Registration final : public ServerStream<v1::WorkerReport,
     if (directive.drain) starts_again_ = directive.start_again && (!draining_ || starts_again_);
     draining_ |= directive.drain;
     Send([&](v1::RouterDirective& out) {
+      const bool tells_all = out.tell_all() || directive.tell_all;
       out.Clear();  // The newest list replaces one that waits.
       EncodeDirective(directive, &out);
+      out.set_tell_all(tells_all);
       out.set_drain(draining_);
       out.set_start_again(starts_again_);
     });

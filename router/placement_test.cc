@@ -408,13 +408,16 @@ TEST_F(PlacementTest, AWorkerThatStoodStillGetsNoWorkUntilItMakesATurn) {
   EXPECT_TRUE(view_.Find(Incarnation(1))->AcceptsWork());
 }
 
-TEST_F(PlacementTest, AGapInHeartbeatsForgetsThePrefixes) {
+TEST_F(PlacementTest, AGapInHeartbeatsForgetsThePrefixesUntilAllAreTold) {
   Add(1, Role::kPrefill, "prefill-0");
   view_.OnHeartbeat(Incarnation(1), {.stored_hashes = {5, 6}, .sequence = 2}, kNow);
   view_.OnHeartbeat(Incarnation(1), {.dropped_hashes = {5}, .sequence = 3}, kNow);
   EXPECT_EQ(view_.Find(Incarnation(1))->prefix_hashes.size(), 1);
-  view_.OnHeartbeat(Incarnation(1), {.sequence = 5}, kNow);
+  EXPECT_FALSE(view_.OnHeartbeat(Incarnation(1), {.sequence = 5}, kNow));
   EXPECT_THAT(view_.Find(Incarnation(1))->prefix_hashes, IsEmpty());
+  EXPECT_TRUE(view_.OnHeartbeat(Incarnation(1), {.stored_hashes = {6, 7}, .sequence = 1}, kNow));
+  EXPECT_TRUE(view_.OnHeartbeat(Incarnation(1), {.stored_hashes = {8}, .sequence = 2}, kNow));
+  EXPECT_THAT(view_.Find(Incarnation(1))->prefix_hashes, UnorderedElementsAre(6, 7, 8));
 }
 
 TEST_F(PlacementTest, PrefixesAreCountedUpToTheFirstPageThatIsMissing) {

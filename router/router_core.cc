@@ -190,7 +190,9 @@ void RouterCore::OnRegister(const WorkerRegistration& registration, std::functio
 
 void RouterCore::OnHeartbeat(Incarnation worker, const WorkerHeartbeat& heartbeat) {
   Post([this, worker, heartbeat] {
-    view_.OnHeartbeat(worker, heartbeat, clock_.Now());
+    if (!view_.OnHeartbeat(worker, heartbeat, clock_.Now())) {
+      outside_.Direct(worker, {.peers = view_.DecodePeers(), .tell_all = true});
+    }
     PlaceWaiting();
   });
 }

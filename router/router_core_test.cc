@@ -99,6 +99,20 @@ class RouterCoreTest : public testing::Test {
   RouterCore core_;
 };
 
+TEST_F(RouterCoreTest, AWorkerOfWhichAHeartbeatIsMissingIsAskedForAllThatItHasCached) {
+  Register(kDecode);
+  outside_.directives.clear();
+  Heartbeat(kDecode, "ready", 2);
+  EXPECT_THAT(outside_.directives, testing::IsEmpty());
+  Heartbeat(kDecode, "ready", 4);
+  ASSERT_EQ(outside_.directives.size(), 1);
+  EXPECT_EQ(outside_.directives[0].first, kDecode);
+  EXPECT_TRUE(outside_.directives[0].second.tell_all);
+  Heartbeat(kDecode, "ready", 1);  // It tells all.
+  Heartbeat(kDecode, "ready", 2);
+  EXPECT_EQ(outside_.directives.size(), 1);
+}
+
 TEST_F(RouterCoreTest, CancelOfACallOfSeveralSamplesEndsItOnce) {
   Register(kDecode);
   std::shared_ptr<Request> request = Submit(/*samples=*/4);

@@ -98,6 +98,7 @@ void EncodeDirective(const RouterDirective& directive, v1::RouterDirective* prot
   }
   proto->set_drain(directive.drain);
   proto->set_start_again(directive.start_again);
+  proto->set_tell_all(directive.tell_all);
 }
 
 RouterDirective DecodeDirective(const v1::RouterDirective& proto) {
@@ -107,6 +108,7 @@ RouterDirective DecodeDirective(const v1::RouterDirective& proto) {
   }
   directive.drain = proto.drain();
   directive.start_again = proto.start_again();
+  directive.tell_all = proto.tell_all();
   return directive;
 }
 

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
@@ -26,6 +27,8 @@ class EngineFixture {
   // Steps until nothing is left to do; all events in order.
   std::vector<SequenceEvent> RunToEnd();
   Engine& engine() { return *engine_; }
+  // For a thread of its own, which ends before this fixture: the memory stays here.
+  std::unique_ptr<Engine> TakeEngine() { return std::move(engine_); }
   uint8_t* memory() { return pool_->base(); }
   // Copies pages of another engine's pool to pages of this one's.
   void CopyPages(const EngineFixture& from, absl::Span<const PageIndex> source, absl::Span<const PageIndex> target);

@@ -49,7 +49,9 @@ class FakeOutside final : public RouterOutside {
   std::unique_ptr<WorkerClient> Connect(const WorkerRegistration& registration) override {
     return std::make_unique<Client>(*this, registration.incarnation);
   }
-  void Direct(Incarnation, const RouterDirective&) override {}
+  void Direct(Incarnation worker, const RouterDirective& directive) override {
+    directives.emplace_back(worker, directive);
+  }
   void Expel(Incarnation worker, const std::string&) override { expelled.push_back(worker); }
   void Export(std::vector<Span> of_call) override { spans.push_back(std::move(of_call)); }
   void EndTurn() override {
@@ -57,6 +59,7 @@ class FakeOutside final : public RouterOutside {
   }
   std::vector<std::pair<Incarnation, StartLeg>> starts;
   std::vector<std::pair<Incarnation, RequestId>> cancels;
+  std::vector<std::pair<Incarnation, RouterDirective>> directives;
   std::vector<Incarnation> expelled;
   std::vector<std::vector<Span>> spans;  // By call.
   std::function<void()> on_end_turn;
