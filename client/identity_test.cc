@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -23,7 +25,7 @@ class IdentityOfEnvironmentTest : public testing::Test {
     setenv(("TANDEM_" + name).c_str(), value.c_str(), /*overwrite=*/1);
   }
   static std::string File(const std::string& name, const std::string& text) {
-    const std::string path = testing::TempDir() + "identity_test_" + name;
+    const std::string path = testing::TempDir() + "identity_test_" + std::to_string(getpid()) + "_" + name;
     std::ofstream(path) << text;
     return path;
   }

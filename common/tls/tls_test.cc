@@ -1,6 +1,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -31,11 +32,18 @@ class TlsIdentityTest : public testing::Test {
                  .name = "tandem"};
   }
   TlsSettings::File File(const std::string& name, const std::string& text) {
-    const std::string path = testing::TempDir() + "tls_test_" + name;
+    // Tests run beside each other, in processes of their own.
+    const std::string path = testing::TempDir() + "tls_test_" + std::to_string(getpid()) + "_" + name;
+    files_.push_back(path);
     std::ofstream(path) << text;
     return {path, "cluster.yaml:7: tls." + name};
   }
 
+  ~TlsIdentityTest() override {
+    for (const std::string& file : files_) remove(file.c_str());
+  }
+
+  std::vector<std::string> files_;
   const TestAuthority authority_{"test"};
   TestAuthority::Signed own_;
   TlsSettings settings_;
