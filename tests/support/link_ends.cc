@@ -208,4 +208,14 @@ std::vector<CopyRun> TransferFortyTokens(PrefillEnd& prefill, DecodeEnd& decode,
                       {0, 40}, {0, 3});
 }
 
+void TransferAndCompare(PrefillEnd& prefill, DecodeEnd& decode, int source_page_tokens) {
+  const std::vector<CopyRun> runs = TransferFortyTokens(prefill, decode, source_page_tokens);
+  ASSERT_FALSE(runs.empty());
+  for (const CopyRun& run : runs) {
+    ASSERT_EQ(
+        std::vector<uint8_t>(prefill.memory_.data() + run.source, prefill.memory_.data() + run.source + run.bytes),
+        std::vector<uint8_t>(decode.base_ + run.destination, decode.base_ + run.destination + run.bytes));
+  }
+}
+
 }  // namespace tandem

@@ -152,4 +152,15 @@ class PrefillEnd final : public SenderEvents {
 // expectation.
 std::vector<CopyRun> TransferFortyTokens(PrefillEnd& prefill, DecodeEnd& decode, int source_page_tokens);
 
+// Options that differ from the usual ones in what `set` sets.
+template <typename Set>
+PrefillEnd::Options With(Set set) {
+  PrefillEnd::Options options;
+  set(options);
+  return options;
+}
+
+// Moves forty tokens, and fails the test where other bytes arrive.
+void TransferAndCompare(PrefillEnd& prefill, DecodeEnd& decode, int source_page_tokens);
+
 }  // namespace tandem
