@@ -202,8 +202,12 @@ void HttpConnection::OnReadable() {
   BoostError error;
   const size_t count = ReadSome(error);
   if (error && error != asio::error::would_block) {
-    const bool has_failed = tls_ != nullptr && !tls_->failure().empty();
-    has_failed&& exchange_ == nullptr && !lingering_ ? EndWithoutTls() : Close();
+    const bool tls_failed = tls_ != nullptr && !tls_->failure().empty();
+    if (tls_failed && exchange_ == nullptr && !lingering_) {
+      EndWithoutTls();
+    } else {
+      Close();
+    }
     return;
   }
   const absl::string_view bytes(shared_.read_buffer.data(), count);
