@@ -1,5 +1,6 @@
 #include "client/rolling_restart.h"
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@ class FakeCluster final : public RollingRestartActions {
     return now;
   }
   absl::Status Restart(const std::string& worker) override {
+    if (on_restart) on_restart();
     restarted.push_back(worker);
     restart_at = clock.Now();
     for (WorkerSummary& one : cluster.workers) {
@@ -46,6 +48,7 @@ class FakeCluster final : public RollingRestartActions {
   ClusterSummary cluster;
   std::vector<std::string> restarted;
   std::string told;
+  std::function<void()> on_restart;
   absl::Duration away_for = absl::Seconds(1);
   absl::Time silent_until = absl::InfinitePast();
 
@@ -72,46 +75,21 @@ TEST(RollingRestartTest, GoesOnWithTheNextWorkerWhenTheLastOneIsReadyAndLinked) 
 
 TEST(RollingRestartTest, ARouterThatIsSilentForAWhileIsWaitedFor) {
   FakeCluster cluster;
-  FakeClock& clock = cluster.clock;
-  class Silencing final : public RollingRestartActions {
-   public:
-    explicit Silencing(FakeCluster& cluster) : cluster_(cluster) {}
-    absl::StatusOr<ClusterSummary> Status() override { return cluster_.Status(); }
-    absl::Status Restart(const std::string& worker) override {
-      cluster_.silent_until = cluster_.clock.Now() + absl::Seconds(5);
-      return cluster_.Restart(worker);
-    }
-    void Sleep(absl::Duration duration) override { cluster_.Sleep(duration); }
-    void Tell(const std::string& line) override { cluster_.Tell(line); }
-
-   private:
-    FakeCluster& cluster_;
-  } silencing(cluster);
-  const absl::Time begin = clock.Now();
-  EXPECT_THAT(RestartPool("prefill", absl::Minutes(1), clock, silencing), IsOk());
-  EXPECT_EQ(clock.Now() - begin, absl::Seconds(5));
+  cluster.on_restart = [&] { cluster.silent_until = cluster.clock.Now() + absl::Seconds(5); };
+  const absl::Time begin = cluster.clock.Now();
+  EXPECT_THAT(RestartPool("prefill", absl::Minutes(1), cluster.clock, cluster), IsOk());
+  EXPECT_EQ(cluster.clock.Now() - begin, absl::Seconds(5));
   EXPECT_THAT(cluster.told, HasSubstr("no other prefill worker: requests that wait"));
 }
 
 TEST(RollingRestartTest, AWorkerThatRestartedByItselfMeanwhileIsStillWaitedFor) {
   FakeCluster cluster;
-  class Killing final : public RollingRestartActions {
-   public:
-    explicit Killing(FakeCluster& cluster) : cluster_(cluster) {}
-    absl::StatusOr<ClusterSummary> Status() override { return cluster_.Status(); }
-    absl::Status Restart(const std::string& worker) override {
-      // The next one is killed, and comes back as another incarnation.
-      if (cluster_.restarted.empty()) cluster_.cluster.workers[2].incarnation = Incarnation(77);
-      return cluster_.Restart(worker);
-    }
-    void Sleep(absl::Duration duration) override { cluster_.Sleep(duration); }
-    void Tell(const std::string& line) override { cluster_.Tell(line); }
-
-   private:
-    FakeCluster& cluster_;
-  } killing(cluster);
+  // The next one is killed, and comes back as another incarnation.
+  cluster.on_restart = [&] {
+    if (cluster.restarted.empty()) cluster.cluster.workers[2].incarnation = Incarnation(77);
+  };
   const absl::Time begin = cluster.clock.Now();
-  EXPECT_THAT(RestartPool("decode", absl::Minutes(1), cluster.clock, killing), IsOk());
+  EXPECT_THAT(RestartPool("decode", absl::Minutes(1), cluster.clock, cluster), IsOk());
   EXPECT_EQ(cluster.clock.Now() - begin, absl::Seconds(6));
 }
 

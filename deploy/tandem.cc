@@ -385,8 +385,8 @@ int Run(const std::vector<char*>& arguments) {
             command->operand == nullptr ? "" : command->operand);
     return 2;
   }
-  if (absl::Status status = IdentityOfEnvironment().status(); command->calls_router && !status.ok()) {
-    return Fail(status, 2);
+  if (command->calls_router) {
+    if (absl::Status status = IdentityOfEnvironment().status(); !status.ok()) return Fail(status, 2);
   }
   return command->run(operands == 0 ? "" : arguments[2]);
 }

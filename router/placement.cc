@@ -143,17 +143,17 @@ class Chooser {
 
   // Of two drawn from those as good as the best, the one with fewer requests; with an affinity, the one that goes with
   // it best, so that each worker that comes or goes moves few.
-  size_t PickBest(std::vector<Candidate> candidates) const {
+  size_t PickBest(const std::vector<Candidate>& candidates) const {
     if (request_.policy == PlacementPolicy::kRoundRobin) return PickNext(candidates);
-    if (request_.policy == PlacementPolicy::kLeastLoad) {
-      for (Candidate& candidate : candidates) candidate.seconds = Running(*candidate.worker);
-    }
+    const auto cost_of = [&](const Candidate& candidate) -> double {
+      return request_.policy == PlacementPolicy::kLeastLoad ? Running(*candidate.worker) : candidate.seconds;
+    };
     double least = std::numeric_limits<double>::infinity();
-    for (const Candidate& candidate : candidates) least = std::min(least, candidate.seconds);
+    for (const Candidate& candidate : candidates) least = std::min(least, cost_of(candidate));
     const bool has_affinity = request_.affinity != 0;
     std::vector<size_t> equals;
     for (size_t i = 0; i < candidates.size(); ++i) {
-      if (candidates[i].seconds <= least * (1 + (has_affinity ? kAffinityCost : kSameCost))) equals.push_back(i);
+      if (cost_of(candidates[i]) <= least * (1 + (has_affinity ? kAffinityCost : kSameCost))) equals.push_back(i);
     }
     const auto name_of = [&](size_t i) -> const std::string& { return candidates[i].worker->registration.worker_id; };
     if (has_affinity) {

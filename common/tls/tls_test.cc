@@ -120,6 +120,9 @@ TEST_F(TlsIdentityTest, OnlyWhatTheAuthoritiesSignedForThisNameIsAProcess) {
   EXPECT_THAT(check(authority_.Sign({"127.0.0.1"}).certificate), fails("no DNS name"));
   EXPECT_THAT(check(authority_.Sign({"*.tandem"}).certificate), fails("no DNS name"));
   EXPECT_THAT(check(""), fails("no certificate"));
+  // An authority need not be a root.
+  const TlsIdentity trusts_intermediate{.authorities = intermediate.certificate(), .name = "tandem"};
+  EXPECT_THAT(CheckProcess(trusts_intermediate, intermediate.Sign({"tandem"}).certificate, TlsUse::kServer), IsOk());
 }
 
 // Two ends over a pair of sockets that do not block.
