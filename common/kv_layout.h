@@ -18,8 +18,8 @@ struct KvLayout {
   int num_layers = 0;
   int num_kv_heads = 0;  // Of the model.
   int head_dim = 0;
-  int num_planes = 2;  // 2: keys and values; 1: an MLA latent.
-  int element_bytes = 2;
+  int num_planes = 2;     // 2: keys and values; 1: an MLA latent.
+  int element_bytes = 2;  // 4: f32, 2: bf16 on GPUs and f16 on CPUs, 1: FP8 (E4M3, no scales).
   int page_tokens = 16;
   int num_pages = 0;
   int tp_rank = 0;

@@ -43,6 +43,7 @@ ModelSettings ReadModel(ConfigNode node, const std::filesystem::path& folder) {
                     : precision == "bf16" ? Precision::kBf16
                                           : Precision::kQuantised;
   model.has_precision = precision != "auto";
+  model.float8_kv = node.GetEnum("kv_cache_dtype", "auto", {"auto", "fp8"}) == "fp8";
   return model;
 }
 

@@ -37,6 +37,7 @@ struct ModelSettings {
   std::string served_name;  // What clients call it.
   Precision precision = Precision::kQuantised;
   bool has_precision = false;  // The file says which; else the pools' device does.
+  bool float8_kv = false;      // KV cache in FP8 (E4M3, no scales) instead of the precision's type.
   std::string where;           // "file:line" of the path, for errors.
 };
 

@@ -48,6 +48,15 @@ TEST(TopologyTest, LeavesAPathThatNoFileCanHaveToWhoOpensIt) {
   EXPECT_EQ(topology.model.path, "/" + name);
 }
 
+TEST(TopologyTest, KvIsOfThePrecisionsTypeOrOfFloat8) {
+  ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse(kGood, "/t.yaml"));
+  EXPECT_FALSE(topology.model.float8_kv);
+  const std::string text =
+      absl::StrReplaceAll(kGood, {{"served_name: m\n", "served_name: m\n  kv_cache_dtype: fp8\n"}});
+  ASSERT_OK_AND_ASSIGN(topology, Topology::Parse(text, "/t.yaml"));
+  EXPECT_TRUE(topology.model.float8_kv);
+}
+
 TEST(TopologyTest, ResolvesProcessesAndPorts) {
   ASSERT_OK_AND_ASSIGN(Topology topology, Topology::Parse(kGood, "/x/t.yaml"));
   EXPECT_EQ(topology.model.path, "/x/model.gguf");
@@ -256,6 +265,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadTopology{"GpuOfACpuPool", "replicas: 2", "first_gpu: 1", "first_gpu: is for device cuda"},
         BadTopology{"PrecisionOfGpus", "served_name: m", "served_name: m\n  precision: bf16",
                     "precision: bf16 is for device cuda"},
+        BadTopology{"TypeOfKvThatThereIsNot", "served_name: m", "served_name: m\n  kv_cache_dtype: fp4",
+                    "model.kv_cache_dtype: "},
         BadTopology{"BadAddress", "127.0.0.1:9000", "localhost", "t.yaml:5: router.listen: expected host:port"},
         BadTopology{"DrawnRouterPort", "127.0.0.1:9000", "127.0.0.1:0", "t.yaml:5: router.listen: expected host:port"},
         BadTopology{"MetricsOnAUnixSocket", "listen: 127.0.0.1:9000", "metrics_listen: unix:/x",

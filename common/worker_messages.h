@@ -22,6 +22,7 @@ struct StartLeg {
   SamplingParams sampling;
   int priority = 0;
   absl::Duration remaining = absl::InfiniteDuration();
+  absl::Duration due = absl::InfiniteDuration();  // When the first token is wanted; negative: it is late.
   std::string peer_worker;
   Incarnation peer;
   HandoverId handover;

@@ -39,14 +39,11 @@ void DecodeWorker::OnCommands(Engine& engine, int64_t session, const CommandFram
 }
 
 void DecodeWorker::StartLegNow(Engine& engine, int64_t session, const StartLeg& start) {
-  Leg leg{.session = session,
-          .start = start,
-          .awaits_kv = start.handover.is_set(),
-          .deadline = clock_.Now() + start.remaining};
+  Leg leg{.session = session, .start = start, .awaits_kv = start.handover.is_set(), .started = clock_.Now()};
   if (leg.awaits_kv) {
     receiver_.Expect(start.handover, start.tokens);
     handovers_[start.handover] = start.id;
-  } else if (absl::Status status = engine.Add(ToSequenceRequest(start, clock_.Now())); !status.ok()) {
+  } else if (absl::Status status = engine.Add(ToSequenceRequest(start, leg.started)); !status.ok()) {
     metrics_.CountLeg("refused");
     SendOne(session, {.id = start.id, .error = status});
     return;
@@ -130,8 +127,7 @@ void DecodeWorker::TakeOver(Engine& engine, const ReceivedKv& received) {
   handovers_.erase(handover);
   Leg& leg = legs_.at(id);
   leg.awaits_kv = false;
-  SequenceRequest request = ToSequenceRequest(leg.start, clock_.Now());
-  request.deadline = leg.deadline;
+  SequenceRequest request = ToSequenceRequest(leg.start, leg.started);
   request.tokens.push_back(received.first_token);
   const int64_t session = leg.session;
   if (absl::Status status = engine.AddWithKv(std::move(request), received.pages); !status.ok()) {
@@ -176,7 +172,7 @@ void DecodeWorker::OnTurn() {
   const absl::Time now = clock_.Now();
   std::vector<HandoverId> expired;
   for (const auto& [handover, id] : handovers_) {
-    if (legs_.at(id).deadline <= now) expired.push_back(handover);
+    if (const Leg& leg = legs_.at(id); leg.started + leg.start.remaining <= now) expired.push_back(handover);
   }
   for (HandoverId handover : expired) {
     receiver_.Cancel(handover, "deadline passed");

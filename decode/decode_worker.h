@@ -69,7 +69,7 @@ class DecodeWorker {
     int64_t session = 0;
     StartLeg start;
     bool awaits_kv = false;
-    absl::Time deadline = absl::InfiniteFuture();
+    absl::Time started;
   };
   void StartLegNow(Engine& engine, int64_t session, const StartLeg& start);
   void CancelLegNow(Engine& engine, RequestId id, const std::string& reason);

@@ -68,6 +68,7 @@ class Engine {
     std::optional<int> gpu;                       // Absent: the CPU. Needs Precision::kBf16.
     int threads = 1;                              // Of the CPU.
     int64_t kv_memory_bytes = int64_t{64} << 20;  // 0, for a GPU: what is free when all else is there.
+    bool float8_kv = false;                       // KV in FP8 instead of the precision's own type.
     int page_tokens = 16;
     int max_step_tokens = 256;
     int max_prefill_beside_decode = std::numeric_limits<int>::max();  // As StepScheduler has it.

@@ -48,7 +48,7 @@ absl::StatusOr<Engine::Needs> Engine::Plan(const Checkpoint& checkpoint, const O
   needs.layout.tp_rank = options.shard.rank;
   needs.layout.tp_size = ranks;
   needs.layout.page_tokens = options.page_tokens;
-  needs.layout.element_bytes = options.precision == Precision::kFull ? 4 : 2;
+  needs.layout.element_bytes = options.float8_kv ? 1 : options.precision == Precision::kFull ? 4 : 2;
   if (options.gpu.has_value()) {
     RETURN_IF_ERROR(CheckCudaModel(checkpoint.config(), ranks));
     needs.weight_bytes = CudaWeightBytes(checkpoint, ranks);
@@ -74,7 +74,8 @@ absl::StatusOr<std::unique_ptr<Ops>> Engine::MakeOps(const Checkpoint& checkpoin
   return NewCudaOps({.device = *options.gpu,
                      .max_rows = options.max_step_tokens,
                      .max_sequences = options.max_running,
-                     .max_pages = pages_of_sequence * options.max_running,
+                     .max_pages_of_sequence = pages_of_sequence,
+                     .kv_layout = needs.layout,
                      .weight_bytes = needs.weight_bytes,
                      .ranks = options.ranks},
                     ShardConfig(checkpoint.config(), options.shard.size));

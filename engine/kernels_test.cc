@@ -1,6 +1,7 @@
 // The CPU kernels against plain arithmetic on fresh random data, for every build that this
 // processor runs.
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -15,6 +16,7 @@
 #include "engine/cpu/thread_pool.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/half.h"
 #include "tests/support/status_matchers.h"
 
 namespace tandem {
@@ -229,23 +231,54 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AmxKernel,
                                          DType::kQ6_K),
                          [](const auto& info) { return std::string(DTypeName(info.param)); });
 
-class AttentionKernel : public testing::TestWithParam<std::tuple<const char*, int, int>> {};
+// By the definition of OCP 8-bit floating point, E4M3.
+float Float8Value(uint8_t code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  const double value = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  return static_cast<float>(code & 128 ? -value : value);
+}
+
+TEST(KvKernel, Float8IsTheNearestThereIs) {
+  for (const char* build : {"portable", "avx512"}) {
+    const Kernels* kernels = KernelsNamed(build);
+    if (kernels == nullptr) continue;
+    std::vector<float> values = {0, 448, -448, 449, 1e9f, -INFINITY, 0x1p-9f, 0x1p-10f, 0x1.8p-9f, 0x1p-6f, 0x1.fp-7f};
+    for (int i = 0; i < 1000; ++i) values.push_back(std::ldexp(Uniform(), i % 24 - 12));
+    std::vector<uint8_t> codes(values.size());
+    kernels->store_kv(values.data(), static_cast<int64_t>(values.size()), /*element_bytes=*/1, codes.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float wanted = std::clamp(values[i], -448.0f, 448.0f), got = Float8Value(codes[i]);
+      for (int code = 0; code < 256; ++code) {
+        if ((code & 127) == 127) continue;
+        const float off = std::abs(Float8Value(static_cast<uint8_t>(code)) - wanted);
+        ASSERT_LE(std::abs(got - wanted), off) << values[i];
+        if (off == std::abs(got - wanted) && (code & 127) != (codes[i] & 127)) {
+          ASSERT_EQ(codes[i] & 1, 0) << values[i] << " is between two";
+        }
+      }
+    }
+    const float nan = NAN;
+    kernels->store_kv(&nan, 1, 1, codes.data());
+    EXPECT_EQ(codes[0] & 127, 127);
+  }
+}
+
+class AttentionKernel : public testing::TestWithParam<std::tuple<const char*, int, int, int>> {};
 
 TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
-  const auto [build, page_tokens, head_dim] = GetParam();
+  const auto [build, page_tokens, head_dim, element_bytes] = GetParam();
   const Kernels* kernels = KernelsNamed(build);
   if (kernels == nullptr) GTEST_SKIP() << "this processor has no such kernels";
   KvLayout layout{.num_layers = 2,
                   .num_kv_heads = 2,
                   .head_dim = head_dim,
-                  .element_bytes = 4,
+                  .element_bytes = element_bytes,
                   .page_tokens = page_tokens,
                   .num_pages = 80};
   std::vector<uint8_t> pool(layout.pool_bytes());
-  for (size_t i = 0; i < pool.size(); i += 4) {
-    float value = Uniform();
-    std::memcpy(pool.data() + i, &value, 4);
-  }
+  std::vector<float> values(pool.size() / element_bytes);
+  for (float& value : values) value = Uniform();
+  kernels->store_kv(values.data(), static_cast<int64_t>(values.size()), element_bytes, pool.data());
   std::vector<PageIndex> pages(layout.num_pages);
   for (int i = 0; i < layout.num_pages; ++i) pages[i] = (i * 7 + 3) % layout.num_pages;
   const int rows = 5, group = 3, first_position = 36;
@@ -264,12 +297,15 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
                      .pages = pages.data()};
   std::vector<float> scratch(AttentionScratchFloats(task) + 16);
   kernels->attention(task, scratch.data());
-  auto element = [&](int plane, int token, int d) {
+  auto element = [&, bytes = element_bytes](int plane, int token, int d) {
+    const uint8_t* at = pool.data() + layout.HeadOffset(pages[token / page_tokens], 1, plane, 1) +
+                        ((token % page_tokens) * head_dim + d) * bytes;
+    if (bytes == 1) return Float8Value(*at);
+    uint16_t half;
+    std::memcpy(&half, at, 2);
+    if (bytes == 2) return HalfToFloat(half);
     float value;
-    std::memcpy(&value,
-                pool.data() + layout.HeadOffset(pages[token / page_tokens], 1, plane, 1) +
-                    ((token % page_tokens) * head_dim + d) * 4,
-                4);
+    std::memcpy(&value, at, 4);
     return value;
   };
   for (int r = 0; r < rows; ++r) {
@@ -294,10 +330,11 @@ TEST_P(AttentionKernel, MatchesPlainSoftmaxForAnyPageSize) {
 
 INSTANTIATE_TEST_SUITE_P(Kernels, AttentionKernel,
                          testing::Combine(testing::Values("portable", "avx512"), testing::Values(1, 7, 16, 32),
-                                          testing::Values(16, 32, 40, 64, 80, 104, 128)),
+                                          testing::Values(16, 32, 40, 64, 80, 104, 128), testing::Values(1, 2, 4)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param)) + "_page" +
-                                  std::to_string(std::get<1>(info.param)) + "_dim" +
+                                  std::to_string(std::get<1>(info.param)) + "_bytes" +
+                                  std::to_string(std::get<3>(info.param)) + "_dim" +
                                   std::to_string(std::get<2>(info.param));
                          });
 

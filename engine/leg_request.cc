@@ -25,7 +25,7 @@ SequenceRequest ToSequenceRequest(const StartLeg& leg, absl::Time now) {
   request.tokens = leg.tokens;
   request.prompt_tokens = static_cast<int>(leg.tokens.size()) - leg.output_tokens;
   request.sampling = leg.sampling;
-  request.priority = leg.priority;
+  request.place = {leg.priority, now + leg.due};
   request.deadline = now + leg.remaining;
   return request;
 }

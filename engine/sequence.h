@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
+#include "common/queue_place.h"
 #include "engine/sampling.h"
 
 namespace tandem {
@@ -16,7 +17,7 @@ struct SequenceRequest {
   std::vector<TokenId> tokens;  // Prompt, then output of earlier legs.
   int prompt_tokens = 0;        // How many of tokens are prompt; the rest counts as output.
   SamplingParams sampling;
-  int priority = 0;
+  QueuePlace place;
   absl::Time deadline = absl::InfiniteFuture();
   // Stop after the first new token and keep the pages until Cancel: a prefill worker's sequences.
   bool hold_after_first_token = false;

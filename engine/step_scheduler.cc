@@ -6,7 +6,7 @@
 namespace tandem {
 
 bool StepScheduler::Before(const Sequence* a, const Sequence* b) {
-  if (a->request.priority != b->request.priority) return a->request.priority > b->request.priority;
+  if (a->request.place != b->request.place) return a->request.place < b->request.place;
   if (a->arrival != b->arrival) return a->arrival < b->arrival;
   return a->request.id < b->request.id;
 }

@@ -22,7 +22,7 @@ struct StepItem {
 // budget, prefix reuse, preemption by recompute.
 //
 // Order: sequences that decode come first, then those in the middle of their prefill, then waiting
-// ones; within each, higher priority first, then earlier arrival. When pages run out while
+// ones; within each, in the order of their places (queue_place.h), then of arrival. When pages run out while
 // decoding, the last in that order loses its pages and waits again; its tokens stay.
 //
 // Thread-safety: not thread-safe; the engine thread owns it. No clock: time is passed in.

@@ -29,7 +29,7 @@ class StepSchedulerTest : public testing::Test {
     for (int i = 0; i < tokens; ++i)
       sequence->request.tokens.push_back(first_token + static_cast<TokenId>(id * 1000 + i));
     sequence->request.prompt_tokens = tokens;
-    sequence->request.priority = priority;
+    sequence->request.place.priority = priority;
     sequence->arrival = kNow + absl::Seconds(arrivals_++);
     Sequence* raw = sequence.get();
     scheduler_->Add(std::move(sequence));
@@ -111,6 +111,20 @@ TEST_F(StepSchedulerTest, HigherPriorityGoesFirstThenEarlierArrival) {
   Add(1, 4);
   Add(2, 4, /*priority=*/5);
   Add(3, 4, 5);
+  EXPECT_THAT(Step(), ElementsAre(Item{2, 4}));
+}
+
+TEST_F(StepSchedulerTest, OfOnePriorityWhatIsDueSoonerGoesFirst) {
+  Make(64, 4);
+  Add(1, 4)->request.place.due = kNow + absl::Seconds(9);
+  // Places are part of the order, so they are set before a sequence is added.
+  auto urgent = std::make_unique<Sequence>();
+  urgent->request.id = RequestId(2);
+  urgent->request.tokens = {7, 8, 9, 10};
+  urgent->request.prompt_tokens = 4;
+  urgent->request.place.due = kNow + absl::Seconds(8);
+  urgent->arrival = kNow + absl::Seconds(5);
+  scheduler_->Add(std::move(urgent));
   EXPECT_THAT(Step(), ElementsAre(Item{2, 4}));
 }
 

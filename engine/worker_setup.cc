@@ -17,6 +17,7 @@ Engine::Options EngineOptions(const Topology& topology, const ProcessPlan& proce
           .gpu = process.gpu,
           .threads = pool.threads,
           .kv_memory_bytes = pool.kv_memory_bytes,
+          .float8_kv = topology.model.float8_kv,
           .page_tokens = pool.page_tokens,
           .max_step_tokens = static_cast<int>(pool.max_step_tokens),
           .max_prefill_beside_decode = static_cast<int>(pool.max_prefill_beside_decode),

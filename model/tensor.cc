@@ -20,19 +20,6 @@ uint16_t LoadU16(const uint8_t* p) {
 
 float LoadHalf(const uint8_t* p) { return HalfToFloat(LoadU16(p)); }
 
-float DecodeF8E4M3(uint8_t bits) {
-  int exponent = (bits >> 3) & 15, mantissa = bits & 7;
-  float magnitude;
-  if (exponent == 15 && mantissa == 7) {
-    magnitude = std::numeric_limits<float>::quiet_NaN();
-  } else if (exponent == 0) {
-    magnitude = static_cast<float>(mantissa) * 0x1p-9f;
-  } else {
-    magnitude = (1.0f + static_cast<float>(mantissa) / 8.0f) * __builtin_ldexpf(1.0f, exponent - 7);
-  }
-  return bits & 128 ? -magnitude : magnitude;
-}
-
 // Source: OCP Microscaling Formats 1.0, E2M1.
 float DecodeF4E2M1(uint8_t bits) {
   constexpr float kMagnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
@@ -178,7 +165,7 @@ float BlockScales::At(int64_t row, int64_t column) const {
     case DType::kBF16:
       return factor * BFloat16ToFloat(LoadU16(data.data() + 2 * at));
     case DType::kF8E4M3:
-      return factor * DecodeF8E4M3(data[at]);
+      return factor * Float8ToFloat(data[at]);
     default: {
       float scale;
       std::memcpy(&scale, data.data() + 4 * at, sizeof(scale));
@@ -202,7 +189,7 @@ void DequantizeRow(const TensorView& tensor, int64_t row, int64_t count, float* 
       for (int64_t i = 0; i < count; ++i) out[i] = BFloat16ToFloat(LoadU16(source + 2 * i));
       return;
     case DType::kF8E4M3:
-      for (int64_t i = 0; i < count; ++i) out[i] = DecodeF8E4M3(source[i]);
+      for (int64_t i = 0; i < count; ++i) out[i] = Float8ToFloat(source[i]);
       return ScaleRow(tensor.scales, row, count, out);
     case DType::kF4E2M1:
       for (int64_t i = 0; i < count; ++i) out[i] = DecodeF4E2M1(Nibble(source, i));

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
+#include "common/queue_place.h"
 #include "common/worker_state.h"
 #include "router/worker_speed.h"
 
@@ -30,16 +31,16 @@ struct WorkerView {
   int legs = 0;
   int decoding_legs = 0;  // That get a token of each step.
   int64_t prefill_tokens = 0;
-  std::map<int, int64_t> prefill_tokens_by_priority;  // The same, without zeros.
+  std::map<QueuePlace, int64_t> prefill_tokens_by_place;  // The same, without zeros.
   // When heartbeat.turns changed last.
   absl::Time last_progress;
   // The engine stood still at this turn when the worker was given up, and has made none since.
   std::optional<int64_t> stands_at_turn;
 
   // Gives it so many tokens to compute, or takes them back.
-  void AddPrefillTokens(int priority, int64_t tokens) {
+  void AddPrefillTokens(const QueuePlace& place, int64_t tokens) {
     prefill_tokens += tokens;
-    if ((prefill_tokens_by_priority[priority] += tokens) == 0) prefill_tokens_by_priority.erase(priority);
+    if ((prefill_tokens_by_place[place] += tokens) == 0) prefill_tokens_by_place.erase(place);
   }
   bool AcceptsWork() const { return session_up && heartbeat.state == "ready" && !stands_at_turn.has_value(); }
 };

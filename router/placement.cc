@@ -24,8 +24,8 @@ constexpr double kSameCost = 0.02;
 // How much more the worker that a session was at may cost: a little is worth what it has cached.
 constexpr double kAffinityCost = 0.1;
 
-// Over how many tokens of output the wait for the second token is spread.
-constexpr double kTypicalOutputTokens = 64;
+// That an answer is taken to have, where it may: weighs what its tokens cost against what its prompt does.
+constexpr int kTypicalOutputTokens = 64;
 
 // How much sooner decode must be for a prompt to be prefilled there, where it slows others down.
 constexpr double kClearlySooner = 0.8;
@@ -66,6 +66,7 @@ class Chooser {
         request_(request),
         avoid_(avoid),
         prompt_tokens_(static_cast<int>(request.tokens.size())),
+        output_tokens_(std::clamp(request.max_output_tokens, 1, kTypicalOutputTokens)),
         mean_rate_(MeanPrefillRate(view, request.split ? Role::kPrefill : Role::kDecode)),
         hits_(view.PrefixHits(request.tokens)) {}
 
@@ -90,14 +91,15 @@ class Chooser {
     return hit == hits_.end() ? 0 : hit->second;
   }
 
-  // Prompt tokens that are computed before this prompt's: of what this router sent, those of no lower priority; and
-  // what the worker has beyond that.
+  // Prompt tokens that are computed before this prompt's: of what this router sent, those that do not wait behind it;
+  // and what the worker has beyond that.
   int64_t QueuedTokens(const WorkerView& worker) const {
-    int64_t lower = 0;
-    for (const auto& [priority, tokens] : worker.prefill_tokens_by_priority) {
-      lower += priority < request_.priority ? tokens : 0;
+    int64_t behind = 0;
+    const auto& places = worker.prefill_tokens_by_place;
+    for (auto last = places.rbegin(); last != places.rend() && request_.place < last->first; ++last) {
+      behind += last->second;
     }
-    return std::max(worker.heartbeat.queued_prompt_tokens, worker.prefill_tokens) - lower;
+    return std::max(worker.heartbeat.queued_prompt_tokens, worker.prefill_tokens) - behind;
   }
   bool IsSureToWait(const WorkerView& worker) const {
     return QueuedTokens(worker) > 0 && worker.speed.prefill_tokens_per_second().has_value();
@@ -196,7 +198,7 @@ class Chooser {
       if (worker == nullptr || !CanTake(*worker, Role::kDecode)) continue;
       const int hit = HitTokens(*worker);
       const double gap = TransferGap(prefill, *worker, hit, link);
-      candidates.push_back({worker, hit, TimePerToken(*worker, hit) + gap / kTypicalOutputTokens});
+      candidates.push_back({worker, hit, TimePerToken(*worker, hit) + gap / output_tokens_});
     }
     if (candidates.empty()) return std::nullopt;
     return candidates[PickBest(candidates)];
@@ -209,7 +211,7 @@ class Chooser {
       if (!CanTake(worker, Role::kDecode)) continue;
       Candidate candidate = FirstTokenFrom(worker);
       if (prompt_tokens_ - candidate.hit_tokens > max_tokens) continue;
-      candidate.seconds += TimePerToken(worker, candidate.hit_tokens) * kTypicalOutputTokens;
+      candidate.seconds += TimePerToken(worker, candidate.hit_tokens) * output_tokens_;
       candidates.push_back(candidate);
     }
     if (candidates.empty()) return std::nullopt;
@@ -274,7 +276,7 @@ class Chooser {
   const ClusterView& view_;
   const PlacementRequest& request_;
   const std::vector<Incarnation>& avoid_;
-  const int prompt_tokens_;
+  const int prompt_tokens_, output_tokens_;
   const double mean_rate_;
   const absl::flat_hash_map<Incarnation, int> hits_;
 };

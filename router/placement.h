@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
+#include "common/queue_place.h"
 #include "common/topology.h"
 #include "router/cluster_view.h"
 
@@ -18,9 +20,10 @@ struct PlacementRequest {
   // The cluster is meant to have prefill workers: without one nothing is placed, rather than all on
   // decode.
   bool split = true;
-  int priority = 0;  // What waits with a lower one is not before it.
+  QueuePlace place;  // What waits behind it is not counted.
   // Keep this prefill worker, which holds the KV, and choose a decode worker only.
   Incarnation fixed_prefill;
+  int max_output_tokens = std::numeric_limits<int>::max();
   // Not these, if there are others: they just failed this request.
   std::vector<Incarnation> avoid;
   // A prompt of which a decode worker had to compute at most so many tokens may be prefilled there, when its first

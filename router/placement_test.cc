@@ -134,23 +134,45 @@ TEST_F(PlacementTest, OnlyAQueueAtAMeasuredRateIsSureToMakeItWait) {
   EXPECT_FALSE(waits());
 }
 
-TEST_F(PlacementTest, WhatWaitsWithALowerPriorityIsNotBeforeIt) {
+TEST_F(PlacementTest, WhatWaitsWithALowerPriorityOrIsDueLaterIsNotBeforeIt) {
   TwoPlusTwo();
   for (uint64_t id : {1, 2}) {
     MeasurePrefill(id, 1000);
-    view_.Find(Incarnation(id))->AddPrefillTokens(/*priority=*/0, 5'000);
+    view_.Find(Incarnation(id))->AddPrefillTokens({.priority = 0, .due = kNow + absl::Seconds(9)}, 5'000);
     State(id).queued_prompt_tokens = 5'010;  // 10 of another router.
   }
-  const auto place = [&](int priority) {
+  const auto predicted = [&](int priority, int due_seconds) {
     PlacementRequest request;
     request.tokens = tokens_;
-    request.priority = priority;
-    return *Place(view_, request);
+    request.place = {priority, kNow + absl::Seconds(due_seconds)};
+    return Place(view_, request)->predicted_ttft;
   };
-  EXPECT_EQ(place(0).predicted_ttft, absl::Milliseconds(5'050));
-  EXPECT_EQ(place(1).predicted_ttft, absl::Milliseconds(50));
-  view_.Find(Incarnation(1))->AddPrefillTokens(0, -5'000);
-  EXPECT_TRUE(view_.Find(Incarnation(1))->prefill_tokens_by_priority.empty());
+  EXPECT_EQ(predicted(0, 9), absl::Milliseconds(5'050));
+  EXPECT_EQ(predicted(0, 10), absl::Milliseconds(5'050));
+  EXPECT_EQ(predicted(0, 8), absl::Milliseconds(50));
+  EXPECT_EQ(predicted(1, 10), absl::Milliseconds(50));
+  EXPECT_EQ(predicted(-1, 8), absl::Milliseconds(5'050));
+  view_.Find(Incarnation(1))->AddPrefillTokens({.priority = 0, .due = kNow + absl::Seconds(9)}, -5'000);
+  EXPECT_TRUE(view_.Find(Incarnation(1))->prefill_tokens_by_place.empty());
+}
+
+TEST_F(PlacementTest, WhatATokenCostsCountsForAsManyAsThereMayBe) {
+  Add(11, Role::kDecode, "decode-0");
+  Add(12, Role::kDecode, "decode-1");
+  State(11).queued_prompt_tokens = 500;
+  MeasurePrefill(11, 1000);  // The first token half a second later,
+  MeasurePrefill(12, 1000);
+  State(11).running_requests = 0;
+  State(12).running_requests = 60;  // and each of the others, as is assumed, 18 ms sooner.
+  const auto choose = [&](int max_output_tokens) {
+    PlacementRequest request;
+    request.tokens = tokens_;
+    request.split = false;
+    request.max_output_tokens = max_output_tokens;
+    return Place(view_, request)->decode;
+  };
+  EXPECT_EQ(choose(5), Incarnation(12));
+  EXPECT_EQ(choose(1'000), Incarnation(11));
 }
 
 TEST_F(PlacementTest, ASessionStaysWhereItIsWhileThatCostsLittle) {

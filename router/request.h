@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "common/queue_place.h"
 #include "common/sampling_params.h"
 
 namespace tandem {
@@ -69,6 +71,11 @@ struct Request {
   absl::Duration ttft_limit = absl::InfiniteDuration();  // As ServiceTier has it.
   absl::Time arrival;
   TraceContext trace;
+  // Who names no time, or a late one, waits as if the first token were wanted so long after the arrival: nobody is
+  // passed by those that come later than that.
+  static constexpr absl::Duration kPatience = absl::Seconds(30);
+  QueuePlace place() const { return {priority, std::min(deadline, arrival + std::min(ttft_limit, kPatience))}; }
+
   // Co-owners: the call's stream, which may end first.
   std::shared_ptr<ResponseSink> sink;
 };

@@ -47,7 +47,8 @@ PlacementRequest RequestSession::placement_request() const {
   request.tokens = tokens_;
   request.split = options_.split;
   request.avoid = avoid_;
-  request.priority = request_.priority;
+  request.place = request_.place();
+  request.max_output_tokens = request_.sampling.max_tokens;
   request.affinity = request_.affinity;
   if (state_ == State::kAwaitingDecode) request.fixed_prefill = prefill_.worker;
   return request;
@@ -98,6 +99,7 @@ StartLeg RequestSession::MakeStart(absl::Time now) const {
   start.sampling = request_.sampling;
   start.sampling.seed = SampleSeed(start.sampling.seed, sample_);
   start.priority = request_.priority;
+  start.due = request_.place().due - now;
   start.remaining = request_.deadline - now;
   return start;
 }

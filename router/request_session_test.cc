@@ -351,6 +351,23 @@ TEST_F(RequestSessionTest, DeadlineEndsItInEveryState) {
   EXPECT_THAT(last_.cancels, SizeIs(2));
 }
 
+TEST_F(RequestSessionTest, TellsWorkersWhenItsFirstTokenIsWanted) {
+  const auto due_after = [&](absl::Duration waited) {
+    session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
+    Do(session_->Begin());
+    now_ = kNow + waited;
+    Place(kPrefill, kDecode);
+    EXPECT_EQ(last_.starts[0].second.due, last_.starts[1].second.due);
+    return last_.starts[0].second.due;
+  };
+  EXPECT_EQ(due_after(absl::Seconds(1)), Request::kPatience - absl::Seconds(1));
+  request_.deadline = kNow + absl::Seconds(20);
+  EXPECT_EQ(due_after(absl::Seconds(1)), absl::Seconds(19));
+  request_.ttft_limit = absl::Seconds(5);
+  EXPECT_EQ(due_after(absl::Seconds(1)), absl::Seconds(4));
+  EXPECT_EQ(due_after(absl::Seconds(7)), -absl::Seconds(2));
+}
+
 TEST_F(RequestSessionTest, IsRefusedAtOnceWhereTheFirstTokenWouldComeTooLate) {
   Placement placement{kPrefill, kDecode};
   placement.predicted_ttft = absl::Seconds(10);

@@ -307,13 +307,13 @@ void RouterCore::OpenLeg(RequestId id, const LegEntry& entry) {
   legs_[id] = entry;
   if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) {
     ++worker->legs;
-    worker->AddPrefillTokens(entry.priority, entry.prefill_tokens);
+    worker->AddPrefillTokens(entry.place, entry.prefill_tokens);
   }
 }
 
 void RouterCore::CountFirstToken(LegEntry& entry, const LegEvent& event, absl::Time now) {
   if (WorkerView* worker = view_.Find(entry.worker); worker != nullptr) {
-    worker->AddPrefillTokens(entry.priority, -entry.prefill_tokens);
+    worker->AddPrefillTokens(entry.place, -entry.prefill_tokens);
     worker->speed.OnFirstToken(static_cast<double>(entry.prompt_tokens - event.cached_tokens), entry.started, now);
   }
   entry.prefill_tokens = 0;
@@ -330,7 +330,7 @@ void RouterCore::CloseLeg(RequestId id) {
   if (WorkerView* worker = view_.Find(entry->second.worker); worker != nullptr) {
     --worker->legs;
     worker->decoding_legs -= entry->second.is_decoding ? 1 : 0;
-    worker->AddPrefillTokens(entry->second.priority, -entry->second.prefill_tokens);
+    worker->AddPrefillTokens(entry->second.place, -entry->second.prefill_tokens);
   }
   legs_.erase(entry);
 }
@@ -343,7 +343,7 @@ void RouterCore::Apply(Session* session, SessionActions actions) {
     const auto tokens = static_cast<int64_t>(start.tokens.size());
     OpenLeg(start.id, {session, is_prefill ? LegKind::kPrefill : LegKind::kDecode, worker,
                        computes_prompt ? std::max<int64_t>(1, tokens - session->hit_tokens) : 0, tokens, clock_.Now(),
-                       session->call->request->priority});
+                       session->call->request->place()});
     commands_[worker].starts.push_back(std::move(start));
   }
   for (auto& [worker, cancel] : actions.cancels) {
@@ -375,14 +375,22 @@ void RouterCore::TryPlace(Session* session) {
                  placement.ok() ? placement->reason : absl::StrCat("waits: ", placement.status().message()));
   Apply(session, session->machine->OnPlaced(placement, view_, clock_.Now()));
   if (!sessions_.contains(session)) return;
-  bool queued = std::find(waiting_.begin(), waiting_.end(), session) != waiting_.end();
-  if (session->machine->waits_for_placement() && !queued) waiting_.push_back(session);
-  if (!session->machine->waits_for_placement() && queued) std::erase(waiting_, session);
+  if (!session->machine->waits_for_placement()) {
+    StopWaiting(session);
+  } else if (!std::exchange(session->is_waiting, true)) {
+    waiting_.emplace(session->call->request->place(), session);
+  }
+}
+
+void RouterCore::StopWaiting(Session* session) {
+  if (!std::exchange(session->is_waiting, false)) return;
+  const auto [begin, end] = waiting_.equal_range(session->call->request->place());
+  waiting_.erase(std::find_if(begin, end, [session](const auto& entry) { return entry.second == session; }));
 }
 
 void RouterCore::PlaceWaiting() {
   if (waiting_.empty()) return;
-  for (Session* session : std::vector<Session*>(waiting_)) {
+  for (const auto& [place, session] : std::multimap<QueuePlace, Session*>(waiting_)) {
     if (sessions_.contains(session)) TryPlace(session);
   }
 }
@@ -402,7 +410,7 @@ void RouterCore::End(Session* session, const absl::Status& status) {
   if (call->status.ok()) call->status = status;
   CloseLeg(session->machine->prefill_leg());
   CloseLeg(session->machine->decode_leg());
-  std::erase(waiting_, session);
+  StopWaiting(session);
   admission_.Release(call->request->tenant, now);
   sessions_.erase(session);
   const bool failed = !status.ok();

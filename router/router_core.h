@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -137,6 +138,7 @@ class RouterCore {
     std::unique_ptr<RequestSession> machine;
     Call* call;
     int hit_tokens = 0;  // Of its last placement, where the prompt is computed.
+    bool is_waiting = false;
   };
   void Main();
   void Post(absl::AnyInvocable<void()> work);
@@ -153,6 +155,7 @@ class RouterCore {
   void Apply(Session* session, SessionActions actions);
   void TryPlace(Session* session);
   void PlaceWaiting();
+  void StopWaiting(Session* session);
   void End(Session* session, const absl::Status& status);
   // The last word on a call: counted, logged and told.
   void FinishCall(const Request& request, const absl::Status& status, const RequestUsage& usage);
@@ -164,7 +167,7 @@ class RouterCore {
     int64_t prefill_tokens;  // That it was predicted to compute before its first token; 0 after that.
     int64_t prompt_tokens;
     absl::Time started;
-    int priority = 0;
+    QueuePlace place;
     bool is_decoding = false;
   };
   void OpenLeg(RequestId id, const LegEntry& entry);
@@ -193,7 +196,7 @@ class RouterCore {
   absl::flat_hash_map<std::string, Call*> calls_by_name_;
   absl::flat_hash_map<Session*, std::unique_ptr<Session>> sessions_;
   absl::flat_hash_map<RequestId, LegEntry> legs_;
-  std::vector<Session*> waiting_;                            // For placement, oldest first.
+  std::multimap<QueuePlace, Session*> waiting_;              // For placement.
   absl::flat_hash_map<Incarnation, CommandFrame> commands_;  // Of this turn.
   DecisionLog decisions_;
   absl::Time next_tick_;

@@ -111,6 +111,10 @@ void EncodeCommands(const CommandFrame& frame, v1::CommandFrame* proto) {
     if (leg.remaining < absl::InfiniteDuration()) {
       start->set_remaining_us(std::max<int64_t>(1, absl::ToInt64Microseconds(leg.remaining)));
     }
+    if (leg.due < absl::InfiniteDuration()) {
+      const int64_t due_us = absl::ToInt64Microseconds(leg.due);
+      start->set_due_us(due_us == 0 ? 1 : due_us);
+    }
     start->set_peer_worker(leg.peer_worker);
     start->set_peer_incarnation(leg.peer.value());
     start->set_handover_id(leg.handover.value());
@@ -135,6 +139,7 @@ CommandFrame DecodeCommands(const v1::CommandFrame& proto) {
     leg.sampling = DecodeSampling(start.sampling());
     leg.priority = start.priority();
     if (start.remaining_us() > 0) leg.remaining = absl::Microseconds(start.remaining_us());
+    if (start.due_us() != 0) leg.due = absl::Microseconds(start.due_us());
     leg.peer_worker = start.peer_worker();
     leg.peer = Incarnation(start.peer_incarnation());
     leg.handover = HandoverId(start.handover_id());

@@ -23,24 +23,31 @@ struct HeadView {
   }
 };
 
+// 16 elements of the KV cache, which are FP8, f16 or f32 by their size.
+TANDEM_INLINE Vec LoadKvVec(const uint8_t* from, int element_bytes) {
+  if (element_bytes == 1) return LoadFloat8Vec(from);
+  return element_bytes == 2 ? LoadHalfVec(from) : LoadVec(reinterpret_cast<const float*>(from));
+}
+
+TANDEM_INLINE float LoadKvElement(const uint8_t* from, int element_bytes) {
+  if (element_bytes == 1) return Float8ToFloat(*from);
+  if (element_bytes == 2) {
+    uint16_t half;
+    std::memcpy(&half, from, 2);
+    return HalfToFloat(half);
+  }
+  float value;
+  std::memcpy(&value, from, 4);
+  return value;
+}
+
 // One token's row as floats, padded with zeros to a multiple of 16.
 TANDEM_INLINE void LoadToken(const uint8_t* from, int head_dim, int element_bytes, float* to) {
   int d = 0;
-  for (; d + 16 <= head_dim; d += 16) {
-    StoreVec(to + d,
-             element_bytes == 2 ? LoadHalfVec(from + d * 2) : LoadVec(reinterpret_cast<const float*>(from) + d));
-  }
+  for (; d + 16 <= head_dim; d += 16) StoreVec(to + d, LoadKvVec(from + d * element_bytes, element_bytes));
   if (d == head_dim) return;
   for (int i = d; i < (head_dim + 15) / 16 * 16; ++i) {
-    float value = 0;
-    if (i < head_dim && element_bytes == 2) {
-      uint16_t half;
-      std::memcpy(&half, from + 2 * i, 2);
-      value = HalfToFloat(half);
-    } else if (i < head_dim) {
-      std::memcpy(&value, from + 4 * i, 4);
-    }
-    to[i] = value;
+    to[i] = i < head_dim ? LoadKvElement(from + i * element_bytes, element_bytes) : 0;
   }
 }
 
@@ -209,6 +216,10 @@ void SiluMul(const float* gate, const float* up, int64_t columns, float* out) {
 void StoreKv(const float* in, int64_t count, int element_bytes, uint8_t* out) {
   if (element_bytes == 4) {
     std::memcpy(out, in, count * sizeof(float));
+    return;
+  }
+  if (element_bytes == 1) {
+    for (int64_t i = 0; i < count; ++i) out[i] = FloatToFloat8(in[i]);
     return;
   }
   int64_t i = 0;

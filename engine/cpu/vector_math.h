@@ -65,6 +65,23 @@ TANDEM_INLINE Vec LoadBFloatVec(const uint8_t* p) {
   return (Vec)words;
 }
 
+// 16 FP8 values (E4M3).
+TANDEM_INLINE Vec LoadFloat8Vec(const uint8_t* p) {
+#if defined(__AVX512F__)
+  const __m256i codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i nan = _mm256_set1_epi16(0x7F), magnitudes = _mm256_and_si256(codes, nan);
+  // As f16, whose exponents are of another bias.
+  const __m256i halves = _mm256_or_si256(_mm256_slli_epi16(magnitudes, 7),
+                                         _mm256_slli_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(0x80)), 8));
+  const __m512 values = _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256));
+  return (Vec)_mm512_mask_mov_ps(values, _mm256_cmpeq_epi16_mask(magnitudes, nan), _mm512_set1_ps(__builtin_nanf("")));
+#else
+  Vec v;
+  for (int i = 0; i < 16; ++i) v[i] = Float8ToFloat(p[i]);
+  return v;
+#endif
+}
+
 TANDEM_INLINE void StoreHalfVec(uint8_t* p, Vec v) {
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),

@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "engine/cuda/chunk_attention.h"
 #include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/cuda_check.h"
 #include "engine/cuda/cuda_tensors.h"
@@ -17,13 +18,14 @@
 #include "engine/cuda/device_memory.h"
 #include "engine/cuda/device_sampler.h"
 #include "engine/cuda/float8_kernels.h"
+#include "engine/cuda/launch.h"
 #include "engine/cuda/moe_kernels.h"
 #include "engine/cuda/paged_attention.h"
-#include "engine/cuda/prefill_attention.h"
 #include "engine/cuda/rank_link.h"
 #include "engine/cuda/row_kernels.h"
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/step_inputs.h"
+#include "engine/cuda/streamed_linear.h"
 
 namespace tandem {
 namespace {
@@ -95,12 +97,9 @@ class CudaOps final : public Ops {
 
   void Linear(const Activation& in, const LinearWeight& weight, int rows, bool add, Activation& out) override {
     if (rows == 0) return;
-    SkinnyLinearArguments skinny = SkinnyCall(in, weight, rows, out);
-    skinny.add = add;
-    if (IsSkinny(skinny) && !(add && skinny.is_float)) {
-      CheckCuda(LaunchSkinnyLinear(skinny, multiprocessors_, stream_), "LaunchSkinnyLinear");
-      return;
-    }
+    SkinnyLinearArguments few = SkinnyCall(in, weight, rows, out);
+    few.add = add;
+    if (RunFewRows(few)) return;
     LinearCall call;
     call.in = Cuda(in).data();
     call.weight = Cuda(weight).weight();
@@ -127,27 +126,25 @@ class CudaOps final : public Ops {
   void NormLinear(const Activation& in, const VectorWeight& norm, float epsilon, const LinearWeight& weight, int rows,
                   Activation& scratch, Activation& out) override {
     if (rows == 0) return;
-    SkinnyLinearArguments skinny = SkinnyCall(in, weight, rows, out);
-    skinny.norm = Data(norm);
-    skinny.epsilon = epsilon;
-    if (!IsSkinny(skinny)) {
-      Ops::NormLinear(in, norm, epsilon, weight, rows, scratch, out);
-      return;
-    }
-    CheckCuda(LaunchSkinnyLinear(skinny, multiprocessors_, stream_), "LaunchSkinnyLinear");
+    SkinnyLinearArguments call = SkinnyCall(in, weight, rows, out);
+    const bool is_streamed = IsStreamed(call, compute_major_);
+    call.norm = Data(norm);
+    call.epsilon = epsilon;
+    if (is_streamed || !RunFewRows(call)) Ops::NormLinear(in, norm, epsilon, weight, rows, scratch, out);
   }
 
   void NormGatedLinear(const Activation& in, const VectorWeight& norm, float epsilon, const LinearWeight& weight,
                        int rows, Activation& scratch, Activation& gate_up, Activation& out) override {
-    SkinnyLinearArguments skinny = SkinnyCall(in, weight, rows, out);
-    skinny.norm = Data(norm);
-    skinny.epsilon = epsilon;
-    skinny.is_gated = true;
-    if (!IsSkinny(skinny) || skinny.bias != nullptr) {
-      Ops::NormGatedLinear(in, norm, epsilon, weight, rows, scratch, gate_up, out);
-      return;
+    SkinnyLinearArguments call = SkinnyCall(in, weight, rows, out);
+    call.is_gated = true;
+    if (IsStreamed(call, compute_major_)) {
+      RmsNorm(in, norm, epsilon, rows, scratch);
+      call.in = Cuda(scratch).data();
+    } else {
+      call.norm = Data(norm);
+      call.epsilon = epsilon;
     }
-    CheckCuda(LaunchSkinnyLinear(skinny, multiprocessors_, stream_), "LaunchSkinnyLinear");
+    if (!RunFewRows(call)) Ops::NormGatedLinear(in, norm, epsilon, weight, rows, scratch, gate_up, out);
   }
 
   void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv) override {
@@ -157,19 +154,13 @@ class CudaOps final : public Ops {
 
   void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) override {
     PagedAttentionArguments arguments = Attention(qkv, layer, kv, out);
-    arguments.max_rows = has_prefill_plan_ ? 1 : max_sequence_rows_;
-    if (has_single_rows_ || !has_prefill_plan_) {
+    arguments.max_rows = has_chunk_plan_ ? 1 : max_sequence_rows_;
+    if (has_single_rows_ || !has_chunk_plan_)
       CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
+    if (has_chunk_plan_) {
+      CheckCuda(chunk_attention_->Attend(arguments.pages, step_.pages, arguments.qkv, step_.rows, arguments.out),
+                "ChunkAttention");
     }
-    if (!has_prefill_plan_) return;
-    PrefillAttentionArguments chunks;
-    chunks.shape = shape_;
-    chunks.pages = arguments.pages;
-    chunks.page_table = step_.pages;
-    chunks.qkv = arguments.qkv;
-    chunks.rows = step_.rows;
-    chunks.out = arguments.out;
-    CheckCuda(LaunchPrefillAttention(chunks, prefill_plan_, stream_), "LaunchPrefillAttention");
   }
 
   void AppendAndAttend(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv, Activation& out) override {
@@ -233,8 +224,19 @@ class CudaOps final : public Ops {
     return RoundedRows(max_rows) * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
   }
 
+  // A product that takes as long as its weights take to be read; false: there is no kernel for it.
+  bool RunFewRows(const SkinnyLinearArguments& call) {
+    if (IsStreamed(call, compute_major_)) {
+      CheckCuda(LaunchStreamedLinear(call, multiprocessors_, stream_), "LaunchStreamedLinear");
+    } else if (IsSkinny(call)) {
+      CheckCuda(LaunchSkinnyLinear(call, multiprocessors_, stream_), "LaunchSkinnyLinear");
+    } else {
+      return false;
+    }
+    return true;
+  }
+
   void UseDevice() const { CheckCuda(cudaSetDevice(options_.device), "cudaSetDevice"); }
-  void PlanAttention(const StepBatch& batch);
   const ExpertTables& TablesOf(const MoeWeights& weights);
   // Returns when the device has it.
   void CopyNow(void* to, const void* from, size_t bytes) {
@@ -272,8 +274,7 @@ class CudaOps final : public Ops {
   std::unique_ptr<DeviceSampler> sampler_;
   std::unique_ptr<RankLink> link_;  // Null: there is one rank.
   DeviceMemory frequencies_, turns_, partial_, arrived_;
-  std::unique_ptr<StagingRing> plan_staging_;
-  DeviceMemory plan_memory_;
+  std::unique_ptr<ChunkAttention> chunk_attention_;  // Null: paged_attention does it all.
   absl::flat_hash_map<const MoeWeights*, ExpertTables> expert_tables_;
   // The input of an FP8 layer of many rows, for the widest of them.
   int64_t code_columns_ = 0;
@@ -285,8 +286,7 @@ class CudaOps final : public Ops {
   HeadShape shape_;
   bool adjacent_pairs_ = false;
   int max_sequence_rows_ = 1;
-  bool has_single_rows_ = false, has_prefill_plan_ = false;
-  PrefillPlan prefill_plan_;
+  bool has_single_rows_ = false, has_chunk_plan_ = false;
 
   bool is_recording_ = false;
   std::map<int, cudaGraphExec_t> graphs_;  // By rows.
@@ -314,7 +314,8 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   ops->shape_ = {config.num_heads, config.num_kv_heads, config.head_dim};
   const HeadShape& shape = ops->shape_;
   const AttentionSplitter splitter(ops->multiprocessors_, BlocksOfPart(shape));
-  ASSIGN_OR_RETURN(ops->inputs_, StepInputs::Create({options.max_rows, options.max_sequences, options.max_pages},
+  ASSIGN_OR_RETURN(ops->inputs_, StepInputs::Create({options.max_rows, options.max_sequences,
+                                                     options.max_pages_of_sequence * options.max_sequences},
                                                     splitter, ops->stream_));
   ASSIGN_OR_RETURN(ops->sampler_, DeviceSampler::Create(options.max_rows, ops->stream_));
   const auto allocate = [](DeviceMemory& memory, int64_t bytes) -> absl::Status {
@@ -327,10 +328,9 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   RETURN_IF_ERROR(allocate(ops->turns_, options.max_rows * half * sizeof(float2)));
   RETURN_IF_ERROR(allocate(ops->partial_, PartialFloats(shape, most_parts) * sizeof(float)));
   RETURN_IF_ERROR(allocate(ops->arrived_, NumArrived(shape, most_parts) * sizeof(uint32_t)));
-  if (HasPrefillAttention(shape, ops->compute_major_)) {
-    RETURN_IF_ERROR(allocate(ops->plan_memory_, kPrefillWorkspaceBytes));
-    ASSIGN_OR_RETURN(ops->plan_staging_, StagingRing::Create(kPrefillWorkspaceBytes, ops->stream_));
-  }
+  ASSIGN_OR_RETURN(ops->chunk_attention_,
+                   ChunkAttention::Create(shape, options.kv_layout, options.max_pages_of_sequence, ops->compute_major_,
+                                          ops->stream_));
   if (config.moe.num_experts > 0) {
     const int64_t pairs = int64_t{options.max_rows} * config.moe.experts_per_token;
     RETURN_IF_ERROR(allocate(ops->moe_chosen_, pairs * sizeof(int32_t)));
@@ -347,7 +347,7 @@ CudaOps::~CudaOps() {
   cudaSetDevice(options_.device);
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   for (auto& [rows, graph] : graphs_) cudaGraphExecDestroy(graph);
-  plan_staging_.reset();
+  chunk_attention_.reset();
   sampler_.reset();
   inputs_.reset();
   cublas_.reset();
@@ -377,15 +377,20 @@ void CudaOps::RunStep(const StepBatch& batch, const RopeConfig&, const Attention
   const int rows = batch.rows();
   const bool decodes = batch.sequences.size() == rows && batch.logit_rows.size() == rows;
   auto graph = is_recording_ || !decodes ? graphs_.end() : graphs_.lower_bound(rows);
-  const bool has_chunks = std::any_of(batch.sequences.begin(), batch.sequences.end(),
-                                      [](const BatchSequence& sequence) { return sequence.num_rows > 1; });
+  max_sequence_rows_ = 1;
+  has_single_rows_ = false;
+  for (const BatchSequence& sequence : batch.sequences) {
+    max_sequence_rows_ = std::max(max_sequence_rows_, sequence.num_rows);
+    has_single_rows_ |= sequence.num_rows == 1;
+  }
+  const bool plans_chunks = chunk_attention_ != nullptr && chunk_attention_->Takes(batch);
   step_ = inputs_->Upload(batch, graph == graphs_.end() ? rows : graph->first,
-                          /*keeps_whole=*/has_chunks && plan_staging_ == nullptr);
+                          /*keeps_whole=*/max_sequence_rows_ > 1 && !plans_chunks);
   if (graph != graphs_.end()) {
     CheckCuda(cudaGraphLaunch(graph->second, stream_), "cudaGraphLaunch");
     return;
   }
-  PlanAttention(batch);
+  has_chunk_plan_ = plans_chunks && chunk_attention_->Plan(batch);
   if (!is_recording_) {
     body();
     return;
@@ -401,36 +406,11 @@ void CudaOps::RunStep(const StepBatch& batch, const RopeConfig&, const Attention
   graphs_[rows] = executable;
 }
 
-void CudaOps::PlanAttention(const StepBatch& batch) {
-  max_sequence_rows_ = 1;
-  has_single_rows_ = has_prefill_plan_ = false;
-  std::vector<int32_t> first_rows, first_pages, contexts;
-  int32_t page = 0;
-  for (const BatchSequence& sequence : batch.sequences) {
-    max_sequence_rows_ = std::max(max_sequence_rows_, sequence.num_rows);
-    has_single_rows_ |= sequence.num_rows == 1;
-    if (sequence.num_rows > 1) {
-      first_rows.push_back(sequence.first_row);
-      first_pages.push_back(page);
-      contexts.push_back(sequence.context_tokens);
-    }
-    page += static_cast<int32_t>(sequence.pages.size());
-  }
-  if (contexts.empty() || plan_staging_ == nullptr) return;
-  // The chunks lie behind the single rows.
-  first_rows.push_back(batch.rows());
-  first_pages.push_back(page);
-  CheckCuda(
-      MakePrefillPlan(shape_, first_rows.data(), first_pages.data(), contexts.data(), static_cast<int>(contexts.size()),
-                      plan_memory_.as<void>(), plan_staging_->Acquire(), stream_, &prefill_plan_),
-      "MakePrefillPlan");
-  plan_staging_->Release();
-  has_prefill_plan_ = true;
-}
-
 absl::Status CudaOps::RecordSteps(absl::FunctionRef<void(const StepBatch&)> forward,
                                   absl::FunctionRef<void(double)> told) {
   UseDevice();
+  // What streams weights through shared memory wants all of it; what reads FP8 wants a cache.
+  SetUsualDivision(compute_major_ == 9 && code_columns_ == 0 ? SharedMemory::kMost : SharedMemory::kCache);
   std::vector<int> sizes;
   const int most = std::min(options_.max_sequences, options_.max_rows);
   for (int rows = 1; rows < most; rows += rows < 4 ? rows : rows < 32 ? 4 : rows < 128 ? 16 : 64) sizes.push_back(rows);

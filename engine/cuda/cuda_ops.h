@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "common/kv_layout.h"
 #include "engine/ops.h"
 #include "engine/rank_group.h"
 #include "model/checkpoint.h"
@@ -14,16 +15,17 @@ namespace tandem {
 // What the buffers of CudaOps are made for.
 struct CudaOpsOptions {
   int device = 0;
-  int max_rows = 0;            // Of a step.
-  int max_sequences = 0;       // Of a step.
-  int64_t max_pages = 0;       // Of all sequences of a step.
+  int max_rows = 0;       // Of a step.
+  int max_sequences = 0;  // Of a step.
+  int64_t max_pages_of_sequence = 0;
+  KvLayout kv_layout;          // But for the number of pages.
   int64_t weight_bytes = 0;    // That will be prepared, for the progress that is logged.
   RankGroup* ranks = nullptr;  // Where there are several; outlives the ops.
 };
 
-// The ops on an NVIDIA GPU (compute capability 9.0 or newer): bf16 weights, activations and KV, sums in f32; weights of
-// other types become bf16, but for FP8 ones (cuda_weights.h). Steps that decode are recorded as CUDA graphs, one for
-// each of some batch sizes.
+// The ops on an NVIDIA GPU (compute capability 9.0 or newer): bf16 weights, activations and KV, or KV of FP8, sums in
+// f32; weights of other types become bf16, but for FP8 ones (cuda_weights.h). Steps that decode are recorded as CUDA
+// graphs, one for each of some batch sizes.
 //
 // Work is only enqueued; CollectSamples waits. A failure of the GPU, or a step that does not end within 20 s, ends the
 // process (cuda_check.h).

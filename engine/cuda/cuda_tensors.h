@@ -129,6 +129,7 @@ inline LayerPages PagesOf(int layer, const KvPoolView& kv) {
   pages.value_offset = kv.layout.own_heads() * kv.layout.head_bytes();
   pages.head_bytes = kv.layout.head_bytes();
   pages.page_tokens = kv.layout.page_tokens;
+  pages.is_float8 = kv.layout.element_bytes == 1;
   return pages;
 }
 

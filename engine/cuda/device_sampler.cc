@@ -24,8 +24,6 @@ absl::StatusOr<std::unique_ptr<DeviceSampler>> DeviceSampler::Create(int max_row
   std::unique_ptr<DeviceSampler> sampler(new DeviceSampler(stream));
   constexpr DeviceMemory::Kind kDevice = DeviceMemory::Kind::kDevice, kPinned = DeviceMemory::Kind::kPinned;
   ASSIGN_OR_RETURN(sampler->tokens_, DeviceMemory::Allocate(kDevice, max_rows * sizeof(int32_t)));
-  ASSIGN_OR_RETURN(sampler->results_, DeviceMemory::Allocate(kDevice, max_rows * sizeof(int32_t)));
-  ASSIGN_OR_RETURN(sampler->settings_, DeviceMemory::Allocate(kDevice, max_rows * sizeof(SampleSettings)));
   ASSIGN_OR_RETURN(sampler->staging_, StagingRing::Create(max_rows * sizeof(SampleSettings), stream));
   for (size_t i = 0; i < kSlots; ++i) {
     Slot slot;
@@ -62,17 +60,12 @@ void DeviceSampler::Start(const float* logits, int64_t columns, absl::Span<const
                      .index = inputs[i].output.size()};
       all_on_device &= IsForDevice(params);
     }
-    CheckCuda(cudaMemcpyAsync(settings_.as<void>(), settings, inputs.size() * sizeof(SampleSettings),
-                              cudaMemcpyHostToDevice, stream_),
-              "cudaMemcpyAsync");
+    // The kernel reads the one and writes the other where they are, in the host's memory: they are a few bytes, and
+    // copies would stand between it and the kernels before and behind it.
+    CheckCuda(LaunchSample(logits, static_cast<int>(inputs.size()), static_cast<int>(columns), settings,
+                           tokens_.as<int32_t>(), slot.results.as<int32_t>(), stream_),
+              "LaunchSample");
     staging_->Release();
-    CheckCuda(
-        LaunchSample(logits, static_cast<int>(inputs.size()), static_cast<int>(columns),
-                     settings_.as<const SampleSettings>(), tokens_.as<int32_t>(), results_.as<int32_t>(), stream_),
-        "LaunchSample");
-    CheckCuda(cudaMemcpyAsync(slot.results.as<void>(), results_.as<void>(), inputs.size() * sizeof(int32_t),
-                              cudaMemcpyDeviceToHost, stream_),
-              "cudaMemcpyAsync");
   }
   CheckCuda(cudaEventRecord(slot.arrived, stream_), "cudaEventRecord");
   if (!all_on_device) {

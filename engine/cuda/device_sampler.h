@@ -58,7 +58,7 @@ class DeviceSampler {
   void AwaitEvent(cudaEvent_t event);
 
   const cudaStream_t stream_;
-  DeviceMemory tokens_, results_, settings_;
+  DeviceMemory tokens_;
   std::unique_ptr<StagingRing> staging_;
   std::vector<Slot> slots_;
   size_t next_slot_ = 0;

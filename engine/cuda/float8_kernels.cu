@@ -42,7 +42,35 @@ __global__ void __launch_bounds__(kWarps * 32)
   if (lane == 0) scales[int64_t{block} * padded_rows + row] = scale;
 }
 
+__global__ void __launch_bounds__(kWarps * 32)
+    WidenPagesKernel(const uint8_t* base, int64_t page_bytes, int64_t run_bytes, const int32_t* pages, uint4* out) {
+  LetNextKernelBegin();
+  WaitForEarlierKernels();
+  const uint4* from = reinterpret_cast<const uint4*>(base + pages[blockIdx.x] * page_bytes);
+  const int64_t loads = run_bytes / 16;
+  uint4* to = out + blockIdx.x * loads * 2;
+  // Every value of E4M3 is one of bf16.
+  const auto widen = [](uint32_t codes) {
+    const uint32_t halves = WidenToHalves(codes);
+    const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+    return PackPair(values.x, values.y);
+  };
+  for (int64_t i = threadIdx.x; i < loads; i += blockDim.x) {
+    const uint4 codes = from[i];
+    to[2 * i] =
+        make_uint4(widen(codes.x & 0xffff), widen(codes.x >> 16), widen(codes.y & 0xffff), widen(codes.y >> 16));
+    to[2 * i + 1] =
+        make_uint4(widen(codes.z & 0xffff), widen(codes.z >> 16), widen(codes.w & 0xffff), widen(codes.w >> 16));
+  }
+}
+
 }  // namespace
+
+cudaError_t LaunchWidenPages(const uint8_t* base, int64_t page_bytes, int64_t run_bytes, const int32_t* pages,
+                             int num_pages, __nv_bfloat16* out, cudaStream_t stream) {
+  return LaunchEarly(WidenPagesKernel, num_pages, kWarps * 32, 0, stream, base, page_bytes, run_bytes, pages,
+                     reinterpret_cast<uint4*>(out));
+}
 
 cudaError_t LaunchQuantiseRows(const __nv_bfloat16* in, int rows, int padded_rows, int columns, uint8_t* codes,
                                float* scales, cudaStream_t stream) {

@@ -25,4 +25,9 @@ inline int Float8ScaleStride(int64_t in_features) { return static_cast<int>((in_
 cudaError_t LaunchQuantiseRows(const __nv_bfloat16* in, int rows, int padded_rows, int columns, uint8_t* codes,
                                float* scales, cudaStream_t stream);
 
+// The runs of `run_bytes` codes that begin at base + pages[i] * page_bytes, as bf16, one behind the other. Sizes and
+// places are multiples of 16.
+cudaError_t LaunchWidenPages(const uint8_t* base, int64_t page_bytes, int64_t run_bytes, const int32_t* pages,
+                             int num_pages, __nv_bfloat16* out, cudaStream_t stream);
+
 }  // namespace tandem

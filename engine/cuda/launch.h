@@ -9,9 +9,12 @@ namespace tandem {
 // How a multiprocessor's 256 KB are divided while a kernel runs. A kernel that asks for another division than the one
 // before it waits until the multiprocessor is empty, so all those of a step ask for the same, as far as they can.
 enum class SharedMemory {
-  kUsual = 44,  // Percent: 100 KB are shared memory, and the rest is a cache, through which weights come.
-  kMost = 100,
+  kUsual,  // That which SetUsualDivision names.
+  kCache,  // 100 KB are shared memory, and the rest is a cache, through which skinny_linear's weights come.
+  kMost,   // All but 28 KB is shared memory.
 };
+// Of kernels that have none of their own in mind, from their first launch on; kCache at first. One for the process.
+void SetUsualDivision(SharedMemory division);
 // Lets a kernel have so much dynamic shared memory. Cheap when called again.
 cudaError_t PrepareKernel(const void* kernel, size_t shared_bytes, SharedMemory division);
 

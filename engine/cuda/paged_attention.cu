@@ -4,26 +4,30 @@
 
 // How it works. A block takes 8 columns, the query heads of one KV head (of one row, or of as many as fit), and a part
 // of the sequence's tokens; its warps take tiles of 16 tokens of it in turn, each for itself: keys and values come by
-// asynchronous copies, a few tiles ahead. Scores are K q^T and outputs V^T p^T, so that 16 tokens are the rows of a
-// tensor core instruction and the 8 columns its columns. At the end the warps' outputs are put together, and those of
-// the blocks that share a sequence by the last one of them.
+// asynchronous copies, a few tiles ahead; FP8 is widened to f16 in shared memory first. Scores are K q^T and outputs
+// V^T p^T, so that 16 tokens are the rows of a tensor core instruction and the 8 columns its columns. At the end the
+// warps' outputs are put together, and those of the blocks that share a sequence by the last one of them.
 
 namespace tandem {
 namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
-constexpr int kTile = 16;   // Tokens.
-constexpr int kStages = 3;  // Tiles on their way, per warp.
+constexpr int kTile = 16;  // Tokens.
 constexpr int kColumns = 8;
 constexpr unsigned kFewBlocks = 200;
 
-template <int kHeadDim>
+template <int kHeadDim, typename Kv>
 struct Sizes {
-  static constexpr int kRowBytes = kHeadDim * 2;
+  static constexpr bool kFloat8 = std::is_same_v<Kv, __nv_fp8_e4m3>;
+  static constexpr int kStages = kFloat8 ? 4 : 3;          // Tiles on their way, per warp.
+  static constexpr int kRowBytes = kHeadDim * sizeof(Kv);  // As stored.
   static constexpr int kChunks = kRowBytes / 16;
   static constexpr int kTileBytes = kTile * kRowBytes;
-  static constexpr int kWarpBytes = kStages * 2 * kTileBytes;  // Keys and values.
+  static constexpr int kWideRowBytes = kHeadDim * 2;  // As multiplied.
+  static constexpr int kWideTileBytes = kTile * kWideRowBytes;
+  static constexpr int kStagedBytes = kStages * 2 * kTileBytes;  // Keys and values.
+  static constexpr int kWarpBytes = kStagedBytes + (kFloat8 ? 2 * kWideTileBytes : 0);
   static constexpr int kShared = kWarps * kWarpBytes;
   // Outputs of the warps and their maxima and sums, in the same memory at the end.
   static constexpr int kOutputFloats = kColumns * (kHeadDim + 2);
@@ -31,19 +35,37 @@ struct Sizes {
 };
 
 // Where 16 bytes of a tile's row lie, such that 8 rows' same bytes are in unlike banks.
-template <int kHeadDim>
+template <int kRowBytes>
 __device__ __forceinline__ int Place(int row, int chunk) {
-  constexpr int kChunks = Sizes<kHeadDim>::kChunks;
+  constexpr int kChunks = kRowBytes / 16;
   const int turned = kChunks >= 8 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & (kChunks - 1));
-  return row * Sizes<kHeadDim>::kRowBytes + turned * 16;
+  return row * kRowBytes + turned * 16;
 }
 
-// kWide: in a grid that wants as many blocks on a multiprocessor as its memory allows.
-template <int kHeadDim, bool kWide>
+// A warp's work: a tile of keys or values of FP8 as f16.
+template <int kHeadDim>
+__device__ __forceinline__ void WidenTile(uint32_t from, uint32_t to) {
+  constexpr int kChunks = kHeadDim / 16;
+#pragma unroll
+  for (int i = 0; i < kTile * kChunks / 32; ++i) {
+    const int load = i * 32 + threadIdx.x % 32, row = load / kChunks, chunk = load % kChunks;
+    const uint4 codes = LoadShared(from + Place<kHeadDim>(row, chunk));
+    StoreShared(to + Place<kHeadDim * 2>(row, 2 * chunk),
+                make_uint4(WidenToHalves(codes.x & 0xffff), WidenToHalves(codes.x >> 16),
+                           WidenToHalves(codes.y & 0xffff), WidenToHalves(codes.y >> 16)));
+    StoreShared(to + Place<kHeadDim * 2>(row, 2 * chunk + 1),
+                make_uint4(WidenToHalves(codes.z & 0xffff), WidenToHalves(codes.z >> 16),
+                           WidenToHalves(codes.w & 0xffff), WidenToHalves(codes.w >> 16)));
+  }
+}
+
+// Kv: the pages' type. kWide: in a grid that wants as many blocks on a multiprocessor as its memory allows.
+template <int kHeadDim, typename Kv, bool kWide>
 __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionArguments a) {
-  using S = Sizes<kHeadDim>;
+  using S = Sizes<kHeadDim, Kv>;
+  using Work = std::conditional_t<S::kFloat8, __half, __nv_bfloat16>;
   extern __shared__ uint4 shared[];
-  __shared__ __align__(16) __nv_bfloat16 queries[kColumns][kHeadDim];
+  __shared__ __align__(16) Work queries[kColumns][kHeadDim];
   __shared__ bool is_last;
   LetNextKernelBegin();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group_lane = lane / 4, quad = lane % 4;
@@ -81,8 +103,8 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
         const int row = (i * 32 + lane) / S::kChunks, chunk = lane % S::kChunks;
         const uint8_t* from = head_base + __shfl_sync(0xffffffffu, own_place, row) + chunk * 16;
         const bool valid = tile * kTile + row < seen;
-        CopyAsync(to + Place<kHeadDim>(row, chunk), from, valid, policy);
-        CopyAsync(to + S::kTileBytes + Place<kHeadDim>(row, chunk), from + a.pages.value_offset, valid, policy);
+        CopyAsync(to + Place<S::kRowBytes>(row, chunk), from, valid, policy);
+        CopyAsync(to + S::kTileBytes + Place<S::kRowBytes>(row, chunk), from + a.pages.value_offset, valid, policy);
       }
     }
     CommitCopies();
@@ -91,8 +113,8 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   const int own_tile = a.appends ? tiles - 1 : 0;
   int next_copy = 0;  // Of the warp's tiles: first_tile + warp + kWarps * next_copy.
   const auto tile_at = [&](int index) { return first_tile + warp + kWarps * index; };
-  while (next_copy < kStages - 1 && tile_at(next_copy) < min(end_tile, own_tile)) {
-    start_copy(tile_at(next_copy), next_copy % kStages);
+  while (next_copy < S::kStages - 1 && tile_at(next_copy) < min(end_tile, own_tile)) {
+    start_copy(tile_at(next_copy), next_copy % S::kStages);
     ++next_copy;
   }
 
@@ -106,21 +128,20 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
       const int head = kv_head * group + (first_column + task) % group;
       const __nv_bfloat16* in = a.qkv + static_cast<int64_t>(row) * qkv_columns + head * kHeadDim;
       if (task >= columns) {
-        for (int i = lane; i < kHeadDim; i += 32) queries[task][i] = __float2bfloat16_rn(0);
+        for (int i = lane; i < kHeadDim; i += 32) Put(queries[task][i], 0);
       } else if (a.appends) {
         RotateHead<kHeadDim>(in, a.rotation.q_norm, a.rotation.epsilon,
                              a.rotation.turns + static_cast<int64_t>(row) * (kHeadDim / 2), a.rotation.adjacent_pairs,
                              queries[task]);
       } else {
-        for (int i = lane; i < kHeadDim; i += 32) queries[task][i] = in[i];
+        for (int i = lane; i < kHeadDim; i += 32) Put(queries[task][i], __bfloat162float(in[i]));
       }
       continue;
     }
     const int row = sequence.first_row, position = sequence.context_tokens - 1;
     const int page = a.step.pages[sequence.first_page + position / a.pages.page_tokens];
-    auto* slot =
-        reinterpret_cast<__nv_bfloat16*>(a.pages.base + page * a.pages.page_bytes + kv_head * a.pages.head_bytes +
-                                         position % a.pages.page_tokens * S::kRowBytes);
+    auto* slot = reinterpret_cast<Kv*>(a.pages.base + page * a.pages.page_bytes + kv_head * a.pages.head_bytes +
+                                       position % a.pages.page_tokens * S::kRowBytes);
     const __nv_bfloat16* key =
         a.qkv + static_cast<int64_t>(row) * qkv_columns + (a.shape.num_heads + kv_head) * kHeadDim;
     if (task == kColumns) {
@@ -129,13 +150,13 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
                            slot);
     } else {
       const __nv_bfloat16* value = key + a.shape.num_kv_heads * kHeadDim;
-      slot += a.pages.value_offset / 2;
-      for (int i = lane; i < kHeadDim; i += 32) slot[i] = value[i];
+      slot += a.pages.value_offset / static_cast<int64_t>(sizeof(Kv));
+      for (int i = lane; i < kHeadDim; i += 32) Put(slot[i], __bfloat162float(value[i]));
     }
   }
   __syncthreads();
-  while (next_copy < kStages - 1) {
-    start_copy(tile_at(next_copy), next_copy % kStages);
+  while (next_copy < S::kStages - 1) {
+    start_copy(tile_at(next_copy), next_copy % S::kStages);
     ++next_copy;
   }
 
@@ -159,11 +180,18 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   float o[kHeadDim / 16][4] = {};
 
   for (int index = 0; tile_at(index) < end_tile; ++index) {
-    start_copy(tile_at(next_copy), next_copy % kStages);
+    start_copy(tile_at(next_copy), next_copy % S::kStages);
     ++next_copy;
-    WaitForCopies<kStages - 1>();
+    WaitForCopies<S::kStages - 1>();
     __syncwarp();
-    const uint32_t keys = stages + index % kStages * 2 * S::kTileBytes, values = keys + S::kTileBytes;
+    uint32_t keys = stages + index % S::kStages * 2 * S::kTileBytes, values = keys + S::kTileBytes;
+    if constexpr (S::kFloat8) {
+      const uint32_t wide = stages + S::kStagedBytes;
+      WidenTile<kHeadDim>(keys, wide);
+      WidenTile<kHeadDim>(values, wide + S::kWideTileBytes);
+      keys = wide, values = wide + S::kWideTileBytes;
+      __syncwarp();
+    }
     const int first_token = tile_at(index) * kTile;
 
     float s[4] = {};
@@ -171,8 +199,8 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
     for (int k = 0; k < kHeadDim / 16; ++k) {
       uint32_t m[4];
       // Matrices: tokens 0-7 and 8-15 of chunk 2k, then of chunk 2k + 1.
-      LoadMatrices(m, keys + Place<kHeadDim>(lane % 16, 2 * k + lane / 16));
-      MultiplyAdd(s, m[0], m[1], m[2], m[3], q[k][0], q[k][1]);
+      LoadMatrices(m, keys + Place<S::kWideRowBytes>(lane % 16, 2 * k + lane / 16));
+      MultiplyAdd<Work>(s, m[0], m[1], m[2], m[3], q[k][0], q[k][1]);
     }
     // s: tokens group_lane and group_lane + 8, columns 2 quad and 2 quad + 1.
 #pragma unroll
@@ -207,13 +235,13 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
       }
     }
     // From rows of tokens to columns of tokens.
-    const uint32_t p0 = TransposeMatrix(PackPair(s[0], s[1])), p1 = TransposeMatrix(PackPair(s[2], s[3]));
+    const uint32_t p0 = TransposeMatrix(PackPair<Work>(s[0], s[1])), p1 = TransposeMatrix(PackPair<Work>(s[2], s[3]));
 #pragma unroll
     for (int d = 0; d < kHeadDim / 16; ++d) {
       uint32_t m[4];
       // Matrices: tokens 0-7 of chunks 2d and 2d + 1, then tokens 8-15; transposed.
-      LoadMatricesTransposed(m, values + Place<kHeadDim>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
-      MultiplyAdd(o[d], m[0], m[1], m[2], m[3], p0, p1);
+      LoadMatricesTransposed(m, values + Place<S::kWideRowBytes>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
+      MultiplyAdd<Work>(o[d], m[0], m[1], m[2], m[3], p0, p1);
     }
     __syncwarp();
   }
@@ -307,17 +335,22 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   }
 }
 
-template <int kHeadDim>
+template <int kHeadDim, typename Kv>
 cudaError_t Launch(const PagedAttentionArguments& a, cudaStream_t stream) {
   const int group = a.shape.num_heads / a.shape.num_kv_heads;
   const int column_tiles = (a.max_rows * group + kColumns - 1) / kColumns;
   const dim3 grid(column_tiles, a.shape.num_kv_heads, a.step.num_parts);
-  constexpr int kBytes = Sizes<kHeadDim>::kShared;
+  constexpr int kBytes = Sizes<kHeadDim, Kv>::kShared;
   // Where blocks are few, better the same division of memory as the kernels around it.
   if (grid.x * grid.y * grid.z <= kFewBlocks) {
-    return LaunchEarly(PagedAttentionKernel<kHeadDim, false>, grid, kThreads, kBytes, stream, a);
+    return LaunchEarly(PagedAttentionKernel<kHeadDim, Kv, false>, grid, kThreads, kBytes, stream, a);
   }
-  return LaunchEarly<SharedMemory::kMost>(PagedAttentionKernel<kHeadDim, true>, grid, kThreads, kBytes, stream, a);
+  return LaunchEarly<SharedMemory::kMost>(PagedAttentionKernel<kHeadDim, Kv, true>, grid, kThreads, kBytes, stream, a);
+}
+
+template <int kHeadDim>
+cudaError_t LaunchFor(const PagedAttentionArguments& a, cudaStream_t stream) {
+  return a.pages.is_float8 ? Launch<kHeadDim, __nv_fp8_e4m3>(a, stream) : Launch<kHeadDim, __nv_bfloat16>(a, stream);
 }
 
 }  // namespace
@@ -336,11 +369,11 @@ int64_t PartialFloats(const HeadShape& shape, int num_parts) {
 cudaError_t LaunchPagedAttention(const PagedAttentionArguments& arguments, cudaStream_t stream) {
   switch (arguments.shape.head_dim) {
     case 32:
-      return Launch<32>(arguments, stream);
+      return LaunchFor<32>(arguments, stream);
     case 64:
-      return Launch<64>(arguments, stream);
+      return LaunchFor<64>(arguments, stream);
     default:
-      return Launch<128>(arguments, stream);
+      return LaunchFor<128>(arguments, stream);
   }
 }
 

@@ -99,8 +99,8 @@ __global__ void GatherRowsKernel(const __nv_bfloat16* in, const int32_t* rows, i
   for (int i = threadIdx.x; i < columns / kPerLoad; i += blockDim.x) to[i] = from[i];
 }
 
-// A warp for each head of each row.
-template <int kHeadDim>
+// A warp for each head of each row. Kv: the pages' type.
+template <int kHeadDim, typename Kv>
 __global__ void __launch_bounds__(kThreads)
     RopeAndAppendKernel(StepView step, HeadShape shape, HeadRotation rotation, LayerPages pages, __nv_bfloat16* qkv) {
   LetNextKernelBegin();
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kThreads)
   if (sequence.context_tokens == 0) return;
   const int position = step.positions[row];
   const int page = step.pages[sequence.first_page + position / pages.page_tokens];
-  uint8_t* slot = pages.base + page * pages.page_bytes + position % pages.page_tokens * (kHeadDim * 2);
+  uint8_t* slot = pages.base + page * pages.page_bytes + position % pages.page_tokens * (kHeadDim * sizeof(Kv));
   const float2* turns = rotation.turns + static_cast<int64_t>(row) * (kHeadDim / 2);
   const int heads = shape.num_heads + 2 * shape.num_kv_heads;
   __nv_bfloat16* rows = qkv + static_cast<int64_t>(row) * heads * kHeadDim;
@@ -122,11 +122,11 @@ __global__ void __launch_bounds__(kThreads)
     }
     const int kv_head = (head - shape.num_heads) % shape.num_kv_heads;
     const bool is_key = head < shape.num_heads + shape.num_kv_heads;
-    auto* out = reinterpret_cast<__nv_bfloat16*>(slot + kv_head * pages.head_bytes + (is_key ? 0 : pages.value_offset));
+    auto* out = reinterpret_cast<Kv*>(slot + kv_head * pages.head_bytes + (is_key ? 0 : pages.value_offset));
     if (is_key) {
       RotateHead<kHeadDim>(in, rotation.k_norm, rotation.epsilon, turns, rotation.adjacent_pairs, out);
     } else {
-      for (int i = threadIdx.x % 32; i < kHeadDim; i += 32) out[i] = in[i];
+      for (int i = threadIdx.x % 32; i < kHeadDim; i += 32) Put(out[i], __bfloat162float(in[i]));
     }
   }
 }
@@ -157,16 +157,17 @@ cudaError_t LaunchGatherRows(const __nv_bfloat16* in, const int32_t* rows, int n
 
 cudaError_t LaunchRopeAndAppend(const StepView& step, const HeadShape& shape, const HeadRotation& rotation,
                                 const LayerPages& pages, __nv_bfloat16* qkv, cudaStream_t stream) {
-  const auto launch = [&](auto kernel) {
-    return LaunchEarly(kernel, step.rows, kThreads, 0, stream, step, shape, rotation, pages, qkv);
+  const auto launch = [&](auto for_bf16, auto for_float8) {
+    return LaunchEarly(pages.is_float8 ? for_float8 : for_bf16, step.rows, kThreads, 0, stream, step, shape, rotation,
+                       pages, qkv);
   };
   switch (shape.head_dim) {
     case 32:
-      return launch(RopeAndAppendKernel<32>);
+      return launch(RopeAndAppendKernel<32, __nv_bfloat16>, RopeAndAppendKernel<32, __nv_fp8_e4m3>);
     case 64:
-      return launch(RopeAndAppendKernel<64>);
+      return launch(RopeAndAppendKernel<64, __nv_bfloat16>, RopeAndAppendKernel<64, __nv_fp8_e4m3>);
     default:
-      return launch(RopeAndAppendKernel<128>);
+      return launch(RopeAndAppendKernel<128, __nv_bfloat16>, RopeAndAppendKernel<128, __nv_fp8_e4m3>);
   }
 }
 

@@ -85,18 +85,28 @@ __global__ void __launch_bounds__(kThreads)
     SampleKernel(const float* all_logits, int columns, const SampleSettings* all_settings, int32_t* tokens,
                  int32_t* results) {
   __shared__ unsigned long long total;
+  __shared__ SampleSettings settings;
   LetNextKernelBegin();
-  WaitForEarlierKernels();
   const int row = blockIdx.x;
   const float* logits = all_logits + static_cast<int64_t>(row) * columns;
-  const SampleSettings settings = all_settings[row];
+  if (threadIdx.x == 0) settings = all_settings[row];
+  WaitForEarlierKernels();
 
   Best best = {-INFINITY, columns};
   bool finite = true;
-  for (int i = threadIdx.x; i < columns; i += kThreads) {
-    const float value = logits[i];
+  const auto take = [&](float value, int i) {
     finite &= isfinite(value);
     best = Better(best, {value, i});
+  };
+  if (columns % 4 == 0) {
+    const float4* fours = reinterpret_cast<const float4*>(logits);
+#pragma unroll 8
+    for (int i = threadIdx.x; i < columns / 4; i += kThreads) {
+      const float4 four = fours[i];
+      take(four.x, 4 * i), take(four.y, 4 * i + 1), take(four.z, 4 * i + 2), take(four.w, 4 * i + 3);
+    }
+  } else {
+    for (int i = threadIdx.x; i < columns; i += kThreads) take(logits[i], i);
   }
   best = BestOfBlock(best);
   finite = __syncthreads_and(finite);

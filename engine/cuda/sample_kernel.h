@@ -18,7 +18,8 @@ struct SampleSettings {
 
 // Chooses a token for each row of logits [rows][columns]. Filters in the order of SampleToken: top-k (which keeps all
 // that equal its last), top-p of what that leaves, min-p. The draw depends on seed, index and the kept logits only.
-// `tokens` [rows] are for the next step's Embed; `results` [rows] for the host: -1 where logits are not finite.
+// `tokens` [rows] are for the next step's Embed; `results` [rows] for the host: -1 where logits are not finite. Those
+// and `settings`, which no kernel writes, may be pinned memory of the host.
 cudaError_t LaunchSample(const float* logits, int rows, int columns, const SampleSettings* settings, int32_t* tokens,
                          int32_t* results, cudaStream_t stream);
 

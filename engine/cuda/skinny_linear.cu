@@ -336,7 +336,7 @@ cudaError_t LaunchFor(const SkinnyLinearArguments& a, int multiprocessors, cudaS
 bool IsSkinny(const SkinnyLinearArguments& a) {
   const int tile = a.is_gated ? 2 * kTileRows : kTileRows;
   constexpr size_t kMostShared = 224 << 10;  // A block may have 227 KB, of which some is the kernel's own.
-  return a.rows >= 1 && a.rows <= kMaxSkinnyRows &&
+  return a.rows >= 1 && a.rows <= kMaxSkinnyRows && HasFewRowsForm(a) &&
          a.in_features % (a.float8.codes != nullptr ? kStepFeatures<true> : kStepFeatures<false>) == 0 &&
          a.out_features % tile == 0 && SharedNeedsOf(a).bytes <= kMostShared;
 }

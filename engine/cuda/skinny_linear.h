@@ -28,6 +28,11 @@ struct SkinnyLinearArguments {
   int in_features = 0;
 };
 
+// What no kernel of few rows does.
+inline bool HasFewRowsForm(const SkinnyLinearArguments& a) {
+  return !(a.is_float && a.add) && !(a.is_gated && a.bias != nullptr);
+}
+
 inline constexpr int kMaxSkinnyRows = 16;
 
 // Whether the kernel has code for it.

@@ -31,6 +31,7 @@ struct LayerPages {
   int64_t value_offset = 0;  // From a head's keys to its values.
   int64_t head_bytes = 0;
   int page_tokens = 0;
+  bool is_float8 = false;  // E4M3, as it is; else bf16.
 };
 
 struct HeadShape {

@@ -16,11 +16,13 @@
 #include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/cuda_check.h"
 #include "engine/cuda/device_memory.h"
+#include "engine/cuda/launch.h"
 #include "engine/cuda/paged_attention.h"
 #include "engine/cuda/prefill_attention.h"
 #include "engine/cuda/row_kernels.h"
 #include "engine/cuda/sample_kernel.h"
 #include "engine/cuda/skinny_linear.h"
+#include "engine/cuda/streamed_linear.h"
 #include "tests/bench/device_read.h"
 
 namespace tandem {
@@ -95,7 +97,18 @@ class Bench {
     printf("copy: %.3f TB/s read and written; cuBLAS 8192^3: %.0f TFLOP/s; read: %.3f TB/s\n", bandwidth_, rate_,
            ReadBandwidth());
     if (rates_only) return;
-    for (int rows : {1, 8, 16}) Layers(rows, 2048);
+    SetUsualDivision(SharedMemory::kMost);
+    for (int rows : {1, 8, 16, 32}) Layers(rows, 2048, By::kStreamed);
+    for (int rows : {16, 32, 64, 128}) Layers(rows, 2048, By::kCublas);
+    for (int rows : {1, 8, 16, 32}) {
+      for (const auto& [name, out, in, gated, add] : {std::tuple{"qkv", 6144, 4096, false, false},
+                                                      {"o", 4096, 4096, false, true},
+                                                      {"gate_up", 28672, 4096, true, false},
+                                                      {"down", 4096, 14336, false, true},
+                                                      {"lm_head", 128256, 4096, false, false}}) {
+        Streamed(name, rows, out, in, gated, add);
+      }
+    }
     for (bool float8 : {false, true}) {
       for (int rows : {1, 8, 16}) {
         for (const auto& [name, out, in, norm, gated, add] : {std::tuple{"qkv", 6144, 4096, true, false, false},
@@ -121,10 +134,12 @@ class Bench {
                2.0 * out * in / us * 1e-6, 2.0 * rows * out * in / us * 1e-6);
       }
     }
-    for (const auto& [batch, context] : {std::pair{1, 2048}, {8, 2048}, {32, 2048}, {128, 2048}, {1, 32768}}) {
-      Decode(batch, context, context);
+    for (bool float8 : {false, true}) {
+      for (const auto& [batch, context] : {std::pair{1, 2048}, {8, 2048}, {32, 2048}, {128, 2048}, {1, 32768}}) {
+        Decode(batch, context, context, float8);
+      }
     }
-    for (int batch : {4, 13, 32}) Decode(batch, 8192, 131072);
+    for (int batch : {4, 13, 32}) Decode(batch, 8192, 131072, /*float8=*/false);
     for (int tokens : {128, 1024, 2048, 8192}) Prefill(tokens, tokens);
     Prefill(2048, 8192);
     Sample(1);
@@ -142,6 +157,12 @@ class Bench {
   }
 
  private:
+  // What computes linear layers.
+  enum class By { kSkinny, kStreamed, kCublas };
+  static const char* NameOf(By by) {
+    return by == By::kSkinny ? "skinny" : by == By::kStreamed ? "streamed" : "cuBLAS";
+  }
+
   static constexpr int64_t kWeightElements =
       int64_t{128256} * 4096;  // 1 GB: a product's weights are at another place each time.
 
@@ -240,6 +261,24 @@ class Bench {
            rate, rate / bandwidth_);
   }
 
+  void Streamed(const char* name, int rows, int out, int in, bool gated, bool add) {
+    SkinnyLinearArguments a;
+    a.in = in_.as<Bf16>();
+    a.out = out_.as<void>();
+    a.is_float = out > 100000;
+    a.add = add;
+    a.is_gated = gated;
+    a.rows = rows, a.out_features = out, a.in_features = in;
+    const double us = MicrosecondsOf(
+        [&](int i) {
+          a.weight = WeightAt(i, int64_t{out} * in);
+          CheckCuda(LaunchStreamedLinear(a, multiprocessors_, stream_), "LaunchStreamedLinear");
+        },
+        out > 100000 ? 20 : 200);
+    const double rate = 2.0 * out * in / us * 1e-6;
+    printf("streamed %-8s rows %3d: %7.1f us, %.3f TB/s, %.2f of copy\n", name, rows, us, rate, rate / bandwidth_);
+  }
+
   // Sequences of one row with pages in random order, and attention over them. There are several layers' worth of pages,
   // so that none is in the cache when its turn comes.
   struct DecodeRig {
@@ -255,10 +294,11 @@ class Bench {
     }
   };
   // The first sequence has a context of `longest`.
-  DecodeRig MakeDecodeRig(int batch, int context, int longest, const Bf16* qkv, Bf16* out) {
+  DecodeRig MakeDecodeRig(int batch, int context, int longest, bool float8, const Bf16* qkv, Bf16* out) {
     constexpr int kPageTokens = 16;
     const int pages_of_one = context / kPageTokens;
-    const int64_t page_bytes = int64_t{2} * kShape.num_kv_heads * kPageTokens * kShape.head_dim * 2;
+    const int element_bytes = float8 ? 1 : 2;
+    const int64_t page_bytes = int64_t{2} * kShape.num_kv_heads * kPageTokens * kShape.head_dim * element_bytes;
     const int64_t pages = int64_t{pages_of_one} * (batch - 1) + longest / kPageTokens;
     DecodeRig rig;
     rig.layer_bytes = pages * page_bytes;
@@ -289,9 +329,10 @@ class Bench {
     a.step.rows = a.step.num_sequences = batch;
     a.shape = kShape;
     a.pages.page_bytes = page_bytes;
-    a.pages.head_bytes = kPageTokens * kShape.head_dim * 2;
+    a.pages.head_bytes = kPageTokens * kShape.head_dim * element_bytes;
     a.pages.value_offset = kShape.num_kv_heads * a.pages.head_bytes;
     a.pages.page_tokens = kPageTokens;
+    a.pages.is_float8 = float8;
     a.qkv = qkv;
     a.rotation.turns = rig.turns.as<float2>();
     a.appends = true;
@@ -302,11 +343,12 @@ class Bench {
   }
 
   // What a decode step spends in its layers, as a graph.
-  void Layers(int batch, int context) {
+  void Layers(int batch, int context, By by) {
     constexpr int kLayers = 32;
     DeviceMemory hidden = Allocate(batch * 4096 * 2), qkv = Allocate(batch * 6144 * 2),
-                 attended = Allocate(batch * 4096 * 2), activated = Allocate(batch * 14336 * 2);
-    DecodeRig rig = MakeDecodeRig(batch, context, context, qkv.as<Bf16>(), attended.as<Bf16>());
+                 attended = Allocate(batch * 4096 * 2), activated = Allocate(batch * 14336 * 2),
+                 normed = Allocate(batch * 4096 * 2), gate_up = Allocate(batch * 28672 * 2);
+    DecodeRig rig = MakeDecodeRig(batch, context, context, /*float8=*/false, qkv.as<Bf16>(), attended.as<Bf16>());
     int64_t at = 0;
     const auto linear = [&](const DeviceMemory& in, const DeviceMemory& out, int out_features, int in_features,
                             bool norm, bool gated, bool add) {
@@ -321,7 +363,29 @@ class Bench {
       a.add = add;
       a.is_gated = gated;
       a.rows = batch, a.out_features = out_features, a.in_features = in_features;
-      CheckCuda(LaunchSkinnyLinear(a, multiprocessors_, stream_), "LaunchSkinnyLinear");
+      if (by == By::kSkinny) {
+        CheckCuda(LaunchSkinnyLinear(a, multiprocessors_, stream_), "LaunchSkinnyLinear");
+        return;
+      }
+      if (norm) {
+        CheckCuda(LaunchRmsNorm(a.in, a.norm, a.epsilon, batch, in_features, normed.as<Bf16>(), stream_), "norm");
+        a.in = normed.as<Bf16>();
+        a.norm = nullptr;
+      }
+      if (by == By::kStreamed) {
+        CheckCuda(LaunchStreamedLinear(a, multiprocessors_, stream_), "LaunchStreamedLinear");
+        return;
+      }
+      LinearCall call;
+      call.in = a.in;
+      call.weight = a.weight;
+      call.out = gated ? gate_up.as<void>() : a.out;
+      call.add = add;
+      call.rows = batch, call.out_features = out_features, call.in_features = in_features;
+      cublas_->Run(call);
+      if (gated) {
+        CheckCuda(LaunchSiluMul(gate_up.as<Bf16>(), batch, out_features / 2, activated.as<Bf16>(), stream_), "silu");
+      }
     };
     for (bool with_attention : {true, false}) {
       cudaGraph_t graph;
@@ -340,19 +404,19 @@ class Bench {
           MicrosecondsOf([&](int) { CheckCuda(cudaGraphLaunch(executable, stream_), "cudaGraphLaunch"); }, 10);
       const double weight_bytes = 2 * (6144.0 * 4096 + 4096.0 * 4096 + 28672.0 * 4096 + 4096.0 * 14336);
       const double bytes = kLayers * (weight_bytes + (with_attention ? static_cast<double>(rig.layer_bytes) : 0));
-      printf("32 layers, batch %3d context %d %s: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context,
+      printf("32 layers, %-8s batch %3d context %d %s: %7.1f us, %.3f TB/s, %.2f of copy\n", NameOf(by), batch, context,
              with_attention ? "all" : "without attention", us, bytes / us * 1e-6, bytes / us * 1e-6 / bandwidth_);
       CheckCuda(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy");
       CheckCuda(cudaGraphDestroy(graph), "cudaGraphDestroy");
     }
   }
 
-  void Decode(int batch, int context, int longest) {
-    DecodeRig rig = MakeDecodeRig(batch, context, longest, in_.as<Bf16>(), out_.as<Bf16>());
+  void Decode(int batch, int context, int longest, bool float8) {
+    DecodeRig rig = MakeDecodeRig(batch, context, longest, float8, in_.as<Bf16>(), out_.as<Bf16>());
     const double us = MicrosecondsOf([&](int i) { rig.Attend(i, stream_); }, 100);
     const double rate = static_cast<double>(rig.layer_bytes) / us * 1e-6;
-    printf("attention batch %3d context %5d, one of %6d: %7.1f us, %.3f TB/s, %.2f of copy\n", batch, context, longest,
-           us, rate, rate / bandwidth_);
+    printf("attention%s batch %3d context %5d, one of %6d: %7.1f us, %.3f TB/s, %.2f of copy\n", float8 ? " FP8" : "",
+           batch, context, longest, us, rate, rate / bandwidth_);
   }
 
   void Prefill(int rows, int context) {

@@ -32,8 +32,9 @@ double SecondsNow() { return absl::ToDoubleSeconds(Clock::Real().Now() - absl::U
 
 class Bench {
  public:
-  Bench(const std::string& model, double bandwidth, double rate, const Shard& shard, const std::string& group)
-      : model_(model), bandwidth_(bandwidth), rate_(rate), shard_(shard), group_(group) {}
+  Bench(const std::string& model, double bandwidth, double rate, bool float8_kv, const Shard& shard,
+        const std::string& group)
+      : model_(model), bandwidth_(bandwidth), rate_(rate), float8_kv_(float8_kv), shard_(shard), group_(group) {}
   // Ends the ranks with their engine.
   void End() {
     fixture_.reset();
@@ -57,7 +58,7 @@ class Bench {
       const double mean = 1e3 * (at[at.size() - 2] - at[20]) / static_cast<double>(at.size() - 22);
       std::sort(gaps.begin(), gaps.end());
       const double context = kContext + (20 + static_cast<double>(at.size())) / 2;
-      const double kv = 2.0 * config.num_kv_heads * config.head_dim * 2 * config.num_layers;
+      const double kv = 2.0 * config.num_kv_heads * config.head_dim * (float8_kv_ ? 1 : 2) * config.num_layers;
       const double floor = (WeightBytes() + kv * context * batch) / shard_.size / bandwidth_ * 1e-9;
       printf(
           "decode batch %3d mean context %.0f: %.3f ms a step (p50 %.3f p99 %.3f), floor %.3f, ratio %.3f, %zu steps\n",
@@ -117,6 +118,7 @@ class Bench {
     fixture_ = std::make_unique<EngineFixture>(model_, Engine::Options{.precision = Precision::kBf16,
                                                                        .gpu = shard_.rank,
                                                                        .kv_memory_bytes = int64_t{44} << 30,
+                                                                       .float8_kv = float8_kv_,
                                                                        .max_step_tokens = max_step_tokens,
                                                                        .max_running = max_running,
                                                                        .run_ahead = true,
@@ -165,6 +167,7 @@ class Bench {
 
   const std::string model_;
   const double bandwidth_, rate_;
+  const bool float8_kv_;
   const Shard shard_;
   const std::string group_;
   std::unique_ptr<RankGroup> ranks_;
@@ -179,7 +182,8 @@ class Bench {
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   if (argc < 4) {
-    fprintf(stderr, "usage: gpu_engine_bench MODEL TB_PER_S TFLOP_PER_S [ranks=N] [decode] [prefill] [generate]\n");
+    fprintf(stderr,
+            "usage: gpu_engine_bench MODEL TB_PER_S TFLOP_PER_S [ranks=N] [kv=fp8] [decode] [prefill] [generate]\n");
     return 2;
   }
   std::set<std::string> parts(argv + 4, argv + argc);
@@ -189,11 +193,12 @@ int main(int argc, char** argv) {
     shard.size = atoi(ranks->substr(6).c_str());
     parts.erase(ranks);
   }
+  const bool float8_kv = parts.erase("kv=fp8") > 0;
   // Before anything of CUDA is there, which does not survive a fork.
   for (int rank = 1; rank < shard.size && shard.rank == 0; ++rank) {
     if (fork() == 0) shard.rank = rank;
   }
-  tandem::Bench bench(argv[1], atof(argv[2]), atof(argv[3]), shard, group);
+  tandem::Bench bench(argv[1], atof(argv[2]), atof(argv[3]), float8_kv, shard, group);
   if (parts.empty()) parts = {"decode", "prefill", "generate"};
   if (parts.contains("decode")) bench.Decode();
   if (parts.contains("prefill")) bench.Prefill();

@@ -3,10 +3,10 @@
 workers of this machine's CPUs that prefill and decode. Prints a line a policy: time to the first token, and how much of
 the prompts was found in prefix caches.
 
-    tests/bench/placement_trace.py PROGRAMS MODEL [--workers=4] [--requests=200] [--speed=0.4] [--token_scale=0.0625]
+    tests/bench/placement_trace.py PROGRAMS MODEL [--workers=4] [--requests=1600] [--speed=0.9] [--rounds=1]
 
-PROGRAMS: a folder with tandem and its programs. MODEL: a GGUF file or a folder. Policies run in turn, twice each, so that
-an hour's mood shows.
+PROGRAMS: a folder with tandem and its programs. MODEL: a GGUF file or a folder. Policies run in turn; on a
+shared machine ask for more rounds than one.
 """
 
 import argparse
@@ -47,7 +47,8 @@ def run(options: argparse.Namespace, policy: str, folder: pathlib.Path) -> None:
         f"model: {{path: {options.model}, served_name: m}}\n"
         f"router: {{listen: '127.0.0.1:{router}', http_listen: '', metrics_listen: '127.0.0.1:{metrics}',"
         f" placement: {policy}}}\n"
-        f"pools: [{{name: decode, role: decode, replicas: {options.workers}, kv_memory: 1 GiB}}]\n")
+        f"pools: [{{name: decode, role: decode, replicas: {options.workers}, kv_memory: 1 GiB,"
+        f" page_tokens: {options.page_tokens}}}]\n")
     with open(folder / "log", "w") as log:
         cluster = subprocess.Popen([options.programs / "tandem", "up", topology], stdout=log, stderr=log)
     try:
@@ -73,12 +74,15 @@ def main() -> None:
     parser.add_argument("programs", type=lambda text: pathlib.Path(text).resolve())
     parser.add_argument("model", type=lambda text: pathlib.Path(text).resolve())
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--speed", type=float, default=0.4)
-    parser.add_argument("--token_scale", type=float, default=0.0625)
+    parser.add_argument("--requests", type=int, default=1600)
+    parser.add_argument("--speed", type=float, default=0.9)
+    parser.add_argument("--token_scale", type=float, default=1 / 64)
+    parser.add_argument("--page_tokens", type=int, default=8, help="at most a block of the trace: 512 * token_scale")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
     options = parser.parse_args()
-    for _ in range(2):
-        for policy in POLICIES:
+    for _ in range(options.rounds):
+        for policy in options.policies:
             with tempfile.TemporaryDirectory() as folder:
                 run(options, policy, pathlib.Path(folder))
 

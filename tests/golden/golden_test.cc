@@ -58,6 +58,22 @@ TEST(SmolLm2Golden, QuantisedPathStaysCloseToTheReference) {
   printf("equal %d of %d, mean top-5 |delta logprob| %.4f\n", all.equal, all.steps, all.mean_delta());
 }
 
+TEST(SmolLm2Golden, KvOfFloat8StaysCloseToTheReference) {
+  ASSERT_OK_AND_ASSIGN(auto prompts, ReadGoldenFile("smollm2_golden.jsonl"));
+  EngineFixture fixture(SmolLm2Path(), {.precision = Precision::kFull, .threads = 2, .float8_kv = true});
+  Agreement all;
+  for (const GoldenPrompt& prompt : prompts) {
+    ASSERT_OK_AND_ASSIGN(auto scores, fixture.engine().ScoreAll(PromptAndContinuation(prompt)));
+    all += Compare(scores, prompt, static_cast<int>(prompt.ids.size()) - 1);
+  }
+  printf("equal %d of %d, largest margin turned %.3f, mean top-5 |delta logprob| %.4f\n", all.equal, all.steps,
+         all.largest_flipped_margin, all.mean_delta());
+  EXPECT_EQ(all.steps, 1152);
+  EXPECT_GE(all.equal, 0.9 * all.steps);
+  EXPECT_LE(all.mean_delta(), 0.3);
+  EXPECT_GT(all.mean_delta(), 1e-3);  // It is not f32.
+}
+
 class TinyGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(TinyGolden, FullPrecisionEqualsTheReferenceOnEveryStep) {

@@ -1,6 +1,8 @@
 // Attention of engine/cuda against sums in double precision on the host, on random data.
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -9,10 +11,11 @@
 #include <random>
 #include <vector>
 
+#include "engine/cuda/chunk_attention.h"
 #include "engine/cuda/paged_attention.h"
-#include "engine/cuda/prefill_attention.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/device_values.h"
+#include "tests/support/status_matchers.h"
 
 namespace tandem {
 namespace {
@@ -24,6 +27,40 @@ struct AttentionCase {
   HeadShape shape;
   int page_tokens;
   std::vector<std::pair<int, int>> sequences;  // Rows and tokens of context.
+  bool is_float8 = false;                      // The pool.
+};
+
+std::vector<uint8_t> Float8Codes(const std::vector<Bf16>& values) {
+  std::vector<uint8_t> codes;
+  for (Bf16 value : values) codes.push_back(__nv_cvt_float_to_fp8(float(Value(value)), __NV_SATFINITE, __NV_E4M3));
+  return codes;
+}
+// All are values of bf16, too.
+std::vector<Bf16> Float8Values(const std::vector<uint8_t>& codes) {
+  std::vector<Bf16> values;
+  for (uint8_t code : codes) {
+    values.push_back(__float2bfloat16(__half2float(__half(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3)))));
+  }
+  return values;
+}
+
+// The memory of a pool, and what it stands for.
+class TestPool {
+ public:
+  TestPool(std::vector<Bf16> values, bool is_float8)
+      : values_(is_float8 ? Float8Values(Float8Codes(values)) : std::move(values)),
+        is_float8_(is_float8),
+        wide_(values_),
+        codes_(Float8Codes(values_)) {}
+  const std::vector<Bf16>& values() const { return values_; }
+  uint8_t* device() { return is_float8_ ? codes_.device() : reinterpret_cast<uint8_t*>(wide_.device()); }
+  std::vector<Bf16> Read() { return is_float8_ ? Float8Values(codes_.Read()) : wide_.Read(); }
+
+ private:
+  const std::vector<Bf16> values_;
+  const bool is_float8_;
+  Both<Bf16> wide_;
+  Both<uint8_t> codes_;
 };
 
 class AttentionRig {
@@ -62,14 +99,32 @@ class AttentionRig {
   std::vector<int32_t>& page_table() { return page_table_; }
   std::vector<int32_t>& positions() { return positions_; }
   std::vector<int32_t>& sequence_of_row() { return sequence_of_row_; }
-  LayerPages Pages(Bf16* pool) const {
+  KvLayout layout() const {
+    return {.num_layers = 2,
+            .num_kv_heads = c_.shape.num_kv_heads,
+            .head_dim = c_.shape.head_dim,
+            .element_bytes = c_.is_float8 ? 1 : 2,
+            .page_tokens = c_.page_tokens};
+  }
+  LayerPages Pages(TestPool& pool) const {
     LayerPages pages;
-    pages.base = reinterpret_cast<uint8_t*>(pool + layer_elements_);
-    pages.page_bytes = page_elements_ * 2;
-    pages.head_bytes = int64_t{c_.page_tokens} * c_.shape.head_dim * 2;
+    pages.base = pool.device() + layout().layer_bytes();
+    pages.page_bytes = layout().page_bytes();
+    pages.head_bytes = layout().head_bytes();
     pages.value_offset = c_.shape.num_kv_heads * pages.head_bytes;
     pages.page_tokens = c_.page_tokens;
+    pages.is_float8 = c_.is_float8;
     return pages;
+  }
+  StepBatch Batch() const {
+    StepBatch batch;
+    batch.tokens.resize(num_rows_);
+    for (const SequenceView& sequence : sequences_) {
+      const size_t pages = (sequence.context_tokens + c_.page_tokens - 1) / c_.page_tokens;
+      batch.sequences.push_back({sequence.first_row, sequence.num_rows, sequence.context_tokens,
+                                 absl::MakeConstSpan(page_table_).subspan(sequence.first_page, pages)});
+    }
+    return batch;
   }
   // Index in the pool of a token's first element.
   int64_t Slot(int sequence, int token, int plane, int head) const {
@@ -132,6 +187,11 @@ std::vector<AttentionCase> AttentionCases(bool single_rows) {
       }
     }
   }
+  for (size_t i = 0, count = cases.size(); i < count; ++i) {
+    if (cases[i].page_tokens != 16) continue;
+    cases.push_back(cases[i]);
+    cases.back().is_float8 = true;
+  }
   return cases;
 }
 
@@ -140,11 +200,12 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
     for (const auto& [multiprocessors, adjacent] : {std::pair{1, false}, {60, true}, {2000, false}}) {
       SCOPED_TRACE(testing::Message() << "heads " << c.shape.num_heads << "/" << c.shape.num_kv_heads << " of "
                                       << c.shape.head_dim << ", pages of " << c.page_tokens << ", "
-                                      << c.sequences.size() << " sequences, " << multiprocessors << " multiprocessors");
+                                      << c.sequences.size() << " sequences, " << multiprocessors << " multiprocessors"
+                                      << (c.is_float8 ? ", FP8" : ""));
       AttentionRig rig(c, random_);
       const int dim = c.shape.head_dim, half = dim / 2;
-      Both<Bf16> pool(Random(rig.pool_elements())), qkv(Random(size_t(rig.num_rows()) * rig.columns())),
-          q_norm(Random(dim)), k_norm(Random(dim));
+      TestPool pool(Random(rig.pool_elements()), c.is_float8);
+      Both<Bf16> qkv(Random(size_t(rig.num_rows()) * rig.columns())), q_norm(Random(dim)), k_norm(Random(dim));
       Both<Bf16> out(Random(size_t(rig.num_rows()) * c.shape.num_heads * dim));
       std::vector<float2> turns;
       for (int position : rig.positions()) {
@@ -165,7 +226,7 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
       a.step.pages = pages.device();
       a.step.rows = rig.num_rows();
       a.shape = c.shape;
-      a.pages = rig.Pages(pool.device());
+      a.pages = rig.Pages(pool);
       a.qkv = qkv.device();
       a.rotation.q_norm = q_norm.device();
       a.rotation.k_norm = k_norm.device();
@@ -183,7 +244,7 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
 
       // The same on the host.
       std::vector<Bf16> rotated = qkv.host;
-      std::vector<Bf16> wanted_pool = pool.host;
+      std::vector<Bf16> wanted_pool = pool.values();
       for (int row = 0; row < rig.num_rows(); ++row) {
         const auto rotate = [&](int head, const std::vector<Bf16>& norm) {
           Bf16* x = rotated.data() + size_t(row) * rig.columns() + head * dim;
@@ -211,12 +272,32 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
                       wanted_pool.begin() + rig.Slot(row, rig.positions()[row], 1, head));
         }
       }
+      if (c.is_float8) {
+        // The kernel rounds once: where bf16 lies between, a code may be the next one.
+        std::vector<double> all;
+        for (Bf16 value : Float8Values(Float8Codes(wanted_pool))) all.push_back(Value(value));
+        wanted_pool = pool.Read();
+        ExpectNear(wanted_pool, all, 0.13, "pool");
+      } else {
+        std::vector<double> all;
+        for (Bf16 value : wanted_pool) all.push_back(Value(value));
+        ExpectNear(pool.Read(), all, 0.01, "pool");
+      }
       ExpectNear(out.Read(), rig.Attend(rotated, wanted_pool), 0.02, "out");
-      std::vector<double> all;
-      for (Bf16 value : wanted_pool) all.push_back(Value(value));
-      ExpectNear(pool.Read(), all, 0.01, "pool");
       if (HasFailure()) return;
     }
+  }
+}
+
+// What does not fit into the memory for widened pages is left to the kernel for single rows.
+TEST_F(CudaAttentionTest, ChunksOfMorePagesOfFloat8ThanASequenceHasAreNotTaken) {
+  const AttentionCase c = {{8, 2, 128}, 16, {{33, 100}, {130, 260}}, /*is_float8=*/true};
+  AttentionRig rig(c, random_);
+  for (const auto& [pages, takes] : {std::pair{24, true}, {23, false}}) {  // 7 and 17.
+    const auto chunks = ChunkAttention::Create(c.shape, rig.layout(), pages, compute_major_, nullptr);
+    ASSERT_THAT(chunks, IsOk());
+    if (*chunks == nullptr) GTEST_SKIP() << "there is no kernel for chunks here";
+    EXPECT_EQ((*chunks)->Takes(rig.Batch()), takes);
   }
 }
 
@@ -224,10 +305,11 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
   for (const AttentionCase& c : AttentionCases(/*single_rows=*/false)) {
     SCOPED_TRACE(testing::Message() << "heads " << c.shape.num_heads << "/" << c.shape.num_kv_heads << " of "
                                     << c.shape.head_dim << ", pages of " << c.page_tokens << ", " << c.sequences.size()
-                                    << " sequences");
+                                    << " sequences" << (c.is_float8 ? ", FP8" : ""));
     AttentionRig rig(c, random_);
     const int dim = c.shape.head_dim;
-    Both<Bf16> pool(Random(rig.pool_elements())), qkv(Random(size_t(rig.num_rows()) * rig.columns()));
+    TestPool pool(Random(rig.pool_elements()), c.is_float8);
+    Both<Bf16> qkv(Random(size_t(rig.num_rows()) * rig.columns()));
     Both<Bf16> out(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
     Both<AttentionPart> whole(rig.Parts(132, /*keeps_whole=*/true)), single(rig.Parts(132, /*keeps_whole=*/false));
     Both<int32_t> pages(rig.page_table());
@@ -242,49 +324,31 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
     a.partial = partial.device();
     a.arrived = arrived.device();
     a.shape = c.shape;
-    a.pages = rig.Pages(pool.device());
+    a.pages = rig.Pages(pool);
     a.qkv = qkv.device();
     a.max_rows = rig.max_rows();
     a.out = out.device();
     Check(LaunchPagedAttention(a, nullptr));
     Finish();
-    const std::vector<double> wanted = rig.Attend(qkv.host, pool.host);
+    const std::vector<double> wanted = rig.Attend(qkv.host, pool.values());
     ExpectNear(out.Read(), wanted, 0.02, "by the kernel for single rows");
-    if (!HasPrefillAttention(c.shape, compute_major_)) continue;
 
-    // Chunks by FlashInfer's kernel, single rows by ours.
+    // Chunks by the kernel for them, single rows by ours.
     Both<Bf16> other(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
-    std::vector<int32_t> first_rows, first_pages, contexts;
-    for (const SequenceView& sequence : rig.sequences()) {
-      if (sequence.num_rows == 1) continue;
-      first_rows.push_back(sequence.first_row);
-      first_pages.push_back(sequence.first_page);
-      contexts.push_back(sequence.context_tokens);
-    }
-    first_rows.push_back(rig.num_rows());
-    first_pages.push_back(static_cast<int>(rig.page_table().size()));
-    void *workspace, *host;
-    Check(cudaMalloc(&workspace, kPrefillWorkspaceBytes));
-    Check(cudaMallocHost(&host, kPrefillWorkspaceBytes));
-    PrefillPlan plan;
-    Check(MakePrefillPlan(c.shape, first_rows.data(), first_pages.data(), contexts.data(),
-                          static_cast<int>(contexts.size()), workspace, host, nullptr, &plan));
-    PrefillAttentionArguments p;
-    p.shape = c.shape;
-    p.pages = a.pages;
-    p.page_table = pages.device();
-    p.qkv = qkv.device();
-    p.rows = rig.num_rows();
-    p.out = other.device();
-    Check(LaunchPrefillAttention(p, plan, nullptr));
+    const int64_t all_pages = static_cast<int64_t>(rig.page_table().size());
+    const auto chunks = ChunkAttention::Create(c.shape, rig.layout(), all_pages, compute_major_, nullptr);
+    ASSERT_THAT(chunks, IsOk());
+    if (*chunks == nullptr) continue;
+    const StepBatch batch = rig.Batch();
+    ASSERT_TRUE((*chunks)->Takes(batch));
+    ASSERT_TRUE((*chunks)->Plan(batch));
+    Check((*chunks)->Attend(a.pages, pages.device(), qkv.device(), rig.num_rows(), other.device()));
     a.out = other.device();
     a.step.parts = single.device();
     a.max_rows = 1;
     Check(LaunchPagedAttention(a, nullptr));
     Finish();
     ExpectNear(other.Read(), wanted, 0.02, "by the kernel for chunks");
-    cudaFree(workspace);
-    cudaFreeHost(host);
     if (HasFailure()) return;
   }
 }

@@ -18,6 +18,7 @@
 #include "engine/cuda/moe_kernels.h"
 #include "engine/cuda/sample_kernel.h"
 #include "engine/cuda/skinny_linear.h"
+#include "engine/cuda/streamed_linear.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/device_values.h"
 #include "tests/gpu/gpu_presence.h"
@@ -50,7 +51,71 @@ TEST(SkinnyLinearTest, TakesWhatFitsInAMultiprocessor) {
   EXPECT_FALSE(is_skinny(1, 500, false));
 }
 
-TEST_F(CudaKernelsTest, SkinnyLinearIsThatOfTheHost) {
+class LinearTest : public CudaKernelsTest {
+ protected:
+  void ExpectThatOfTheHost(const LinearCase& c, bool is_streamed);
+};
+
+void LinearTest::ExpectThatOfTheHost(const LinearCase& c, bool is_streamed) {
+  SCOPED_TRACE(testing::Message() << "rows " << c.rows << " in " << c.in << " out " << c.out);
+  const int columns = c.gated ? c.out / 2 : c.out;
+  Both<Bf16> weight(Random(size_t(c.out) * c.in, 1 / std::sqrt(float(c.in)))), in(Random(size_t(c.rows) * c.in)),
+      norm(Random(c.in)), bias(Random(c.out)), out(Random(size_t(c.rows) * columns));
+  Both<float> floats(std::vector<float>(size_t(c.rows) * columns, 1e9f));
+  SkinnyLinearArguments a;
+  a.weight = weight.device();
+  a.in = in.device();
+  if (c.norm) a.norm = norm.device();
+  if (c.bias) a.bias = bias.device();
+  a.epsilon = 1e-5f;
+  a.out = c.is_float ? static_cast<void*>(floats.device()) : out.device();
+  a.is_float = c.is_float;
+  a.add = c.add;
+  a.is_gated = c.gated;
+  a.rows = c.rows;
+  a.out_features = c.out;
+  a.in_features = c.in;
+  if (is_streamed) {
+    ASSERT_TRUE(IsStreamed(a, compute_major_));
+    Check(LaunchStreamedLinear(a, multiprocessors_, nullptr));
+  } else {
+    ASSERT_TRUE(IsSkinny(a));
+    Check(LaunchSkinnyLinear(a, multiprocessors_, nullptr));
+  }
+  Finish();
+
+  std::vector<double> wanted;
+  for (int row = 0; row < c.rows; ++row) {
+    double squares = 0;
+    for (int k = 0; k < c.in; ++k) squares += std::pow(Value(in.host[size_t(row) * c.in + k]), 2);
+    // Rounded as the kernel does.
+    std::vector<double> x(c.in);
+    for (int k = 0; k < c.in; ++k) {
+      x[k] = Value(in.host[size_t(row) * c.in + k]);
+      if (!c.norm) continue;
+      x[k] = Value(__float2bfloat16(static_cast<float>(x[k] * Value(norm.host[k])))) / std::sqrt(squares / c.in + 1e-5);
+    }
+    const auto dot = [&](int feature) {
+      double sum = 0;
+      for (int k = 0; k < c.in; ++k) sum += x[k] * Value(weight.host[size_t(feature) * c.in + k]);
+      return sum;
+    };
+    for (int column = 0; column < columns; ++column) {
+      double value = dot(column);
+      if (c.gated) value = value / (1 + std::exp(-value)) * dot(columns + column);
+      if (c.bias) value += Value(bias.host[column]);
+      if (c.add) value += Value(out.host[size_t(row) * columns + column]);
+      wanted.push_back(value);
+    }
+  }
+  if (c.is_float) {
+    ExpectNear(floats.Read(), wanted, 1e-4, "floats");
+  } else {
+    ExpectNear(out.Read(), wanted, 0.01, "out");
+  }
+}
+
+TEST_F(LinearTest, SkinnyIsThatOfTheHost) {
   std::vector<LinearCase> cases;
   for (int rows : {1, 2, 3, 7, 8, 9, 13, 16}) {
     cases.push_back({rows, 512, 256, true, false, false, false, false});
@@ -61,60 +126,23 @@ TEST_F(CudaKernelsTest, SkinnyLinearIsThatOfTheHost) {
     cases.push_back({rows, 576, 2112, true, false, false, true, false});
     cases.push_back({rows, 4096, 6144, true, false, false, false, false});
   }
-  for (const LinearCase& c : cases) {
-    SCOPED_TRACE(testing::Message() << "rows " << c.rows << " in " << c.in << " out " << c.out);
-    const int columns = c.gated ? c.out / 2 : c.out;
-    Both<Bf16> weight(Random(size_t(c.out) * c.in, 1 / std::sqrt(float(c.in)))), in(Random(size_t(c.rows) * c.in)),
-        norm(Random(c.in)), bias(Random(c.out)), out(Random(size_t(c.rows) * columns));
-    Both<float> floats(std::vector<float>(size_t(c.rows) * columns, 1e9f));
-    SkinnyLinearArguments a;
-    a.weight = weight.device();
-    a.in = in.device();
-    if (c.norm) a.norm = norm.device();
-    if (c.bias) a.bias = bias.device();
-    a.epsilon = 1e-5f;
-    a.out = c.is_float ? static_cast<void*>(floats.device()) : out.device();
-    a.is_float = c.is_float;
-    a.add = c.add;
-    a.is_gated = c.gated;
-    a.rows = c.rows;
-    a.out_features = c.out;
-    a.in_features = c.in;
-    ASSERT_TRUE(IsSkinny(a));
-    Check(LaunchSkinnyLinear(a, multiprocessors_, nullptr));
-    Finish();
+  for (const LinearCase& c : cases) ExpectThatOfTheHost(c, /*is_streamed=*/false);
+}
 
-    std::vector<double> wanted;
-    for (int row = 0; row < c.rows; ++row) {
-      double squares = 0;
-      for (int k = 0; k < c.in; ++k) squares += std::pow(Value(in.host[size_t(row) * c.in + k]), 2);
-      // Rounded as the kernel does.
-      std::vector<double> x(c.in);
-      for (int k = 0; k < c.in; ++k) {
-        x[k] = Value(in.host[size_t(row) * c.in + k]);
-        if (!c.norm) continue;
-        x[k] =
-            Value(__float2bfloat16(static_cast<float>(x[k] * Value(norm.host[k])))) / std::sqrt(squares / c.in + 1e-5);
-      }
-      const auto dot = [&](int feature) {
-        double sum = 0;
-        for (int k = 0; k < c.in; ++k) sum += x[k] * Value(weight.host[size_t(feature) * c.in + k]);
-        return sum;
-      };
-      for (int column = 0; column < columns; ++column) {
-        double value = dot(column);
-        if (c.gated) value = value / (1 + std::exp(-value)) * dot(columns + column);
-        if (c.bias) value += Value(bias.host[column]);
-        if (c.add) value += Value(out.host[size_t(row) * columns + column]);
-        wanted.push_back(value);
-      }
-    }
-    if (c.is_float) {
-      ExpectNear(floats.Read(), wanted, 1e-4, "floats");
-    } else {
-      ExpectNear(out.Read(), wanted, 0.01, "out");
-    }
+TEST_F(LinearTest, StreamedIsThatOfTheHost) {
+  if (compute_major_ != 9) GTEST_SKIP() << "the kernel is for Hopper";
+  std::vector<LinearCase> cases;
+  for (int rows : {1, 7, 8, 9, 16, 17, 25, 32}) {
+    cases.push_back({rows, 512, 256, false, false, false, false, false});
+    cases.push_back({rows, 104, 312, false, false, false, true, true});  // No part is whole.
+    cases.push_back({rows, 1024, 4096, false, true, false, false, false});
+    cases.push_back({rows, 200, 1234 * 2, false, true, false, false, false});
+    cases.push_back({rows, 14336, 128, false, false, true, false, false});  // The ring goes round often.
+    cases.push_back({rows, 224, 17, false, false, true, true, false});
+    cases.push_back({rows, 64, 33000, false, false, false, false, true});  // Several tiles for each block.
+    cases.push_back({rows, 4096, 768, false, false, false, false, false});
   }
+  for (const LinearCase& c : cases) ExpectThatOfTheHost(c, /*is_streamed=*/true);
 }
 
 // A matrix of FP8 with random codes and scales, and what it stands for.
