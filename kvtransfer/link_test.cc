@@ -304,6 +304,18 @@ void ExpectDamageIsSeen(const TransferFaults& faults) {
 TEST(LinkTest, ChecksumCatchesAFlippedByte) { ExpectDamageIsSeen({.flip_byte_every = 1}); }
 TEST(LinkTest, ChecksumCatchesADroppedWrite) { ExpectDamageIsSeen({.drop_write_every = 1}); }
 
+TEST(LinkTest, AHandOverWithoutALinkHasOneOutcome) {
+  PrefillEnd prefill(NewLoopbackTransport());
+  for (uint64_t id : {1, 2}) prefill.HandOver(Incarnation(200), HandoverId(id), 40);
+  EXPECT_TRUE(prefill.Await([&] { return prefill.outcomes_.size() >= 2; }));
+  prefill.hub_->Stop();  // All that was posted has run.
+  ASSERT_EQ(prefill.outcomes_.size(), 2);
+  for (uint64_t id : {1, 2}) {
+    EXPECT_EQ(prefill.outcomes_[id - 1].handover, HandoverId(id));
+    EXPECT_EQ(prefill.outcomes_[id - 1].kind, HandoverOutcome::Kind::kLost);
+  }
+}
+
 TEST(LinkTest, LosingTheDecodeWorkerEndsHandovers) {
   auto decode = std::make_unique<DecodeEnd>(NewLoopbackTransport());
   PrefillEnd prefill(NewLoopbackTransport());

@@ -366,20 +366,12 @@ void SenderHub::ApplyPeers(const std::vector<LinkPeer>& peers) {
   }
 }
 
-void SenderHub::OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action) {
-  loop_->Post([this, peer, handover, action = std::move(action)]() mutable {
+void SenderHub::OnLink(Incarnation peer, absl::AnyInvocable<void(KvSender&)> action,
+                       absl::AnyInvocable<void()> without) {
+  loop_->Post([this, peer, action = std::move(action), without = std::move(without)]() mutable {
     auto link = links_.find(peer);
-    // The outcome of one whose link was lost comes when its writes are over.
-    for (const RetiredPool& retired : retired_) {
-      for (const HandoverOutcome& outcome : retired.outcomes) {
-        if (outcome.handover == handover) return;
-      }
-    }
     if (link == links_.end() || link->second->sender() == nullptr) {
-      events_.OnOutcome({.handover = handover,
-                         .kind = HandoverOutcome::Kind::kLost,
-                         .reason = "the link to the decode worker is down",
-                         .error_reason = ErrorReason::kLinkDown});
+      without();
       return;
     }
     action(*link->second->sender());
@@ -389,24 +381,32 @@ void SenderHub::OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable
 
 void SenderHub::Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens,
                       std::vector<PageIndex> pages) {
-  OnLink(peer, handover, [handover, tokens = std::move(tokens), pages = std::move(pages)](KvSender& sender) mutable {
-    sender.Start(handover, std::move(tokens), std::move(pages));
-  });
+  OnLink(
+      peer,
+      [handover, tokens = std::move(tokens), pages = std::move(pages)](KvSender& sender) mutable {
+        sender.Start(handover, std::move(tokens), std::move(pages));
+      },
+      [this, handover] {
+        events_.OnOutcome({.handover = handover,
+                           .kind = HandoverOutcome::Kind::kLost,
+                           .reason = "the link to the decode worker is down",
+                           .error_reason = ErrorReason::kLinkDown});
+      });
 }
 
 void SenderHub::LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers,
                             std::shared_ptr<const SourceEvent> ready) {
-  OnLink(peer, handover, [handover, tokens, layers, ready = std::move(ready)](KvSender& sender) {
+  OnLink(peer, [handover, tokens, layers, ready = std::move(ready)](KvSender& sender) {
     sender.LayersReady(handover, tokens, layers, Clock::Real().Now(), ready);
   });
 }
 
 void SenderHub::Finish(Incarnation peer, HandoverId handover, TokenId first_token) {
-  OnLink(peer, handover, [handover, first_token](KvSender& sender) { sender.Finish(handover, first_token); });
+  OnLink(peer, [handover, first_token](KvSender& sender) { sender.Finish(handover, first_token); });
 }
 
 void SenderHub::Cancel(Incarnation peer, HandoverId handover, const std::string& reason) {
-  OnLink(peer, handover, [handover, reason](KvSender& sender) { sender.Cancel(handover, reason); });
+  OnLink(peer, [handover, reason](KvSender& sender) { sender.Cancel(handover, reason); });
 }
 
 }  // namespace tandem

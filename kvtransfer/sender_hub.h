@@ -44,7 +44,7 @@ struct LinkState {
 class SenderEvents {
  public:
   virtual ~SenderEvents() = default;
-  // The KV of the hand-over is read no more.
+  // The KV of the hand-over is read no more. Once for each that was started.
   virtual void OnOutcome(const HandoverOutcome& outcome) = 0;
   virtual void OnLinkState(const LinkState& state) = 0;
   // So many messages were of unknown hand-overs or old epochs.
@@ -105,8 +105,11 @@ class SenderHub {
   };
   SenderHub(Options options, std::vector<std::unique_ptr<Transport>> transports, SenderEvents& events,
             std::unique_ptr<EventLoop> loop);
-  // Runs `action` on the link's sender and carries out what it wants.
-  void OnLink(Incarnation peer, HandoverId handover, absl::AnyInvocable<void(KvSender&)> action);
+  // Runs `action` on the link's sender, where there is one, and carries out what it wants. Without a link only
+  // `without` is run: the hand-overs that were begun on it have their outcome already, or get it when their writes are
+  // over.
+  void OnLink(
+      Incarnation peer, absl::AnyInvocable<void(KvSender&)> action, absl::AnyInvocable<void()> without = [] {});
   void ApplyPeers(const std::vector<LinkPeer>& peers);
   // Takes over the pool of a lost link with what its hand-overs ended in.
   void Retire(Incarnation peer, std::unique_ptr<RemotePool> pool, std::vector<HandoverOutcome> outcomes);

@@ -17,6 +17,7 @@ int PercentOf(SharedMemory division) {
 }  // namespace
 
 void SetUsualDivision(SharedMemory division) { usual_division = division; }
+SharedMemory UsualDivision() { return usual_division; }
 
 cudaError_t PrepareKernel(const void* kernel, size_t shared_bytes, SharedMemory division) {
   // One thread launches, on one device.

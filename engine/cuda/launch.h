@@ -15,6 +15,7 @@ enum class SharedMemory {
 };
 // Of kernels that have none of their own in mind, from their first launch on; kCache at first. One for the process.
 void SetUsualDivision(SharedMemory division);
+SharedMemory UsualDivision();
 // Lets a kernel have so much dynamic shared memory. Cheap when called again.
 cudaError_t PrepareKernel(const void* kernel, size_t shared_bytes, SharedMemory division);
 

@@ -1,6 +1,9 @@
+#include "engine/cuda/paged_attention.h"
+
+#include <algorithm>
+
 #include "engine/cuda/device_code.cuh"
 #include "engine/cuda/launch.h"
-#include "engine/cuda/paged_attention.h"
 
 // How it works. A block takes 8 columns, the query heads of one KV head (of one row, or of as many as fit), and a part
 // of the sequence's tokens; its warps take tiles of 16 tokens of it in turn, each for itself: keys and values come by
@@ -16,6 +19,7 @@ constexpr int kThreads = kWarps * 32;
 constexpr int kTile = 16;  // Tokens.
 constexpr int kColumns = 8;
 constexpr unsigned kFewBlocks = 200;
+constexpr int kBytesOfLoneBlock = 116 << 10;  // Beside one of streamed_linear.
 
 template <int kHeadDim, typename Kv>
 struct Sizes {
@@ -341,9 +345,11 @@ cudaError_t Launch(const PagedAttentionArguments& a, cudaStream_t stream) {
   const int column_tiles = (a.max_rows * group + kColumns - 1) / kColumns;
   const dim3 grid(column_tiles, a.shape.num_kv_heads, a.step.num_parts);
   constexpr int kBytes = Sizes<kHeadDim, Kv>::kShared;
-  // Where blocks are few, better the same division of memory as the kernels around it.
   if (grid.x * grid.y * grid.z <= kFewBlocks) {
-    return LaunchEarly(PagedAttentionKernel<kHeadDim, Kv, false>, grid, kThreads, kBytes, stream, a);
+    // The same division of memory as the kernels around it, and so much of it that no two blocks share a multiprocessor
+    // while another one is idle.
+    const int bytes = UsualDivision() == SharedMemory::kMost ? std::max(kBytes, kBytesOfLoneBlock) : kBytes;
+    return LaunchEarly(PagedAttentionKernel<kHeadDim, Kv, false>, grid, kThreads, bytes, stream, a);
   }
   return LaunchEarly<SharedMemory::kMost>(PagedAttentionKernel<kHeadDim, Kv, true>, grid, kThreads, kBytes, stream, a);
 }
