@@ -5,16 +5,16 @@ target_compile_options(tandem_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror;-Wno-sign-compare;-Wno-missing-field-initializers>
   $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>)
 target_include_directories(tandem_flags INTERFACE "${CMAKE_SOURCE_DIR}")
+set(TANDEM_SANITIZE "" CACHE STRING "address, thread, fuzzer or empty")
 find_program(TANDEM_MOLD mold)
-if(TANDEM_MOLD)
+if(TANDEM_SANITIZE)
+  # With ThreadSanitizer mold 1.10 may begin a segment in the midst of a page, which the loader refuses (ENOMEM), and
+  # with libFuzzer it does not always end.
+  target_link_options(tandem_flags INTERFACE -fuse-ld=gold)
+elseif(TANDEM_MOLD)
   target_link_options(tandem_flags INTERFACE -fuse-ld=mold)
 endif()
 
-set(TANDEM_SANITIZE "" CACHE STRING "address, thread, fuzzer or empty")
-if(TANDEM_MOLD AND TANDEM_SANITIZE)
-  # With ThreadSanitizer mold 1.10 may begin the segment in the midst of a page, which the loader refuses (ENOMEM).
-  target_link_options(tandem_flags INTERFACE -Wl,-z,norelro)
-endif()
 if(TANDEM_SANITIZE STREQUAL "address")
   target_compile_options(tandem_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(tandem_flags INTERFACE -fsanitize=address,undefined)

@@ -175,6 +175,19 @@ TEST_P(DecodeWorkerTest, DeadlineEndsALegThatWaitsForKv) {
   EXPECT_EQ(worker_.num_legs(), 0);
 }
 
+TEST_P(DecodeWorkerTest, ADeadlineCountsFromTheStartNotFromWhenTheKvCame) {
+  StartLeg start = Leg();
+  start.remaining = absl::Seconds(2);
+  Start(start);
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  clock_.Advance(absl::Seconds(1));
+  FromPeer(CommitMessage{kHandover, Sent<GrantMessage>()[0].epoch, 2, {}, 5});
+  EXPECT_TRUE(events_.back().taken_over);
+  clock_.Advance(absl::Seconds(1.5));
+  RunToEnd();
+  EXPECT_THAT(events_.back().error, StatusIs(absl::StatusCode::kDeadlineExceeded));
+}
+
 TEST_P(DecodeWorkerTest, AnOfferWithoutALegIsRefusedInTheEnd) {
   FromPeer(OfferMessage{kHandover, Prompt()});
   clock_.Advance(absl::Seconds(6));

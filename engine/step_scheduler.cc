@@ -1,27 +1,34 @@
 #include "engine/step_scheduler.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 namespace tandem {
 
-bool StepScheduler::Before(const Sequence* a, const Sequence* b) {
-  if (a->request.place != b->request.place) return a->request.place < b->request.place;
-  if (a->arrival != b->arrival) return a->arrival < b->arrival;
-  return a->request.id < b->request.id;
+void StepScheduler::InsertRunning(Sequence* sequence) {
+  const auto before = [](const Sequence* a, const Sequence* b) {
+    return std::tuple(-a->request.place.priority, a->arrival, a->request.id) <
+           std::tuple(-b->request.place.priority, b->arrival, b->request.id);
+  };
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, before), sequence);
 }
 
-void StepScheduler::InsertOrdered(std::vector<Sequence*>& list, Sequence* sequence) {
-  list.insert(std::upper_bound(list.begin(), list.end(), sequence, Before), sequence);
+void StepScheduler::InsertWaiting(Sequence* sequence) {
+  const auto before = [](const Sequence* a, const Sequence* b) {
+    return std::tuple(a->request.place, a->arrival, a->request.id) <
+           std::tuple(b->request.place, b->arrival, b->request.id);
+  };
+  waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), sequence, before), sequence);
 }
 
 void StepScheduler::Add(std::unique_ptr<Sequence> sequence) {
-  InsertOrdered(waiting_, sequence.get());
+  InsertWaiting(sequence.get());
   sequences_[sequence->request.id] = std::move(sequence);
 }
 
 void StepScheduler::AddRunning(std::unique_ptr<Sequence> sequence) {
-  InsertOrdered(running_, sequence.get());
+  InsertRunning(sequence.get());
   sequences_[sequence->request.id] = std::move(sequence);
 }
 
@@ -63,7 +70,7 @@ void StepScheduler::Preempt(Sequence* sequence) {
   sequence->published_pages = 0;
   sequence->page_chain = 0;
   std::erase(running_, sequence);
-  InsertOrdered(waiting_, sequence);
+  InsertWaiting(sequence);
   is_short_ = true;
   ++preemptions_;
 }
@@ -143,7 +150,7 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
       break;
     }
     waiting_.erase(waiting_.begin());
-    InsertOrdered(running_, sequence);
+    InsertRunning(sequence);
     int chunk = std::min(sequence->num_tokens() - sequence->computed_tokens, budget);
     items.push_back({sequence, chunk});
     budget -= chunk;

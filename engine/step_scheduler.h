@@ -22,8 +22,9 @@ struct StepItem {
 // budget, prefix reuse, preemption by recompute.
 //
 // Order: sequences that decode come first, then those in the middle of their prefill, then waiting
-// ones; within each, in the order of their places (queue_place.h), then of arrival. When pages run out while
-// decoding, the last in that order loses its pages and waits again; its tokens stay.
+// ones. What waits is ordered by its place (queue_place.h), then by arrival; what runs by priority, then by arrival,
+// since when a first token is wanted says nothing of the others. When pages run out while decoding, the last in that
+// order loses its pages and waits again; its tokens stay.
 //
 // Thread-safety: not thread-safe; the engine thread owns it. No clock: time is passed in.
 // Ownership: owns the sequences; borrows the KV cache, which outlives it.
@@ -61,9 +62,8 @@ class StepScheduler {
   bool empty() const { return sequences_.empty(); }
 
  private:
-  // True when `a` goes before `b`.
-  static bool Before(const Sequence* a, const Sequence* b);
-  static void InsertOrdered(std::vector<Sequence*>& list, Sequence* sequence);
+  void InsertRunning(Sequence* sequence);
+  void InsertWaiting(Sequence* sequence);
   // Gives `sequence` pages for `tokens` tokens in all, preempting later ones; false when it had to
   // be preempted itself.
   bool GrowPages(Sequence* sequence, int tokens);

@@ -23,13 +23,14 @@ class StepSchedulerTest : public testing::Test {
     scheduler_ = std::make_unique<StepScheduler>(
         StepScheduler::Options{max_step_tokens, max_running, max_prefill_beside_decode}, *cache_);
   }
-  Sequence* Add(uint64_t id, int tokens, int priority = 0, int first_token = 0) {
+  Sequence* Add(uint64_t id, int tokens, int priority = 0, int first_token = 0,
+                absl::Time due = absl::InfiniteFuture()) {
     auto sequence = std::make_unique<Sequence>();
     sequence->request.id = RequestId(id);
     for (int i = 0; i < tokens; ++i)
       sequence->request.tokens.push_back(first_token + static_cast<TokenId>(id * 1000 + i));
     sequence->request.prompt_tokens = tokens;
-    sequence->request.place.priority = priority;
+    sequence->request.place = {priority, due};
     sequence->arrival = kNow + absl::Seconds(arrivals_++);
     Sequence* raw = sequence.get();
     scheduler_->Add(std::move(sequence));
@@ -116,16 +117,22 @@ TEST_F(StepSchedulerTest, HigherPriorityGoesFirstThenEarlierArrival) {
 
 TEST_F(StepSchedulerTest, OfOnePriorityWhatIsDueSoonerGoesFirst) {
   Make(64, 4);
-  Add(1, 4)->request.place.due = kNow + absl::Seconds(9);
-  // Places are part of the order, so they are set before a sequence is added.
-  auto urgent = std::make_unique<Sequence>();
-  urgent->request.id = RequestId(2);
-  urgent->request.tokens = {7, 8, 9, 10};
-  urgent->request.prompt_tokens = 4;
-  urgent->request.place.due = kNow + absl::Seconds(8);
-  urgent->arrival = kNow + absl::Seconds(5);
-  scheduler_->Add(std::move(urgent));
+  Add(1, 4, /*priority=*/0, /*first_token=*/0, kNow + absl::Seconds(9));
+  Add(2, 4, 0, 0, kNow + absl::Seconds(8));
   EXPECT_THAT(Step(), ElementsAre(Item{2, 4}));
+}
+
+// When its first token was wanted says nothing of what a sequence may lose when it has begun.
+TEST_F(StepSchedulerTest, WhatRunsIsNotPreemptedForWhatIsDueSooner) {
+  Make(/*pages=*/5);
+  Add(1, 4, 0, 0, kNow + absl::Seconds(30));
+  Step();
+  Add(2, 2, 0, 0, kNow + absl::Seconds(1));
+  Step();
+  Step();  // Both want a page more, and there is one.
+  Step();
+  EXPECT_EQ(scheduler_->preemptions(), 1);
+  EXPECT_FALSE(scheduler_->Find(RequestId(1))->pages.empty());
 }
 
 TEST_F(StepSchedulerTest, ALongPromptIsNotOvertakenForEver) {

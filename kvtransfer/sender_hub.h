@@ -87,7 +87,8 @@ class SenderHub {
 
   // The decode workers there are now: links to others are dropped.
   void SetPeers(std::vector<LinkPeer> peers);
-  // As KvSender's methods, on the link to that incarnation; kLost at once when it is not up.
+  // As KvSender's methods, on the link to that incarnation. Without one Start gives kLost at once, and the others do
+  // nothing.
   void Start(Incarnation peer, HandoverId handover, std::vector<TokenId> tokens, std::vector<PageIndex> pages);
   void LayersReady(Incarnation peer, HandoverId handover, IndexRange tokens, IndexRange layers,
                    std::shared_ptr<const SourceEvent> ready = nullptr);

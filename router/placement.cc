@@ -92,7 +92,8 @@ class Chooser {
   }
 
   // Prompt tokens that are computed before this prompt's: of what this router sent, those that do not wait behind it;
-  // and what the worker has beyond that.
+  // and what the worker has beyond that. A prompt of a later place that is half computed already goes on first, and is
+  // not told from one that waits.
   int64_t QueuedTokens(const WorkerView& worker) const {
     int64_t behind = 0;
     const auto& places = worker.prefill_tokens_by_place;

@@ -71,8 +71,8 @@ struct Request {
   absl::Duration ttft_limit = absl::InfiniteDuration();  // As ServiceTier has it.
   absl::Time arrival;
   TraceContext trace;
-  // Who names no time, or a late one, waits as if the first token were wanted so long after the arrival: nobody is
-  // passed by those that come later than that.
+  // Who names no time, or a late one, waits as if the first token were wanted so long after the arrival: among those
+  // of one priority nobody is passed by what comes later than that.
   static constexpr absl::Duration kPatience = absl::Seconds(30);
   QueuePlace place() const { return {priority, std::min(deadline, arrival + std::min(ttft_limit, kPatience))}; }
 

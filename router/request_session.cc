@@ -48,7 +48,9 @@ PlacementRequest RequestSession::placement_request() const {
   request.split = options_.split;
   request.avoid = avoid_;
   request.place = request_.place();
-  request.max_output_tokens = request_.sampling.max_tokens;
+  if (request_.sampling.max_tokens > 0) {
+    request.max_output_tokens = request_.sampling.max_tokens - static_cast<int>(output().size());
+  }
   request.affinity = request_.affinity;
   if (state_ == State::kAwaitingDecode) request.fixed_prefill = prefill_.worker;
   return request;

@@ -1,5 +1,6 @@
 #include "router/request_session.h"
 
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -349,6 +350,16 @@ TEST_F(RequestSessionTest, DeadlineEndsItInEveryState) {
   EXPECT_THAT(Do(session_->OnTick(kNow + absl::Seconds(1))).finished.value(),
               StatusIs(absl::StatusCode::kDeadlineExceeded));
   EXPECT_THAT(last_.cancels, SizeIs(2));
+}
+
+TEST_F(RequestSessionTest, PlacementKnowsHowManyTokensThereMayBe) {
+  Start();
+  EXPECT_EQ(session_->placement_request().max_output_tokens, std::numeric_limits<int>::max());  // 0 is no limit.
+  request_.sampling.max_tokens = 7;
+  Start();
+  EXPECT_EQ(session_->placement_request().max_output_tokens, 7);
+  Prefill(Tokens({3}));
+  EXPECT_EQ(session_->placement_request().max_output_tokens, 6);
 }
 
 TEST_F(RequestSessionTest, TellsWorkersWhenItsFirstTokenIsWanted) {

@@ -390,7 +390,9 @@ void RouterCore::StopWaiting(Session* session) {
 
 void RouterCore::PlaceWaiting() {
   if (waiting_.empty()) return;
-  for (const auto& [place, session] : std::multimap<QueuePlace, Session*>(waiting_)) {
+  std::vector<Session*> in_order;
+  for (const auto& [place, session] : waiting_) in_order.push_back(session);
+  for (Session* session : in_order) {
     if (sessions_.contains(session)) TryPlace(session);
   }
 }

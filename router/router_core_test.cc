@@ -113,6 +113,27 @@ TEST_F(RouterCoreTest, AWorkerOfWhichAHeartbeatIsMissingIsAskedForAllThatItHasCa
   EXPECT_EQ(outside_.directives.size(), 1);
 }
 
+TEST_F(RouterCoreTest, WhatWaitsForWorkersIsPlacedInTheOrderInWhichItIsDue) {
+  const auto submit = [&](const std::string& name, int priority, absl::Duration ttft_limit) {
+    auto request = std::make_shared<Request>();
+    request->name = name;
+    request->prompt = {0, 1, 2};
+    request->priority = priority;
+    request->ttft_limit = ttft_limit;
+    request->arrival = clock_.Now();
+    request->sink = std::make_shared<FakeSink>();
+    core_.Submit(request);
+  };
+  submit("patient", 0, absl::InfiniteDuration());
+  submit("within 9 s", 0, absl::Seconds(9));
+  submit("within 8 s", 0, absl::Seconds(8));
+  submit("important", 1, absl::InfiniteDuration());
+  Register(kDecode);
+  std::vector<std::string> names;
+  for (const auto& [worker, start] : outside_.starts) names.push_back(start.name);
+  EXPECT_THAT(names, ElementsAre("important", "within 8 s", "within 9 s", "patient"));
+}
+
 TEST_F(RouterCoreTest, CancelOfACallOfSeveralSamplesEndsItOnce) {
   Register(kDecode);
   std::shared_ptr<Request> request = Submit(/*samples=*/4);

@@ -293,6 +293,25 @@ TEST_F(SessionTest, APeerThatReadsNothingHoldsUpNoShutdown) {
   EXPECT_THAT(handler_.AwaitClosed(1), ElementsAre(1));
 }
 
+TEST(FrameCodecTest, WhenATokenIsWantedComesThrough) {
+  CommandFrame frame;
+  for (absl::Duration due : {absl::InfiniteDuration(), absl::Seconds(3), absl::Milliseconds(-20)}) {
+    frame.starts.push_back({.id = RequestId(1), .priority = 7, .due = due});
+  }
+  frame.starts.push_back({.id = RequestId(1), .remaining = absl::Seconds(2), .due = absl::ZeroDuration()});
+  v1::CommandFrame proto;
+  EncodeCommands(frame, &proto);
+  const std::vector<StartLeg> starts = DecodeCommands(proto).starts;
+  ASSERT_THAT(starts, SizeIs(4));
+  EXPECT_EQ(starts[0].priority, 7);
+  EXPECT_EQ(starts[0].due, absl::InfiniteDuration());
+  EXPECT_EQ(starts[0].remaining, absl::InfiniteDuration());
+  EXPECT_EQ(starts[1].due, absl::Seconds(3));
+  EXPECT_EQ(starts[2].due, absl::Milliseconds(-20));
+  EXPECT_EQ(starts[3].due, absl::Microseconds(1));  // 0 says nothing.
+  EXPECT_EQ(starts[3].remaining, absl::Seconds(2));
+}
+
 TEST_F(SessionTest, ADeadAddressEndsTheStream) {
   auto stream = std::make_shared<CountingStream>();
   channel_ = NewChannel("127.0.0.1:1", /*tls=*/nullptr);

@@ -95,9 +95,12 @@ __device__ __forceinline__ void MultiplyAdd(float (&c)[4], uint32_t a0, uint32_t
   }
 }
 
-// Rounded to the nearest; FP8 that is too large becomes the largest.
+// Rounded to the nearest; f16 and FP8 that are too large become the largest, NaN stays NaN.
 __device__ __forceinline__ void Put(__nv_bfloat16& to, float value) { to = __float2bfloat16_rn(value); }
-__device__ __forceinline__ void Put(__half& to, float value) { to = __float2half_rn(value); }
+__device__ __forceinline__ void Put(__half& to, float value) {
+  constexpr float kLargest = 65504;
+  to = __float2half_rn(fabsf(value) > kLargest ? copysignf(kLargest, value) : value);
+}
 __device__ __forceinline__ void Put(__nv_fp8_e4m3& to, float value) { to = __nv_fp8_e4m3(value); }
 
 template <typename T = __nv_bfloat16>

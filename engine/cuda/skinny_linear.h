@@ -28,7 +28,7 @@ struct SkinnyLinearArguments {
   int in_features = 0;
 };
 
-// What no kernel of few rows does.
+// Whether kernels of few rows can do it: none adds floats, or gates with a bias.
 inline bool HasFewRowsForm(const SkinnyLinearArguments& a) {
   return !(a.is_float && a.add) && !(a.is_gated && a.bias != nullptr);
 }

@@ -11,8 +11,8 @@
 
 namespace tandem {
 
-// Pinned buffers that copies to the device are made from, used in turn, so that the host fills one while the device
-// has yet to read another.
+// Pinned buffers that the device copies from, or reads where they are, used in turn, so that the host fills one while
+// the device has yet to read another.
 //
 // Thread-safety: not thread-safe.
 // Ownership: owns buffers and events; the stream outlives it.
@@ -21,9 +21,9 @@ class StagingRing {
   static absl::StatusOr<std::unique_ptr<StagingRing>> Create(size_t bytes, cudaStream_t stream);
   ~StagingRing();
 
-  // The next buffer, when the copies from it before are over.
+  // The next buffer, when what was enqueued before its last Release is over.
   uint8_t* Acquire();
-  // The copies from the last acquired buffer have been enqueued.
+  // What reads the last acquired buffer has been enqueued.
   void Release();
   size_t bytes() const { return bytes_; }
 
