@@ -14,7 +14,6 @@ struct QueuePlace {
     if (a.priority != b.priority) return a.priority > b.priority;
     return a.due < b.due;
   }
-  friend bool operator==(const QueuePlace&, const QueuePlace&) = default;
 };
 
 }  // namespace tandem

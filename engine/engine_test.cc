@@ -238,21 +238,25 @@ TEST_P(EngineTest, AnIdThatIsUsedAnewGetsNoTokenOfItsFormerSequence) {
 }
 
 TEST_P(EngineTest, ContinuesFromReceivedKvAsIfItHadComputedIt) {
-  Make();
-  std::vector<TokenId> wanted = fixture_->Generate(Prompt(21), {.max_tokens = 9, .ignore_eos = true});
-  EngineFixture prefill(TinyModel(), {}, clock_), decode(TinyModel(), {}, clock_);
-  SequenceRequest request = Request(1, Prompt(21), {.max_tokens = 9, .ignore_eos = true});
-  request.hold_after_first_token = true;
-  ASSERT_THAT(prefill.engine().Add(request), IsOk());
-  TokenId first = prefill.RunToEnd()[0].token->token;
-  std::vector<PageIndex> pages = *decode.engine().cache().Allocate(2, PageState::kGranted);
-  decode.CopyPages(prefill, prefill.engine().PagesOf(RequestId(1)), pages);
-  request.hold_after_first_token = false;
-  request.tokens.push_back(first);
-  ASSERT_THAT(decode.engine().AddWithKv(request, pages), IsOk());
-  std::vector<TokenId> got = {first};
-  for (const SequenceEvent& event : decode.RunToEnd()) got.push_back(event.token->token);
-  EXPECT_EQ(got, wanted);
+  for (bool float8_kv : {false, true}) {
+    SCOPED_TRACE(float8_kv ? "KV in FP8" : "KV of the precision's type");
+    const Engine::Options options = {.float8_kv = float8_kv, .run_ahead = GetParam()};
+    EngineFixture whole(TinyModel(), options, clock_), prefill(TinyModel(), options, clock_),
+        decode(TinyModel(), options, clock_);
+    const std::vector<TokenId> wanted = whole.Generate(Prompt(21), {.max_tokens = 9, .ignore_eos = true});
+    SequenceRequest request = Request(1, Prompt(21), {.max_tokens = 9, .ignore_eos = true});
+    request.hold_after_first_token = true;
+    ASSERT_THAT(prefill.engine().Add(request), IsOk());
+    TokenId first = prefill.RunToEnd()[0].token->token;
+    std::vector<PageIndex> pages = *decode.engine().cache().Allocate(2, PageState::kGranted);
+    decode.CopyPages(prefill, prefill.engine().PagesOf(RequestId(1)), pages);
+    request.hold_after_first_token = false;
+    request.tokens.push_back(first);
+    ASSERT_THAT(decode.engine().AddWithKv(request, pages), IsOk());
+    std::vector<TokenId> got = {first};
+    for (const SequenceEvent& event : decode.RunToEnd()) got.push_back(event.token->token);
+    EXPECT_EQ(got, wanted);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Order, EngineTest, testing::Bool(),

@@ -106,9 +106,10 @@ class Bench {
                                                       {"gate_up", 28672, 4096, true, false},
                                                       {"down", 4096, 14336, false, true},
                                                       {"lm_head", 128256, 4096, false, false}}) {
-        Streamed(name, rows, out, in, gated, add);
+        FewRows(By::kStreamed, name, rows, out, in, /*norm=*/false, gated, add, /*float8=*/false);
       }
     }
+    SetUsualDivision(SharedMemory::kCache);  // As engines that use skinny_linear do.
     for (bool float8 : {false, true}) {
       for (int rows : {1, 8, 16}) {
         for (const auto& [name, out, in, norm, gated, add] : {std::tuple{"qkv", 6144, 4096, true, false, false},
@@ -116,10 +117,11 @@ class Bench {
                                                               {"gate_up", 28672, 4096, true, true, false},
                                                               {"down", 4096, 14336, false, false, true},
                                                               {"lm_head", 128256, 4096, true, false, false}}) {
-          if (!float8 || out < 100000) Skinny(name, rows, out, in, norm, gated, add, float8);
+          if (!float8 || out < 100000) FewRows(By::kSkinny, name, rows, out, in, norm, gated, add, float8);
         }
       }
     }
+    SetUsualDivision(SharedMemory::kMost);
     for (int rows : {64, 128, 2048, 8192}) {
       for (const auto& [name, out, in] :
            {std::tuple{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096}, {"down", 4096, 14336}}) {
@@ -236,7 +238,8 @@ class Bench {
            2.0 * rows * out * in / us * 1e-6);
   }
 
-  void Skinny(const char* name, int rows, int out, int in, bool norm, bool gated, bool add, bool float8) {
+  // `norm`: as part of the kernel, which only kSkinny has.
+  void FewRows(By by, const char* name, int rows, int out, int in, bool norm, bool gated, bool add, bool float8) {
     SkinnyLinearArguments a;
     a.in = in_.as<Bf16>();
     if (norm) a.norm = in_.as<Bf16>();
@@ -246,6 +249,7 @@ class Bench {
     a.add = add;
     a.is_gated = gated;
     a.rows = rows, a.out_features = out, a.in_features = in;
+    const auto launch = by == By::kSkinny ? LaunchSkinnyLinear : LaunchStreamedLinear;
     const double us = MicrosecondsOf(
         [&](int i) {
           if (float8) {
@@ -253,30 +257,12 @@ class Bench {
           } else {
             a.weight = WeightAt(i, int64_t{out} * in);
           }
-          CheckCuda(LaunchSkinnyLinear(a, multiprocessors_, stream_), "LaunchSkinnyLinear");
+          CheckCuda(launch(a, multiprocessors_, stream_), "a layer of few rows");
         },
         out > 100000 ? 20 : 200);
     const double rate = (float8 ? 1.0 : 2.0) * out * in / us * 1e-6;
-    printf("skinny %s %-8s rows %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", float8 ? "FP8" : "bf16", name, rows, us,
-           rate, rate / bandwidth_);
-  }
-
-  void Streamed(const char* name, int rows, int out, int in, bool gated, bool add) {
-    SkinnyLinearArguments a;
-    a.in = in_.as<Bf16>();
-    a.out = out_.as<void>();
-    a.is_float = out > 100000;
-    a.add = add;
-    a.is_gated = gated;
-    a.rows = rows, a.out_features = out, a.in_features = in;
-    const double us = MicrosecondsOf(
-        [&](int i) {
-          a.weight = WeightAt(i, int64_t{out} * in);
-          CheckCuda(LaunchStreamedLinear(a, multiprocessors_, stream_), "LaunchStreamedLinear");
-        },
-        out > 100000 ? 20 : 200);
-    const double rate = 2.0 * out * in / us * 1e-6;
-    printf("streamed %-8s rows %3d: %7.1f us, %.3f TB/s, %.2f of copy\n", name, rows, us, rate, rate / bandwidth_);
+    printf("%s %s %-8s rows %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", NameOf(by), float8 ? "FP8" : "bf16", name, rows,
+           us, rate, rate / bandwidth_);
   }
 
   // Sequences of one row with pages in random order, and attention over them. There are several layers' worth of pages,
