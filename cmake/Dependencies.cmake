@@ -27,6 +27,14 @@ add_library(tandem_pcre2 INTERFACE)
 target_include_directories(tandem_pcre2 INTERFACE "${PCRE2_INCLUDE_DIR}")
 target_link_libraries(tandem_pcre2 INTERFACE "${PCRE2_LIBRARY}")
 
+# llguidance 1.9.1 of the PyPI wheel llguidance: a Python extension whose C interface is opened at run time.
+if(NOT LLGUIDANCE_LIBRARY)
+  file(GLOB LLGUIDANCE_LIBRARY "${CMAKE_SOURCE_DIR}/build/python/lib/python3*/site-packages/llguidance/_lib.abi3.so")
+endif()
+if(NOT LLGUIDANCE_LIBRARY)
+  message(FATAL_ERROR "no llguidance in build/python; run deploy/install_dependencies")
+endif()
+
 # UCX 1.22 of the PyPI wheel libucx-cu13; a site that needs RDMA sets ucx_ROOT to its own build.
 if(TANDEM_WITH_UCX)
   if(NOT ucx_ROOT)

@@ -49,6 +49,7 @@ function(tandem_program name)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS})
+  set_target_properties(${name} PROPERTIES BUILD_RPATH "${CMAKE_BINARY_DIR}/lib")
 endfunction()
 
 # tandem_test(name [SERIAL] LABELS unit SRCS a_test.cc ... DEPS target ...): each TEST is one ctest test; SERIAL ones
@@ -66,6 +67,7 @@ function(tandem_test name)
   endif()
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS} GTest::gmock_main)
+  set_target_properties(${name} PROPERTIES BUILD_RPATH "${CMAKE_BINARY_DIR}/lib")
   target_compile_definitions(${name} PRIVATE
     TANDEM_SOURCE_DIR="${CMAKE_SOURCE_DIR}" TANDEM_BINARY_DIR="${CMAKE_BINARY_DIR}")
   # What the tests of a label need, as a target: tests_unit.

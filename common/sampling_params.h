@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "common/ids.h"
+#include "common/output_format.h"
 
 namespace tandem {
 
@@ -25,6 +27,7 @@ struct SamplingParams {
   bool ignore_eos = false;
   std::vector<TokenId> stop_token_ids;
   std::optional<int> logprobs;
+  std::shared_ptr<const OutputFormat> format;  // Null: any.
 };
 
 // A token with its log probability under the model, before temperature and filters.

@@ -41,6 +41,8 @@ TEST(CliTest, WrongUsageNamesTheCommandAndWhatItTakes) {
   EXPECT_THAT(Tandem({"status", "extra"}), Ends(2, "usage: tandem status"));
   EXPECT_THAT(Tandem({"generate"}), Ends(2, "generate needs a \"question\""));
   EXPECT_THAT(Tandem({"generate", "--text=a", "b"}), Ends(2, "not both"));
+  EXPECT_THAT(Tandem({"generate", "a", "--json_schema=/no/such/file"}),
+              Ends(2, "--json_schema=/no/such/file cannot be read"));
   EXPECT_THAT(Tandem({"bench", "b.json"}), Ends(2, "--compare=A.json B.json"));
   EXPECT_THAT(Tandem({"bench", "--arrivals=hourly"}), Ends(2, "--arrivals: expected poisson"));
   EXPECT_THAT(Tandem({"bench", "--arrivals=trace"}), Ends(2, "--trace=FILE and --arrivals=trace go together"));

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <system_error>
-
+#include <fstream>
+#include <memory>
+#include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -37,6 +39,7 @@ ABSL_FLAG(std::string, text, "", "generate: continue this text instead of answer
 ABSL_FLAG(int, max_tokens, 256, "generate: most tokens to generate; 0: up to the context length.");
 ABSL_FLAG(double, temperature, 0, "generate: 0 is greedy.");
 ABSL_FLAG(double, top_p, 1, "generate: keep the smallest set of tokens with this probability.");
+ABSL_FLAG(std::string, json_schema, "", "generate: file with a JSON schema; the answer is JSON that it describes.");
 ABSL_FLAG(absl::Duration, timeout, absl::Minutes(5), "generate: deadline; restart: of each worker.");
 ABSL_FLAG(bool, times, false, "generate: print where the time went.");
 ABSL_FLAG(bool, wait, false, "status: wait until the cluster is ready, with a line per process.");
@@ -171,6 +174,15 @@ int Generate(const std::string& question) {
   options.sampling.temperature = static_cast<float>(absl::GetFlag(FLAGS_temperature));
   options.sampling.top_p = static_cast<float>(absl::GetFlag(FLAGS_top_p));
   options.timeout = absl::GetFlag(FLAGS_timeout);
+  if (const std::string file = absl::GetFlag(FLAGS_json_schema); !file.empty()) {
+    std::ifstream stream(file);
+    std::stringstream schema;
+    if (!(schema << stream.rdbuf())) {
+      return Fail(absl::InvalidArgumentError(absl::StrCat("--json_schema=", file, " cannot be read, or is empty")), 2);
+    }
+    options.sampling.format =
+        std::make_shared<OutputFormat>(OutputFormat{OutputFormat::Kind::kJsonSchema, schema.str()});
+  }
   RouterClient client = NewClient();
   std::string finish_reason;
   absl::StatusOr<GenerateSummary> summary = client.Generate(options, [&](const GeneratedPiece& piece) {

@@ -84,20 +84,37 @@ absl::Status Engine::Add(SequenceRequest request) {
     return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
                      absl::StrCat("queue is full: ", options_.max_waiting, " requests wait"));
   }
-  auto sequence = std::make_unique<Sequence>();
-  sequence->serial = next_serial_++;
-  sequence->request = std::move(request);
-  sequence->arrival = clock_.Now();
+  ASSIGN_OR_RETURN(std::unique_ptr<Sequence> sequence, MakeSequence(std::move(request)));
   scheduler_.Add(std::move(sequence));
   return absl::OkStatus();
 }
 
-absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> pages) {
-  RETURN_IF_ERROR(CheckRequest(request));
+absl::StatusOr<std::unique_ptr<Sequence>> Engine::MakeSequence(SequenceRequest request) {
   auto sequence = std::make_unique<Sequence>();
   sequence->serial = next_serial_++;
   sequence->request = std::move(request);
-  sequence->arrival = sequence->first_scheduled = clock_.Now();
+  sequence->arrival = clock_.Now();
+  if (sequence->request.sampling.format != nullptr) RETURN_IF_ERROR(Constrain(*sequence));
+  return sequence;
+}
+
+absl::Status Engine::Constrain(Sequence& sequence) {
+  if (constraints_ == nullptr) {
+    absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = checkpoint_->LoadTokenizer();
+    if (!tokenizer.ok()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("response_format: needs the model's tokenizer: ", tokenizer.status().message()));
+    }
+    ASSIGN_OR_RETURN(constraints_, ConstraintCompiler::Create(*std::move(tokenizer), model_config()));
+  }
+  ASSIGN_OR_RETURN(sequence.constraint, constraints_->Compile(*sequence.request.sampling.format));
+  return sequence.constraint->Accept(sequence.output());
+}
+
+absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> pages) {
+  RETURN_IF_ERROR(CheckRequest(request));
+  ASSIGN_OR_RETURN(std::unique_ptr<Sequence> sequence, MakeSequence(std::move(request)));
+  sequence->first_scheduled = sequence->arrival;
   sequence->computed_tokens = sequence->num_tokens() - 1;
   sequence->pages = std::move(pages);
   for (PageIndex page : sequence->pages) cache_.pool().SetState(page, PageState::kInUse);
@@ -176,8 +193,7 @@ void Engine::EndEarly(RequestId id) {
 
 void Engine::FailExpired(std::vector<SequenceEvent>& events) {
   for (RequestId id : scheduler_.Expired(clock_.Now())) {
-    EndEarly(id);
-    events.push_back({.id = id, .error = absl::DeadlineExceededError("deadline passed on the worker")});
+    events.push_back(Fail(id, absl::DeadlineExceededError("deadline passed on the worker")));
   }
 }
 
@@ -267,7 +283,16 @@ bool Engine::LaunchSamples(absl::Span<const StepItem> items, const Activation& l
     if (sequence.computed_tokens != sequence.num_tokens()) continue;
     forbidden.push_back(ForbiddenTokens(sequence));
     sampled.push_back(&sequence);
-    inputs.push_back({&sequence.request.sampling, sequence.prompt(), sequence.output(), forbidden.back()});
+    step.samples.push_back({sequence.request.id, sequence.serial, sequence.num_tokens()});
+    absl::Span<const uint32_t> allowed;
+    if (sequence.constraint != nullptr) {
+      if (auto mask = sequence.constraint->Allowed(); mask.ok()) {
+        allowed = *mask;
+      } else {
+        step.samples.back().error = mask.status();
+      }
+    }
+    inputs.push_back({&sequence.request.sampling, sequence.prompt(), sequence.output(), forbidden.back(), allowed});
     samples_ahead &= ops_->SamplesAhead(sequence.request.sampling);
   }
   ops_->StartSample(logits, inputs);
@@ -275,7 +300,6 @@ bool Engine::LaunchSamples(absl::Span<const StepItem> items, const Activation& l
   for (size_t i = 0; i < sampled.size(); ++i) {
     Sequence& sequence = *sampled[i];
     const int token_index = sequence.num_tokens();
-    step.samples.push_back({sequence.request.id, sequence.serial, token_index});
     sequence.tokens().push_back(UnknownToken(static_cast<int>(i)));
     ++sequence.unknown_tokens;
     sequence.is_closing = sequence.request.hold_after_first_token || IsAtLimit(sequence, token_index);
@@ -293,14 +317,15 @@ void Engine::Collect(std::vector<SequenceEvent>& events) {
     const PendingSample& sample = step.samples[i];
     Sequence* sequence = scheduler_.Find(sample.id);
     if (sequence == nullptr || sequence->serial != sample.serial) continue;  // It ended meanwhile.
-    events.push_back(Advance(*sequence, sample.token_index, std::move(tokens[i])));
+    events.push_back(sample.error.ok() ? Advance(*sequence, sample.token_index, std::move(tokens[i]))
+                                       : Fail(sample.id, sample.error));
   }
 }
 
 std::vector<TokenId> Engine::ForbiddenTokens(const Sequence& sequence) const {
   std::vector<TokenId> tokens;
   const SamplingParams& sampling = sequence.request.sampling;
-  if (static_cast<int>(sequence.output().size()) >= sampling.min_tokens) return tokens;
+  if (static_cast<int>(sequence.output().size()) >= sampling.min_tokens || sampling.format != nullptr) return tokens;
   tokens = model_config().eos_tokens;
   tokens.insert(tokens.end(), sampling.stop_token_ids.begin(), sampling.stop_token_ids.end());
   return tokens;
@@ -315,21 +340,28 @@ bool Engine::IsAtLimit(const Sequence& sequence, int token_index) const {
 FinishReason Engine::CheckFinish(const Sequence& sequence, int token_index, TokenId token) const {
   const SamplingParams& sampling = sequence.request.sampling;
   const auto& eos = model_config().eos_tokens;
-  if (!sampling.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) return FinishReason::kStop;
+  const bool heeds_eos = !sampling.ignore_eos || sampling.format != nullptr;
+  if (heeds_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) return FinishReason::kStop;
   const auto& stops = sampling.stop_token_ids;
   if (std::find(stops.begin(), stops.end(), token) != stops.end()) return FinishReason::kStop;
   return IsAtLimit(sequence, token_index) ? FinishReason::kLength : FinishReason::kNone;
 }
 
+SequenceEvent Engine::Fail(RequestId id, absl::Status error) {
+  EndEarly(id);
+  return {.id = id, .error = std::move(error)};
+}
+
 SequenceEvent Engine::Advance(Sequence& sequence, int token_index, SampledToken token) {
   const RequestId id = sequence.request.id;
   if (!token.valid) {
-    EndEarly(id);
-    return {.id = id,
-            .error = MakeError(absl::StatusCode::kInternal, ErrorReason::kEngineFailed,
-                               "the model's logits are no numbers")};
+    return Fail(
+        id, MakeError(absl::StatusCode::kInternal, ErrorReason::kEngineFailed, "the model's logits are no numbers"));
   }
   SequenceEvent event{.id = id, .finish = CheckFinish(sequence, token_index, token.token)};
+  if (sequence.constraint != nullptr && event.finish == FinishReason::kNone) {
+    if (absl::Status status = sequence.constraint->Accept({token.token}); !status.ok()) return Fail(id, status);
+  }
   if (sequence.cached_tokens >= 0) {  // Told once.
     event.first_token = true;
     event.cached_tokens = sequence.cached_tokens;

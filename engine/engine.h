@@ -103,8 +103,9 @@ class Engine {
   // Ranks but the first, after WarmUp: computes what rank 0 plans, until that ends. Errors: it was lost.
   absl::Status Follow();
 
-  // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED
-  // (QUEUE_FULL). ALREADY_EXISTS. Nothing is kept on error.
+  // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. INVALID_ARGUMENT: its format is none.
+  // RESOURCE_EXHAUSTED (QUEUE_FULL). ALREADY_EXISTS. FAILED_PRECONDITION: this model or machine cannot follow formats.
+  // Nothing is kept on error.
   absl::Status Add(SequenceRequest request);
   // Whether a sequence with KV may join, beside `on_their_way` others: not while sequences wait for pages or a place,
   // which would starve.
@@ -154,6 +155,7 @@ class Engine {
     RequestId id;
     uint64_t serial = 0;
     int token_index = 0;
+    absl::Status error;  // Not OK: no token can be chosen.
   };
   // A step that was ordered and is not collected.
   struct PendingStep {
@@ -162,9 +164,12 @@ class Engine {
   };
   absl::Status CheckRequest(const SequenceRequest& request) const;
   const Sequence* FindSequence(RequestId id) const;
+  // The sequence of a request; errors as of Add.
+  absl::StatusOr<std::unique_ptr<Sequence>> MakeSequence(SequenceRequest request);
+  // Compiles the format of the request, and takes it through the output that is there.
+  absl::Status Constrain(Sequence& sequence);
   // Makes the pages that became full findable.
   void Publish(Sequence& sequence);
-  // Takes out a sequence that failed.
   void EndEarly(RequestId id);
   void FailExpired(std::vector<SequenceEvent>& events);
   // Tells `progress` about cached prefixes of sequences that are scheduled for the first time.
@@ -178,6 +183,8 @@ class Engine {
   bool LaunchSamples(absl::Span<const StepItem> items, const Activation& logits);
   // Waits for the oldest step in flight.
   void Collect(std::vector<SequenceEvent>& events);
+  // Takes out a sequence that failed.
+  SequenceEvent Fail(RequestId id, absl::Status error);
   // Records one sampled token; ends or holds the sequence where it should.
   SequenceEvent Advance(Sequence& sequence, int token_index, SampledToken token);
   // Whether the sequence ends with the token at this index, which is known.
@@ -200,6 +207,7 @@ class Engine {
   StepScheduler scheduler_;
   absl::flat_hash_map<RequestId, std::unique_ptr<Sequence>> held_;
   std::deque<PendingStep> in_flight_;
+  std::unique_ptr<ConstraintCompiler> constraints_;  // Made for the first request with a format.
   uint64_t next_serial_ = 1;
   int64_t num_steps_ = 0;
 };

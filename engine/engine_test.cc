@@ -1,9 +1,13 @@
 #include "engine/engine.h"
 
+#include <boost/json.hpp>
+#include <map>
 #include <memory>
 #include <set>
+#include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
 #include "common/fake_clock.h"
 #include "gmock/gmock.h"
@@ -15,6 +19,7 @@
 namespace tandem {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -141,6 +146,114 @@ TEST_P(EngineTest, StopsAtStopTokensAndLimits) {
   EXPECT_GE(fixture_->Generate(Prompt(9), stop).size(), 6);
   EXPECT_THAT(fixture_->Generate(Prompt(500), {.ignore_eos = true}),
               SizeIs(12));  // The context is 512.
+}
+
+constexpr char kSmallSchema[] = R"({"type": "object", "additionalProperties": false, "required": ["n", "colour"],
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "colour": {"enum": ["red", "green"]}}})";
+
+SamplingParams Formatted(std::string schema, float temperature, uint64_t seed) {
+  SamplingParams sampling{.temperature = temperature, .seed = seed, .max_tokens = 400};
+  sampling.format = std::make_shared<OutputFormat>(OutputFormat{OutputFormat::Kind::kJsonSchema, std::move(schema)});
+  return sampling;
+}
+
+// Of the tiny model.
+std::string TextOf(absl::Span<const TokenId> tokens) {
+  auto checkpoint = Checkpoint::Open(TinyModel());
+  auto tokenizer = (*checkpoint)->LoadTokenizer();
+  EXPECT_THAT(tokenizer, IsOk());
+  return (*tokenizer)->Decode(tokens);
+}
+
+void ExpectFollowsSmallSchema(const std::string& text) {
+  boost::json::error_code error;
+  const boost::json::value value = boost::json::parse(text, error);
+  ASSERT_FALSE(error) << text;
+  ASSERT_TRUE(value.is_object()) << text;
+  EXPECT_EQ(value.get_object().size(), 2) << text;
+  EXPECT_TRUE(value.at("n").is_int64() && value.at("n").get_int64() >= 0 && value.at("n").get_int64() < 100) << text;
+  EXPECT_THAT(std::string(value.at("colour").as_string()), AnyOf("red", "green"));
+}
+
+TEST_P(EngineTest, AnswersHaveTheFormatThatWasAskedFor) {
+  Make();
+  for (int i = 0; i < 6; ++i) {
+    SamplingParams sampling = Formatted(kSmallSchema, i == 0 ? 0 : 1.5, i);
+    // The answer's end is its own.
+    sampling.ignore_eos = i % 2 == 1;
+    sampling.min_tokens = i % 3 == 1 ? 300 : 0;
+    if (i % 3 == 2) sampling.logprobs = 2;
+    ExpectFollowsSmallSchema(TextOf(fixture_->Generate(Prompt(9, i), sampling)));
+  }
+}
+
+TEST_P(EngineTest, FormatsOfSomeChangeNothingForOthers) {
+  Make();
+  const SamplingParams free{.temperature = 1.5, .top_k = 50, .seed = 7, .max_tokens = 30, .ignore_eos = true};
+  const std::vector<TokenId> alone = fixture_->Generate(Prompt(9), free);
+  Make();
+  ASSERT_THAT(engine().Add(Request(1, Prompt(9), free)), IsOk());
+  for (int i = 2; i < 6; ++i) {
+    ASSERT_THAT(engine().Add(Request(i, Prompt(9, i), Formatted(kSmallSchema, 1.5, i))), IsOk());
+  }
+  std::map<uint64_t, std::vector<TokenId>> got;
+  for (const SequenceEvent& event : fixture_->RunToEnd()) {
+    ASSERT_THAT(event.error, IsOk());
+    if (event.token.has_value()) got[event.id.value()].push_back(event.token->token);
+  }
+  EXPECT_EQ(got[1], alone);
+  for (int i = 2; i < 6; ++i) ExpectFollowsSmallSchema(TextOf(got[i]));
+  EXPECT_TRUE(AllPagesFree());
+}
+
+// After a retry, a preemption or a hand-over the format goes on where it was.
+TEST_P(EngineTest, FormatsGoOnBehindEarlierOutput) {
+  Make();
+  const SamplingParams sampling = Formatted(kSmallSchema, 1.5, 3);
+  const std::vector<TokenId> whole = fixture_->Generate(Prompt(9), sampling);
+  for (size_t known : {size_t{1}, whole.size() / 2, whole.size() - 1, whole.size()}) {
+    SequenceRequest request = Request(50 + known, Prompt(9), sampling);
+    request.tokens.insert(request.tokens.end(), whole.begin(), whole.begin() + known);
+    ASSERT_THAT(engine().Add(std::move(request)), IsOk());
+    std::vector<TokenId> rest(whole.begin(), whole.begin() + known);
+    for (const SequenceEvent& event : fixture_->RunToEnd()) {
+      if (event.token.has_value()) rest.push_back(event.token->token);
+    }
+    ExpectFollowsSmallSchema(TextOf(rest));
+    if (!TestsRunOnGpu()) {
+      EXPECT_EQ(rest, whole) << known << " were known";
+    }
+  }
+}
+
+TEST_P(EngineTest, FormatsThatAreNoneAreRefused) {
+  Make();
+  EXPECT_THAT(engine().Add(Request(1, Prompt(9), Formatted(R"({"type": "objekt"})", 0, 0))),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("response_format: ")));
+  EXPECT_FALSE(engine().HasWork());
+  fixture_ = std::make_unique<EngineFixture>(SourcePath("tests/golden/tiny/qwen3_bf16"), Engine::Options{}, clock_);
+  EXPECT_THAT(engine().Add(Request(1, Prompt(9), Formatted(kSmallSchema, 0, 0))),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("tokenizer")));
+}
+
+TEST_P(EngineTest, AFormatThatCannotBeFollowedEndsItsRequestOnly) {
+  Make();
+  SamplingParams sampling = Formatted("", 0, 0);
+  std::string grammar = "start: r0";  // More rules at once than the parser follows.
+  for (int i = 1; i < 3000; ++i) absl::StrAppend(&grammar, " | r", i);
+  for (int i = 0; i < 3000; ++i) absl::StrAppend(&grammar, "\nr", i, ": \"a\" r", i, " | \"a\"");
+  sampling.format = std::make_shared<OutputFormat>(OutputFormat{OutputFormat::Kind::kLark, grammar});
+  ASSERT_THAT(engine().Add(Request(1, Prompt(9), sampling)), IsOk());
+  ASSERT_THAT(engine().Add(Request(2, Prompt(9), {.max_tokens = 20, .ignore_eos = true})), IsOk());
+  absl::Status error;
+  int tokens = 0;
+  for (const SequenceEvent& event : fixture_->RunToEnd()) {
+    if (event.id == RequestId(1) && !event.error.ok()) error = event.error;
+    if (event.id == RequestId(2)) tokens += event.token.has_value();
+  }
+  EXPECT_THAT(error, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("cannot be followed")));
+  EXPECT_EQ(tokens, 20);
+  EXPECT_TRUE(AllPagesFree());
 }
 
 TEST_P(EngineTest, RefusesWhatItCannotRun) {

@@ -156,6 +156,11 @@ SampledToken SampleToken(absl::Span<float> logits, const SampleInput& input) {
   for (TokenId token : input.forbidden) {
     if (token >= 0 && token < logits.size()) logits[token] = kNever;
   }
+  if (!input.allowed.empty()) {
+    for (size_t i = 0; i < logits.size(); ++i) {
+      if ((input.allowed[i / 32] >> (i % 32) & 1) == 0) logits[i] = kNever;
+    }
+  }
   if (params.temperature < kGreedyBelow) {
     result.token = ArgMax(logits);
   } else {

@@ -16,6 +16,8 @@ struct SampleInput {
   absl::Span<const TokenId> output;  // For all penalties; its length numbers the random draw.
   // Tokens that must not come yet (end of sequence before min_tokens).
   absl::Span<const TokenId> forbidden;
+  // A bit for each token that may come, the lowest first; empty: all may. At least one may.
+  absl::Span<const uint32_t> allowed;
 };
 
 // A temperature below this is greedy: logits divided by it may be infinite.

@@ -134,6 +134,25 @@ TEST(SamplingTest, ATokenThatADeviceChoseIsDescribedAsOneChosenHere) {
   EXPECT_LT(*DescribeToken(logits, 0, 1).logprob, *wanted.logprob);
 }
 
+TEST(SamplingTest, OnlyAllowedTokensAreChosen) {
+  std::vector<float> logits(40, 0.0f);
+  logits[5] = 9, logits[33] = 8;
+  const uint32_t mask[] = {1u << 7, 1u << 1};  // 7 and 33.
+  for (float temperature : {0.0f, 1.0f}) {
+    for (uint64_t seed = 0; seed < 50; ++seed) {
+      const SamplingParams params{.temperature = temperature, .seed = seed, .logprobs = 1};
+      std::vector<float> copy = logits;
+      const SampledToken token = SampleToken(absl::MakeSpan(copy), {.params = &params, .allowed = mask});
+      if (temperature == 0) {
+        EXPECT_EQ(token.token, 33);
+      } else {
+        EXPECT_TRUE(token.token == 33 || token.token == 7);
+      }
+      EXPECT_EQ(token.top[0].token, 5) << "log probabilities are the model's own";
+    }
+  }
+}
+
 TEST(SamplingTest, UniformDrawsAreUniform) {
   double sum = 0;
   for (int i = 0; i < 10000; ++i) {

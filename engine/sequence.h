@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
 #include "common/queue_place.h"
+#include "engine/constraint/token_constraint.h"
 #include "engine/sampling.h"
 
 namespace tandem {
@@ -28,6 +30,7 @@ struct SequenceRequest {
 // Thread-safety: not thread-safe; the engine thread owns it.
 struct Sequence {
   SequenceRequest request;
+  std::unique_ptr<TokenConstraint> constraint;  // Of a request with a format; has accepted the known output.
   absl::Time arrival;
   absl::Time first_scheduled = absl::InfinitePast();
   std::vector<PageIndex> pages;  // Cover the computed tokens and those of the step that runs.

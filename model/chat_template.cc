@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "model/jinja/json_values.h"
@@ -16,11 +17,12 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Create(absl::string_
                                                                    std::string eos) {
   absl::StatusOr<std::unique_ptr<jinja::Template>> parsed = jinja::Template::Parse(source);
   if (!parsed.ok()) return absl::InvalidArgumentError(absl::StrCat("chat template: ", parsed.status().message()));
-  return std::unique_ptr<ChatTemplate>(new ChatTemplate(*std::move(parsed), std::move(bos), std::move(eos)));
+  return std::unique_ptr<ChatTemplate>(
+      new ChatTemplate(*std::move(parsed), std::move(bos), std::move(eos), absl::StrContains(source, "</think>")));
 }
 
-ChatTemplate::ChatTemplate(std::unique_ptr<jinja::Template> parsed, std::string bos, std::string eos)
-    : template_(std::move(parsed)), bos_(std::move(bos)), eos_(std::move(eos)) {}
+ChatTemplate::ChatTemplate(std::unique_ptr<jinja::Template> parsed, std::string bos, std::string eos, bool reasons)
+    : template_(std::move(parsed)), bos_(std::move(bos)), eos_(std::move(eos)), reasons_(reasons) {}
 ChatTemplate::~ChatTemplate() = default;
 
 namespace {

@@ -50,11 +50,14 @@ class ChatTemplate {
   // INVALID_ARGUMENT: the template refused the messages (raise_exception) or failed on them, and names
   // the line; or what should be JSON is none.
   absl::StatusOr<std::string> Render(const ChatPrompt& prompt, bool add_generation_prompt) const;
+  // The model may put <think>...</think> before its answer.
+  bool reasons() const { return reasons_; }
 
  private:
-  ChatTemplate(std::unique_ptr<jinja::Template> parsed, std::string bos, std::string eos);
+  ChatTemplate(std::unique_ptr<jinja::Template> parsed, std::string bos, std::string eos, bool reasons);
   const std::unique_ptr<jinja::Template> template_;
   const std::string bos_, eos_;
+  const bool reasons_;
 };
 
 }  // namespace tandem

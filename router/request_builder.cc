@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kMaxPriority = 100;
 constexpr int kMaxSamples = 16, kMaxStops = 16, kMaxLogprobs = 20;
-constexpr size_t kMaxStopBytes = 1024, kMaxNameBytes = 256;
+constexpr size_t kMaxStopBytes = 1024, kMaxNameBytes = 256, kMaxFormatBytes = 64 << 10;
 
 absl::Status CheckRange(absl::string_view field, double value, double low, double high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -56,6 +56,16 @@ absl::Status CheckSampling(const SamplingParams& sampling, int vocabulary) {
   }
   if (sampling.logprobs.has_value())
     RETURN_IF_ERROR(CheckRange("sampling.logprobs", *sampling.logprobs, 0, kMaxLogprobs));
+  if (sampling.format != nullptr) {
+    const std::string& text = sampling.format->text;
+    if (text.empty() || text.size() > kMaxFormatBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("sampling.response_format: must have 1 to ", kMaxFormatBytes, " bytes, got ", text.size()));
+    }
+    if (text.find('\0') != std::string::npos) {
+      return absl::InvalidArgumentError("sampling.response_format: must not have a zero byte in it");
+    }
+  }
   for (TokenId token : sampling.stop_token_ids) {
     if (token < 0 || token >= vocabulary) {
       return absl::InvalidArgumentError(
@@ -99,6 +109,12 @@ absl::StatusOr<TokenizedPrompt> RequestBuilder::Tokenize(const RawRequest& raw) 
     }
   }
   return prompt;
+}
+
+OutputFormat::Reasoning RequestBuilder::ReasoningOf(const RawRequest& raw, const TokenizedPrompt& prompt) const {
+  if (prompt.opens_reasoning) return OutputFormat::Reasoning::kIsOpen;
+  const bool is_chat = std::holds_alternative<ChatPrompt>(raw.prompt);
+  return is_chat && chat_template_->reasons() ? OutputFormat::Reasoning::kMayComeFirst : OutputFormat::Reasoning::kNone;
 }
 
 absl::Status RequestBuilder::CheckModel(absl::string_view model) const {
@@ -147,6 +163,11 @@ absl::StatusOr<Request> RequestBuilder::Build(RawRequest raw) const {
   request.name =
       raw.name.empty() ? absl::StrCat("req-", absl::Hex(DrawRandomId(), absl::kZeroPad16)) : std::move(raw.name);
   request.sampling = std::move(raw.sampling);
+  if (request.sampling.format != nullptr) {
+    OutputFormat format = *request.sampling.format;
+    format.reasoning = ReasoningOf(raw, prompt);
+    request.sampling.format = std::make_shared<const OutputFormat>(std::move(format));
+  }
   if (!raw.has_seed) request.sampling.seed = DrawRandomId();
   request.stops = std::move(raw.stops);
   if (!raw.trace_parent.empty()) request.trace = ParseTraceParent(raw.trace_parent);

@@ -58,6 +58,8 @@ class RequestBuilder {
   absl::StatusOr<TokenizedPrompt> Tokenize(const RawRequest& raw) const;
 
  private:
+  // Where reasoning may stand in the answer.
+  OutputFormat::Reasoning ReasoningOf(const RawRequest& raw, const TokenizedPrompt& prompt) const;
   // Sets what the tier of a request says. INVALID_ARGUMENT: there is no such tier.
   absl::Status ApplyTier(absl::string_view name, Request& request) const;
 

@@ -165,6 +165,25 @@ TEST_F(RequestBuilderTest, RendersChatWithTheModelsTemplate) {
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
 }
 
+TEST_F(RequestBuilderTest, KnowsWhereReasoningMayStandBesideAFormat) {
+  using Reasoning = OutputFormat::Reasoning;
+  const auto reasoning = [](const char* source, decltype(RawRequest::prompt) prompt) {
+    auto chat_template = *ChatTemplate::Create(source, "", "");
+    RawRequest raw{.prompt = std::move(prompt)};
+    raw.sampling.format = std::make_shared<OutputFormat>(OutputFormat{OutputFormat::Kind::kRegex, "a"});
+    auto request = RequestBuilder("smollm2", SmolLm2(), chat_template.get()).Build(std::move(raw));
+    EXPECT_THAT(request, IsOk());
+    EXPECT_EQ(request->sampling.format->text, "a");
+    return request->sampling.format->reasoning;
+  };
+  const ChatPrompt chat{.messages = {{"user", "Hi"}}};
+  const char* may_think = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}";
+  EXPECT_EQ(reasoning("{{ messages[0].content }}", chat), Reasoning::kNone);
+  EXPECT_EQ(reasoning(may_think, chat), Reasoning::kMayComeFirst);
+  EXPECT_EQ(reasoning(may_think, std::string("Hi")), Reasoning::kNone);
+  EXPECT_EQ(reasoning("{{ messages[0].content }}<think>\n", chat), Reasoning::kIsOpen);
+}
+
 struct BadRequest {
   const char* name;
   std::function<void(RawRequest&)> spoil;
@@ -195,6 +214,20 @@ INSTANTIATE_TEST_SUITE_P(
                      r.prompt = ChatPrompt{.messages = {{"user", "x"}}};
                    },
                    "no chat template"},
+        BadRequest{"NoFormat", [](RawRequest& r) { r.sampling.format = std::make_shared<OutputFormat>(); },
+                   "sampling.response_format: must have 1 to 65536 bytes, got 0"},
+        BadRequest{"LongFormat",
+                   [](RawRequest& r) {
+                     r.sampling.format = std::make_shared<OutputFormat>(
+                         OutputFormat{OutputFormat::Kind::kRegex, std::string(65537, 'a')});
+                   },
+                   "sampling.response_format: must have 1 to 65536 bytes, got 65537"},
+        BadRequest{"FormatWithZero",
+                   [](RawRequest& r) {
+                     r.sampling.format =
+                         std::make_shared<OutputFormat>(OutputFormat{OutputFormat::Kind::kRegex, std::string(1, 0)});
+                   },
+                   "sampling.response_format: must not have a zero byte"},
         BadRequest{"Temperature", [](RawRequest& r) { r.sampling.temperature = -1; },
                    "sampling.temperature: must be from 0"},
         BadRequest{"TemperatureNan", [](RawRequest& r) { r.sampling.temperature = NAN; }, "sampling.temperature"},

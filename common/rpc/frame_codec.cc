@@ -1,6 +1,8 @@
 #include "common/rpc/frame_codec.h"
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 #include "common/rpc/status_codec.h"
 
@@ -51,6 +53,54 @@ SampledToken DecodeToken(const v1::GeneratedToken& proto) {
   return token;
 }
 
+void EncodeFormat(const OutputFormat& format, v1::ResponseFormat* proto) {
+  switch (format.kind) {
+    case OutputFormat::Kind::kJsonSchema:
+      proto->set_json_schema(format.text);
+      break;
+    case OutputFormat::Kind::kRegex:
+      proto->set_regex(format.text);
+      break;
+    case OutputFormat::Kind::kLark:
+      proto->set_grammar(format.text);
+      break;
+  }
+  switch (format.reasoning) {
+    case OutputFormat::Reasoning::kNone:
+      break;
+    case OutputFormat::Reasoning::kMayComeFirst:
+      proto->set_reasoning(v1::ResponseFormat::REASONING_MAY_COME_FIRST);
+      break;
+    case OutputFormat::Reasoning::kIsOpen:
+      proto->set_reasoning(v1::ResponseFormat::REASONING_IS_OPEN);
+      break;
+  }
+}
+
+// Null where no format is set, also one of a newer version.
+std::shared_ptr<const OutputFormat> DecodeFormat(const v1::ResponseFormat& proto) {
+  OutputFormat format;
+  switch (proto.format_case()) {
+    case v1::ResponseFormat::kJsonSchema:
+      format = {OutputFormat::Kind::kJsonSchema, proto.json_schema()};
+      break;
+    case v1::ResponseFormat::kRegex:
+      format = {OutputFormat::Kind::kRegex, proto.regex()};
+      break;
+    case v1::ResponseFormat::kGrammar:
+      format = {OutputFormat::Kind::kLark, proto.grammar()};
+      break;
+    case v1::ResponseFormat::FORMAT_NOT_SET:
+      return nullptr;
+  }
+  if (proto.reasoning() == v1::ResponseFormat::REASONING_MAY_COME_FIRST) {
+    format.reasoning = OutputFormat::Reasoning::kMayComeFirst;
+  } else if (proto.reasoning() == v1::ResponseFormat::REASONING_IS_OPEN) {
+    format.reasoning = OutputFormat::Reasoning::kIsOpen;
+  }
+  return std::make_shared<const OutputFormat>(std::move(format));
+}
+
 }  // namespace
 
 void EncodeSampling(const SamplingParams& sampling, v1::SamplingParams* proto) {
@@ -68,6 +118,7 @@ void EncodeSampling(const SamplingParams& sampling, v1::SamplingParams* proto) {
   proto->set_ignore_eos(sampling.ignore_eos);
   for (TokenId token : sampling.stop_token_ids) proto->add_stop_token_ids(token);
   if (sampling.logprobs.has_value()) proto->set_logprobs(*sampling.logprobs);
+  if (sampling.format != nullptr) EncodeFormat(*sampling.format, proto->mutable_response_format());
 }
 
 SamplingParams DecodeSampling(const v1::SamplingParams& proto) {
@@ -86,6 +137,7 @@ SamplingParams DecodeSampling(const v1::SamplingParams& proto) {
   sampling.ignore_eos = proto.ignore_eos();
   sampling.stop_token_ids.assign(proto.stop_token_ids().begin(), proto.stop_token_ids().end());
   if (proto.has_logprobs()) sampling.logprobs = proto.logprobs();
+  if (proto.has_response_format()) sampling.format = DecodeFormat(proto.response_format());
   return sampling;
 }
 

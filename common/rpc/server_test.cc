@@ -293,6 +293,29 @@ TEST_F(SessionTest, APeerThatReadsNothingHoldsUpNoShutdown) {
   EXPECT_THAT(handler_.AwaitClosed(1), ElementsAre(1));
 }
 
+TEST(FrameCodecTest, FormatsOfAnswersComeThrough) {
+  using Kind = OutputFormat::Kind;
+  using Reasoning = OutputFormat::Reasoning;
+  for (Kind kind : {Kind::kJsonSchema, Kind::kRegex, Kind::kLark}) {
+    for (Reasoning reasoning : {Reasoning::kNone, Reasoning::kMayComeFirst, Reasoning::kIsOpen}) {
+      SamplingParams sampling;
+      sampling.format = std::make_shared<OutputFormat>(OutputFormat{kind, "text", reasoning});
+      v1::SamplingParams proto;
+      EncodeSampling(sampling, &proto);
+      const SamplingParams decoded = DecodeSampling(proto);
+      ASSERT_NE(decoded.format, nullptr);
+      EXPECT_EQ(decoded.format->kind, kind);
+      EXPECT_EQ(decoded.format->text, "text");
+      EXPECT_EQ(decoded.format->reasoning, reasoning);
+    }
+  }
+  v1::SamplingParams none;
+  EncodeSampling({}, &none);
+  EXPECT_FALSE(none.has_response_format());
+  none.mutable_response_format();
+  EXPECT_EQ(DecodeSampling(none).format, nullptr);
+}
+
 TEST(FrameCodecTest, WhenATokenIsWantedComesThrough) {
   CommandFrame frame;
   for (absl::Duration due : {absl::InfiniteDuration(), absl::Seconds(3), absl::Milliseconds(-20)}) {

@@ -232,7 +232,9 @@ class CpuOps final : public Ops {
 
   void Clear(int rows, Activation& out) override { std::fill_n(Cpu(out).row(0), rows * out.columns(), 0.0f); }
 
-  bool SamplesAhead(const SamplingParams& params) const override { return !HasPenalties(params); }
+  bool SamplesAhead(const SamplingParams& params) const override {
+    return !HasPenalties(params) && params.format == nullptr;
+  }
 
   void StartSample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
     std::vector<SampledToken> tokens(inputs.size());

@@ -203,10 +203,11 @@ class CudaOps final : public Ops {
               "cudaMemsetAsync");
   }
 
-  bool SamplesAhead(const SamplingParams& params) const override { return DeviceSampler::IsForDevice(params); }
+  bool SamplesAhead(const SamplingParams& params) const override { return DeviceSampler::SamplesAhead(params); }
   void StartSample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
     UseDevice();
-    sampler_->Start(Cuda(logits).data<const float>(), logits.columns(), inputs);
+    // Nobody reads the logits again.
+    sampler_->Start(const_cast<float*>(Cuda(logits).data<const float>()), logits.columns(), inputs);
   }
   std::vector<SampledToken> CollectSamples() override {
     UseDevice();

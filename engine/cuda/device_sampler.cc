@@ -39,10 +39,35 @@ DeviceSampler::~DeviceSampler() {
 }
 
 bool DeviceSampler::IsChosenOnDevice(const SamplingParams& params) {
-  return !HasPenalties(params) && params.logit_bias.empty() && params.min_tokens == 0;
+  return !HasPenalties(params) && params.logit_bias.empty() && params.min_tokens == 0 &&
+         (params.format == nullptr || !params.logprobs.has_value());
 }
 
-void DeviceSampler::Start(const float* logits, int64_t columns, absl::Span<const SampleInput> inputs) {
+void DeviceSampler::ApplyFormats(float* logits, int64_t columns, absl::Span<const SampleInput> inputs) {
+  const auto is_masked = [](const SampleInput& input) { return !input.allowed.empty() && IsForDevice(*input.params); };
+  const size_t count = std::count_if(inputs.begin(), inputs.end(), is_masked);
+  if (count == 0) return;
+  const size_t mask_words = (columns + 31) / 32;
+  // The step that read them last has been collected.
+  if (const size_t bytes = count * (mask_words + 1) * sizeof(uint32_t); bytes > masks_capacity_) {
+    absl::StatusOr<DeviceMemory> memory = DeviceMemory::Allocate(DeviceMemory::Kind::kPinned, 2 * bytes);
+    if (!memory.ok()) CheckCuda(cudaErrorMemoryAllocation, "masks of formats");
+    masks_ = *std::move(memory);
+    masks_capacity_ = 2 * bytes;
+  }
+  auto* rows = masks_.as<int32_t>();
+  uint32_t* masks = masks_.as<uint32_t>() + count;
+  for (size_t i = 0, at = 0; i < inputs.size(); ++i) {
+    if (!is_masked(inputs[i])) continue;
+    rows[at] = static_cast<int32_t>(i);
+    std::copy_n(inputs[i].allowed.begin(), std::min(mask_words, inputs[i].allowed.size()), masks + at++ * mask_words);
+  }
+  CheckCuda(LaunchMask(logits, static_cast<int>(columns), rows, masks, static_cast<int>(mask_words),
+                       static_cast<int>(count), stream_),
+            "LaunchMask");
+}
+
+void DeviceSampler::Start(float* logits, int64_t columns, absl::Span<const SampleInput> inputs) {
   Pending pending;
   pending.tokens.resize(inputs.size());
   pending.slot = std::exchange(next_slot_, (next_slot_ + 1) % kSlots);
@@ -60,6 +85,7 @@ void DeviceSampler::Start(const float* logits, int64_t columns, absl::Span<const
                      .index = inputs[i].output.size()};
       all_on_device &= IsForDevice(params);
     }
+    ApplyFormats(logits, columns, inputs);
     // The kernel reads the one and writes the other where they are, in the host's memory: they are a few bytes, and
     // copies would stand between it and the kernels before and behind it.
     CheckCuda(LaunchSample(logits, static_cast<int>(inputs.size()), static_cast<int>(columns), settings,

@@ -1,3 +1,5 @@
+#include <cfloat>
+
 #include "engine/cuda/device_code.cuh"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/sample_kernel.h"
@@ -153,7 +155,24 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) tokens[row] = results[row] = chosen.index < columns ? chosen.index : best.index;
 }
 
+__global__ void __launch_bounds__(kThreads)
+    MaskKernel(float* logits, int columns, const int32_t* rows, const uint32_t* masks, int mask_words) {
+  LetNextKernelBegin();
+  const int column = blockIdx.x * kThreads + threadIdx.x;
+  const bool allowed = column >= columns ||
+                       (masks[static_cast<int64_t>(blockIdx.y) * mask_words + column / 32] >> (column % 32) & 1) != 0;
+  float* logit = logits + static_cast<int64_t>(rows[blockIdx.y]) * columns + column;
+  WaitForEarlierKernels();
+  if (!allowed && isfinite(*logit)) *logit = -FLT_MAX;
+}
+
 }  // namespace
+
+cudaError_t LaunchMask(float* logits, int columns, const int32_t* rows, const uint32_t* masks, int mask_words,
+                       int count, cudaStream_t stream) {
+  return LaunchEarly(MaskKernel, dim3((columns + kThreads - 1) / kThreads, count), kThreads, 0, stream, logits, columns,
+                     rows, masks, mask_words);
+}
 
 cudaError_t LaunchSample(const float* logits, int rows, int columns, const SampleSettings* settings, int32_t* tokens,
                          int32_t* results, cudaStream_t stream) {

@@ -23,4 +23,10 @@ struct SampleSettings {
 cudaError_t LaunchSample(const float* logits, int rows, int columns, const SampleSettings* settings, int32_t* tokens,
                          int32_t* results, cudaStream_t stream);
 
+// Makes tokens that may not come so unlikely that none is chosen beside one that may: in row rows[i] of `logits`
+// [][columns], those whose bit in masks[i] [mask_words], the lowest first, is not set. Logits that are not finite stay.
+// `rows` and `masks` [count] may be pinned memory of the host.
+cudaError_t LaunchMask(float* logits, int columns, const int32_t* rows, const uint32_t* masks, int mask_words,
+                       int count, cudaStream_t stream);
+
 }  // namespace tandem

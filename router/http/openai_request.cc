@@ -13,6 +13,7 @@
 #include "common/status_macros.h"
 #include "router/http/json_fields.h"
 #include "router/http/openai_chat.h"
+#include "router/http/openai_format.h"
 
 namespace tandem {
 namespace {
@@ -126,6 +127,7 @@ void GetSampling(Fields& fields, OpenAiEndpoint endpoint, RawRequest& raw) {
   GetStops(fields, raw);
   GetLogitBias(fields, sampling);
   GetLogprobs(fields, endpoint, sampling);
+  GetOutputFormat(fields, sampling);
 }
 
 using Prompt = decltype(RawRequest::prompt);
@@ -179,16 +181,6 @@ void RefuseWhatIsNotThere(Fields& fields) {
   if (best_of != samples) fields.Refuse("best_of", "is not supported other than equal to n");
   if (fields.Find("functions") != nullptr) fields.Refuse("functions", "is not supported: send tools");
   if (fields.Find("prompt_logprobs") != nullptr) fields.Refuse("prompt_logprobs", "is not supported");
-  if (const json::value* format = fields.Find("response_format"); format != nullptr) {
-    if (!format->is_object()) return fields.Keep(WrongType("response_format", "an object", *format));
-    Fields inner(format->get_object(), "response_format.");
-    std::string type;
-    inner.Get("type", type);
-    fields.Keep(inner.status());
-    if (type != "text") {
-      fields.Refuse("response_format", absl::StrCat("only type \"text\" is supported, got \"", type, "\""));
-    }
-  }
 }
 
 absl::StatusOr<json::value> ParseObject(absl::string_view body, json::monotonic_resource& memory) {

@@ -23,7 +23,7 @@ struct OpenAiRequest {
 };
 
 // Unknown fields are ignored, as null ones are. INVALID_ARGUMENT "field: what is wrong" for wrong types and for what
-// would change the answer and is not there (echo, suffix, a forced tool choice, response_format other than text, ...).
+// would change the answer and is not there (echo, suffix, a forced tool choice, ...).
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, absl::string_view body);
 
 // The body of /tokenize: a prompt (text) or messages. Set but for the prompt: the model's name.

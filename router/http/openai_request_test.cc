@@ -123,6 +123,33 @@ TEST(OpenAiRequestTest, ToolChoiceNoneLeavesTheToolsOut) {
   EXPECT_EQ(std::get<ChatPrompt>(request.prompts[0].prompt).tools, "");
 }
 
+TEST(OpenAiRequestTest, FormatsOfAnswersAreTakenAsTheyWereSent) {
+  using Kind = OutputFormat::Kind;
+  const struct {
+    const char* fields;
+    Kind kind;
+    const char* text;
+  } cases[] = {
+      {R"(,"response_format":{"type":"json_object"})", Kind::kJsonSchema, R"({"type":"object"})"},
+      {R"(,"response_format":{"type":"json_schema","json_schema":{"name":"x","strict":true,"schema":{"a":[1]}}})",
+       Kind::kJsonSchema, R"({"a":[1]})"},
+      {R"(,"structured_outputs":{"json":{"type":"object"}})", Kind::kJsonSchema, R"({"type":"object"})"},
+      {R"(,"structured_outputs":{"json":"{\"type\": \"object\"}"})", Kind::kJsonSchema, R"({"type": "object"})"},
+      {R"(,"structured_outputs":{"json_object":true})", Kind::kJsonSchema, R"({"type":"object"})"},
+      {R"(,"structured_outputs":{"regex":"a+"})", Kind::kRegex, "a+"},
+      {R"(,"structured_outputs":{"grammar":"start: \"a\""})", Kind::kLark, "start: \"a\""},
+      {R"(,"structured_outputs":{"choice":["yes","no \"\n"]})", Kind::kLark, R"(start: "yes" | "no \"\n")"}};
+  for (const auto& c : cases) {
+    ASSERT_OK_AND_ASSIGN(OpenAiRequest request, ParseChat(c.fields));
+    const auto& format = request.prompts[0].sampling.format;
+    ASSERT_NE(format, nullptr) << c.fields;
+    EXPECT_EQ(format->kind, c.kind) << c.fields;
+    EXPECT_EQ(format->text, c.text);
+  }
+  ASSERT_OK_AND_ASSIGN(OpenAiRequest text, ParseChat(R"(,"response_format":{"type":"text"})"));
+  EXPECT_EQ(text.prompts[0].sampling.format, nullptr);
+}
+
 struct Wrong {
   std::string name, fields, message;
 };
@@ -158,8 +185,23 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"ForcedTool", R"(,"tools":[{"function":{"name":"f"}}],"tool_choice":"required")",
               "tool_choice: only \"auto\" and \"none\""},
         Wrong{"TemplateVariables", R"(,"chat_template_kwargs":1)", "chat_template_kwargs: expected an object"},
-        Wrong{"Format", R"(,"response_format":{"type":"json_object"})",
-              "response_format: only type \"text\" is supported, got \"json_object\""},
+        Wrong{"Format", R"(,"response_format":{"type":"xml"})",
+              "response_format: type must be text, json_object or json_schema, got \"xml\""},
+        Wrong{"FormatType", R"(,"response_format":"json")", "response_format: expected an object, got a string"},
+        Wrong{"NoNamedSchema", R"(,"response_format":{"type":"json_schema"})",
+              "response_format: json_schema is missing"},
+        Wrong{"NoSchema", R"(,"response_format":{"type":"json_schema","json_schema":{"name":"x"}})",
+              "response_format: json_schema.schema is missing"},
+        Wrong{"SchemaType", R"(,"response_format":{"type":"json_schema","json_schema":{"schema":true}})",
+              "response_format.json_schema.schema: expected an object, got a boolean"},
+        Wrong{"TwoFormats", R"(,"structured_outputs":{"regex":"a","grammar":"start: \"a\""})",
+              "structured_outputs: set one of"},
+        Wrong{"NoFormat", R"(,"structured_outputs":{})", "structured_outputs: set one of"},
+        Wrong{"BothFormats", R"(,"response_format":{"type":"json_object"},"structured_outputs":{"regex":"a"})",
+              "structured_outputs: there is a response_format already"},
+        Wrong{"Choice", R"(,"structured_outputs":{"choice":["a",1]})",
+              "structured_outputs.choice: expected an array of strings, got an integer"},
+        Wrong{"OldFormat", R"(,"guided_json":{})", "guided_json: is not supported: send structured_outputs"},
         Wrong{"Syntax", R"(,"n":)", "the body is no valid JSON"}),
     [](const auto& info) { return info.param.name; });
 

@@ -1,5 +1,6 @@
 """What the openai SDK does with a server: openai_sdk.py URL MODEL. Started by run."""
 
+import json
 import sys
 
 import openai
@@ -34,6 +35,23 @@ def main() -> None:
     assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
     assert all(len(choice.logprobs.tokens) == 3 for choice in completion.choices)
 
+    person = {"type": "object", "additionalProperties": False, "required": ["name", "age"],
+              "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "maximum": 150}}}
+    described = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "Invent a person."}], max_tokens=100,
+        response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": person, "strict": True}})
+    assert described.choices[0].finish_reason == "stop", described
+    answer = json.loads(described.choices[0].message.content)
+    assert answer.keys() == {"name", "age"} and isinstance(answer["name"], str) and answer["age"] <= 150, answer
+    anything = client.chat.completions.create(model=model, messages=question, response_format={"type": "json_object"},
+                                              temperature=0, max_tokens=200)
+    if anything.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(anything.choices[0].message.content), dict), anything
+    assert anything.choices[0].message.content.startswith("{"), anything
+    chosen = client.chat.completions.create(model=model, messages=question, max_tokens=20,
+                                            extra_body={"structured_outputs": {"choice": ["Paris", "London"]}})
+    assert chosen.choices[0].message.content in ("Paris", "London"), chosen
+
     try:
         client.chat.completions.create(model="another", messages=question)
         raise AssertionError("another model was served")
@@ -44,6 +62,12 @@ def main() -> None:
         raise AssertionError("a wrong temperature was taken")
     except openai.BadRequestError as error:
         assert error.param == "temperature"
+    try:
+        client.chat.completions.create(model=model, messages=question, response_format={
+            "type": "json_schema", "json_schema": {"name": "wrong", "schema": {"type": "objekt"}}})
+        raise AssertionError("a wrong schema was taken")
+    except openai.BadRequestError as error:
+        assert error.param == "response_format" and "objekt" in error.message, error
 
 
 if __name__ == "__main__":

@@ -19,13 +19,15 @@
 namespace tandem {
 namespace {
 
-constexpr int kClients = 4, kRequests = 120, kPrompts = 3, kTokens = 24;
+constexpr int kClients = 4, kRequests = 120, kPrompts = 4, kTokens = 24;
 
 std::string Body(int prompt) {
   static const char* const texts[kPrompts] = {"The first lighthouse stood", "Once upon a time there was a king who",
-                                              "Water boils at"};
+                                              "Water boils at", "Some numbers as JSON:"};
+  static const char* const formats[kPrompts] = {
+      "", "", "", R"(,"structured_outputs":{"json":{"type":"array","items":{"type":"integer"},"minItems":30}})"};
   return absl::StrCat("{\"prompt\":\"", texts[prompt % kPrompts], "\",\"max_tokens\":", kTokens,
-                      ",\"temperature\":0,\"ignore_eos\":true,\"stream\":true}");
+                      ",\"temperature\":0,\"ignore_eos\":true,\"stream\":true", formats[prompt % kPrompts], "}");
 }
 
 // The events of an answer without what differs between two that should be alike.
@@ -53,6 +55,7 @@ TEST(HttpFaultTest, EveryStreamIsWholeWhileWorkersAreKilledAndStopped) {
     reference.push_back(TextOf(answer));
     ASSERT_FALSE(reference.back().empty());
   }
+  EXPECT_TRUE(absl::StartsWith(reference.back(), "[")) << reference.back();
 
   std::atomic<int> next = 0, whole = 0;
   std::vector<std::thread> clients;

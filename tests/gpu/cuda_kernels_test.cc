@@ -334,6 +334,60 @@ TEST_F(CudaKernelsTest, LinearOfFloat8ByCublasIsThatOfTheHost) {
   }
 }
 
+TEST_F(CudaKernelsTest, OnlyAllowedTokensAreChosen) {
+  const int rows = 5;
+  for (int columns : {1000, 1003}) {
+    const int mask_words = (columns + 31) / 32;
+    std::vector<float> logits(size_t(columns) * rows);
+    std::normal_distribution<float> normal(0, 3);
+    for (float& value : logits) value = normal(random_);
+    logits[4 * columns + 17] = NAN;
+    // Rows 1, 3 and 4: one token in 50, in row 3 one alone.
+    const std::vector<int32_t> masked_rows = {1, 3, 4};
+    std::vector<uint32_t> masks(size_t(mask_words) * 3);
+    const auto allow = [&](int mask, int token) { masks[mask * mask_words + token / 32] |= 1u << (token % 32); };
+    for (int token = 7; token < columns; token += 50) allow(0, token), allow(2, token);
+    allow(1, columns - 1);
+    Both<float> device_logits(logits);
+    Both<int32_t> device_rows(masked_rows), tokens(std::vector<int32_t>(rows, -7)),
+        results(std::vector<int32_t>(rows, -7));
+    Both<uint32_t> device_masks(masks);
+    Check(LaunchMask(device_logits.device(), columns, device_rows.device(), device_masks.device(), mask_words, 3,
+                     nullptr));
+    int best = 7;
+    for (int token = 7; token < columns; token += 50) {
+      if (logits[columns + token] > logits[columns + best]) best = token;
+    }
+    const std::vector<SampleSettings> ways = {{},
+                                              {.temperature = 2},
+                                              {.temperature = 1, .top_k = 100},
+                                              {.temperature = 1, .top_p = 0.9f},
+                                              {.temperature = 1, .min_p = 0.05f}};
+    for (const SampleSettings& way : ways) {
+      for (int draw = 0; draw < 200; ++draw) {
+        std::vector<SampleSettings> settings(rows, way);
+        for (SampleSettings& s : settings) s.seed = 3, s.index = draw;
+        Both<SampleSettings> device_settings(settings);
+        Check(LaunchSample(device_logits.device(), rows, columns, device_settings.device(), tokens.device(),
+                           results.device(), nullptr));
+        Finish();
+        const std::vector<int32_t> got = results.Read();
+        ASSERT_EQ(got[1] % 50, 7);
+        if (way.temperature == 0) {
+          ASSERT_EQ(got[1], best);
+        }
+        ASSERT_EQ(got[3], columns - 1);
+        ASSERT_EQ(got[4], -1) << "what is no number stays none";
+      }
+    }
+    const std::vector<float> after = device_logits.Read();
+    for (int row : {0, 2}) {
+      EXPECT_TRUE(std::equal(after.begin() + row * columns, after.begin() + (row + 1) * columns,
+                             logits.begin() + row * columns));
+    }
+  }
+}
+
 TEST_F(CudaKernelsTest, SamplingFiltersAndDrawsAsTheSettingsSay) {
   const int columns = 1000, rows = 6;
   std::vector<float> logits(size_t(columns) * rows);
