@@ -1,4 +1,4 @@
-# tandem_library, tandem_program and tandem_test: the only ways a target is made.
+# tandem_library, tandem_plugin, tandem_program and tandem_test: the only ways a target is made.
 
 add_library(tandem_flags INTERFACE)
 target_compile_options(tandem_flags INTERFACE
@@ -44,12 +44,18 @@ function(tandem_library name)
   target_link_libraries(tandem_${name} PUBLIC tandem_flags ${ARG_DEPS})
 endfunction()
 
+# tandem_plugin(name SRCS a.cc ...): build/.../lib/libtandem_name.so, which programs open by themselves.
+function(tandem_plugin name)
+  cmake_parse_arguments(ARG "" "" "SRCS" ${ARGN})
+  add_library(tandem_${name} SHARED ${ARG_SRCS})
+  set_target_properties(tandem_${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
+endfunction()
+
 # tandem_program(name SRCS main.cc DEPS target ...): build/.../bin/name
 function(tandem_program name)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS})
-  set_target_properties(${name} PROPERTIES BUILD_RPATH "${CMAKE_BINARY_DIR}/lib")
 endfunction()
 
 # tandem_test(name [SERIAL] LABELS unit SRCS a_test.cc ... DEPS target ...): each TEST is one ctest test; SERIAL ones
@@ -67,7 +73,6 @@ function(tandem_test name)
   endif()
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS} GTest::gmock_main)
-  set_target_properties(${name} PROPERTIES BUILD_RPATH "${CMAKE_BINARY_DIR}/lib")
   target_compile_definitions(${name} PRIVATE
     TANDEM_SOURCE_DIR="${CMAKE_SOURCE_DIR}" TANDEM_BINARY_DIR="${CMAKE_BINARY_DIR}")
   # What the tests of a label need, as a target: tests_unit.

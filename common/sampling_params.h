@@ -27,7 +27,7 @@ struct SamplingParams {
   bool ignore_eos = false;
   std::vector<TokenId> stop_token_ids;
   std::optional<int> logprobs;
-  std::shared_ptr<const OutputFormat> format;  // Null: any.
+  std::shared_ptr<const OutputFormat> format;  // Null: any. Shared by all legs and samples of a request.
 };
 
 // A token with its log probability under the model, before temperature and filters.

@@ -133,6 +133,7 @@ void DecodeWorker::TakeOver(Engine& engine, const ReceivedKv& received) {
   if (absl::Status status = engine.AddWithKv(std::move(request), received.pages); !status.ok()) {
     engine.cache().Release(received.pages);
     legs_.erase(id);
+    metrics_.CountLeg("failed");
     SendOne(session, {.id = id, .error = status});
     return;
   }

@@ -11,6 +11,20 @@
 
 namespace tandem {
 
+namespace {
+
+// Whether a token may come that is not forbidden.
+bool LeavesAny(absl::Span<const uint32_t> allowed, absl::Span<const TokenId> forbidden) {
+  if (forbidden.empty()) return true;
+  std::vector<uint32_t> left(allowed.begin(), allowed.end());
+  for (TokenId token : forbidden) {
+    if (token >= 0 && static_cast<size_t>(token) / 32 < left.size()) left[token / 32] &= ~(1u << (token % 32));
+  }
+  return std::any_of(left.begin(), left.end(), [](uint32_t bits) { return bits != 0; });
+}
+
+}  // namespace
+
 absl::Status Engine::WarmUp() {
   if (!options_.gpu.has_value()) return absl::OkStatus();
   const KvPoolView kv{layout_, kv_base_};
@@ -84,36 +98,42 @@ absl::Status Engine::Add(SequenceRequest request) {
     return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
                      absl::StrCat("queue is full: ", options_.max_waiting, " requests wait"));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<Sequence> sequence, MakeSequence(std::move(request)));
-  scheduler_.Add(std::move(sequence));
+  scheduler_.Add(MakeSequence(std::move(request)));
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Sequence>> Engine::MakeSequence(SequenceRequest request) {
+std::unique_ptr<Sequence> Engine::MakeSequence(SequenceRequest request) {
   auto sequence = std::make_unique<Sequence>();
   sequence->serial = next_serial_++;
   sequence->request = std::move(request);
   sequence->arrival = clock_.Now();
-  if (sequence->request.sampling.format != nullptr) RETURN_IF_ERROR(Constrain(*sequence));
+  if (const auto& format = sequence->request.sampling.format; format != nullptr) {
+    if (formats_ == nullptr) formats_ = std::make_unique<FormatThread>(*checkpoint_);
+    formats_->Start(sequence->serial, format, {sequence->output().begin(), sequence->output().end()});
+    sequence->awaits_constraint = true;
+    compiling_[sequence->serial] = sequence->request.id;
+  }
   return sequence;
 }
 
-absl::Status Engine::Constrain(Sequence& sequence) {
-  if (constraints_ == nullptr) {
-    absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = checkpoint_->LoadTokenizer();
-    if (!tokenizer.ok()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("response_format: needs the model's tokenizer: ", tokenizer.status().message()));
+void Engine::TakeConstraints(std::vector<SequenceEvent>& events) {
+  if (compiling_.empty()) return;
+  for (auto& [serial, constraint] : formats_->TakeDone()) {
+    const RequestId id = compiling_.extract(serial).mapped();
+    Sequence* sequence = scheduler_.Find(id);
+    if (sequence == nullptr || sequence->serial != serial) continue;  // It ended meanwhile.
+    if (constraint.ok()) {
+      sequence->constraint = *std::move(constraint);
+      sequence->awaits_constraint = false;
+    } else {
+      events.push_back(Fail(id, constraint.status()));
     }
-    ASSIGN_OR_RETURN(constraints_, ConstraintCompiler::Create(*std::move(tokenizer), model_config()));
   }
-  ASSIGN_OR_RETURN(sequence.constraint, constraints_->Compile(*sequence.request.sampling.format));
-  return sequence.constraint->Accept(sequence.output());
 }
 
 absl::Status Engine::AddWithKv(SequenceRequest request, std::vector<PageIndex> pages) {
   RETURN_IF_ERROR(CheckRequest(request));
-  ASSIGN_OR_RETURN(std::unique_ptr<Sequence> sequence, MakeSequence(std::move(request)));
+  std::unique_ptr<Sequence> sequence = MakeSequence(std::move(request));
   sequence->first_scheduled = sequence->arrival;
   sequence->computed_tokens = sequence->num_tokens() - 1;
   sequence->pages = std::move(pages);
@@ -218,6 +238,7 @@ StepBatch Engine::BuildBatch(absl::Span<const StepItem> items) const {
 std::vector<SequenceEvent> Engine::Step(const std::function<void(const KvProgress&)>& progress) {
   std::vector<SequenceEvent> events;
   FailExpired(events);
+  TakeConstraints(events);
   // Whoever is preempted must not be in flight: its pages would change hands under a step that writes to them.
   if (cache_.pool().available() < scheduler_.num_running()) {
     while (!in_flight_.empty()) Collect(events);
@@ -288,6 +309,7 @@ bool Engine::LaunchSamples(absl::Span<const StepItem> items, const Activation& l
     if (sequence.constraint != nullptr) {
       if (auto mask = sequence.constraint->Allowed(); mask.ok()) {
         allowed = *mask;
+        if (!LeavesAny(allowed, forbidden.back())) forbidden.back().clear();
       } else {
         step.samples.back().error = mask.status();
       }
@@ -325,9 +347,15 @@ void Engine::Collect(std::vector<SequenceEvent>& events) {
 std::vector<TokenId> Engine::ForbiddenTokens(const Sequence& sequence) const {
   std::vector<TokenId> tokens;
   const SamplingParams& sampling = sequence.request.sampling;
-  if (static_cast<int>(sequence.output().size()) >= sampling.min_tokens || sampling.format != nullptr) return tokens;
-  tokens = model_config().eos_tokens;
-  tokens.insert(tokens.end(), sampling.stop_token_ids.begin(), sampling.stop_token_ids.end());
+  if (static_cast<int>(sequence.output().size()) >= sampling.min_tokens) return tokens;
+  const std::vector<int32_t>& eos = model_config().eos_tokens;
+  tokens = sampling.stop_token_ids;
+  if (sampling.format == nullptr) {
+    tokens.insert(tokens.end(), eos.begin(), eos.end());
+  } else {
+    // The format says where the answer ends; it may leave nothing else.
+    std::erase_if(tokens, [&](TokenId token) { return std::find(eos.begin(), eos.end(), token) != eos.end(); });
+  }
   return tokens;
 }
 

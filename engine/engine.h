@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/topology.h"
+#include "engine/constraint/format_thread.h"
 #include "engine/kv_cache.h"
 #include "engine/models/decoder_model.h"
 #include "engine/ops.h"
@@ -103,9 +104,9 @@ class Engine {
   // Ranks but the first, after WarmUp: computes what rank 0 plans, until that ends. Errors: it was lost.
   absl::Status Follow();
 
-  // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. INVALID_ARGUMENT: its format is none.
-  // RESOURCE_EXHAUSTED (QUEUE_FULL). ALREADY_EXISTS. FAILED_PRECONDITION: this model or machine cannot follow formats.
-  // Nothing is kept on error.
+  // Takes a sequence. INVALID_ARGUMENT (REQUEST_TOO_LONG): it can never fit. RESOURCE_EXHAUSTED
+  // (QUEUE_FULL). ALREADY_EXISTS. Nothing is kept on error. A format is compiled meanwhile, and fails it later where it
+  // is none (INVALID_ARGUMENT) or cannot be followed by this model or machine (FAILED_PRECONDITION).
   absl::Status Add(SequenceRequest request);
   // Whether a sequence with KV may join, beside `on_their_way` others: not while sequences wait for pages or a place,
   // which would starve.
@@ -164,10 +165,9 @@ class Engine {
   };
   absl::Status CheckRequest(const SequenceRequest& request) const;
   const Sequence* FindSequence(RequestId id) const;
-  // The sequence of a request; errors as of Add.
-  absl::StatusOr<std::unique_ptr<Sequence>> MakeSequence(SequenceRequest request);
-  // Compiles the format of the request, and takes it through the output that is there.
-  absl::Status Constrain(Sequence& sequence);
+  std::unique_ptr<Sequence> MakeSequence(SequenceRequest request);
+  // Gives sequences the constraints that have been compiled meanwhile.
+  void TakeConstraints(std::vector<SequenceEvent>& events);
   // Makes the pages that became full findable.
   void Publish(Sequence& sequence);
   void EndEarly(RequestId id);
@@ -204,10 +204,11 @@ class Engine {
   const int max_context_tokens_;
   uint8_t* kv_base_ = nullptr;
   KvCache cache_;
+  std::unique_ptr<FormatThread> formats_;               // Made for the first request with a format.
+  absl::flat_hash_map<uint64_t, RequestId> compiling_;  // Sequences that await their constraint, by serial.
   StepScheduler scheduler_;
   absl::flat_hash_map<RequestId, std::unique_ptr<Sequence>> held_;
   std::deque<PendingStep> in_flight_;
-  std::unique_ptr<ConstraintCompiler> constraints_;  // Made for the first request with a format.
   uint64_t next_serial_ = 1;
   int64_t num_steps_ = 0;
 };

@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <map>
 #include <memory>
@@ -19,7 +20,9 @@
 namespace tandem {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::AnyOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -157,6 +160,12 @@ SamplingParams Formatted(std::string schema, float temperature, uint64_t seed) {
   return sampling;
 }
 
+SamplingParams Matching(std::string regex, float temperature, uint64_t seed) {
+  SamplingParams sampling = Formatted("", temperature, seed);
+  sampling.format = std::make_shared<OutputFormat>(OutputFormat{OutputFormat::Kind::kRegex, std::move(regex)});
+  return sampling;
+}
+
 // Of the tiny model.
 std::string TextOf(absl::Span<const TokenId> tokens) {
   auto checkpoint = Checkpoint::Open(TinyModel());
@@ -206,7 +215,7 @@ TEST_P(EngineTest, FormatsOfSomeChangeNothingForOthers) {
   EXPECT_TRUE(AllPagesFree());
 }
 
-// After a retry, a preemption or a hand-over the format goes on where it was.
+// As after a retry or a hand-over.
 TEST_P(EngineTest, FormatsGoOnBehindEarlierOutput) {
   Make();
   const SamplingParams sampling = Formatted(kSmallSchema, 1.5, 3);
@@ -217,6 +226,7 @@ TEST_P(EngineTest, FormatsGoOnBehindEarlierOutput) {
     ASSERT_THAT(engine().Add(std::move(request)), IsOk());
     std::vector<TokenId> rest(whole.begin(), whole.begin() + known);
     for (const SequenceEvent& event : fixture_->RunToEnd()) {
+      EXPECT_THAT(event.error, IsOk());
       if (event.token.has_value()) rest.push_back(event.token->token);
     }
     ExpectFollowsSmallSchema(TextOf(rest));
@@ -226,14 +236,68 @@ TEST_P(EngineTest, FormatsGoOnBehindEarlierOutput) {
   }
 }
 
-TEST_P(EngineTest, FormatsThatAreNoneAreRefused) {
+TEST_P(EngineTest, PreemptionLeavesFormatsWhereTheyAre) {
+  constexpr char kLong[] = "[a-e]{200}!";  // So long that all three run beside one another.
   Make();
-  EXPECT_THAT(engine().Add(Request(1, Prompt(9), Formatted(R"({"type": "objekt"})", 0, 0))),
+  std::vector<std::vector<TokenId>> wanted;
+  for (int i = 0; i < 3; ++i) wanted.push_back(fixture_->Generate(Prompt(10, i), Matching(kLong, 1, i)));
+  const int64_t page_bytes = engine().layout().page_bytes();
+  const int pages = static_cast<int>((10 + wanted[0].size() + 15) / 16) + 3;  // Of one answer, and a few more.
+  Make({.kv_memory_bytes = pages * page_bytes});
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(engine().Add(Request(i + 1, Prompt(10, i), Matching(kLong, 1, i))), IsOk());
+  std::vector<std::vector<TokenId>> got(3);
+  for (const SequenceEvent& event : fixture_->RunToEnd()) {
+    ASSERT_THAT(event.error, IsOk());
+    if (event.token.has_value()) got[event.id.value() - 1].push_back(event.token->token);
+  }
+  EXPECT_GT(engine().scheduler().preemptions(), 0);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THAT(TextOf(got[i]), AllOf(SizeIs(201), EndsWith("!")));
+    if (!TestsRunOnGpu()) {
+      EXPECT_EQ(got[i], wanted[i]);
+    }
+  }
+}
+
+TEST_P(EngineTest, StopTokensWaitForMinTokensBesideAFormatToo) {
+  Make();
+  SamplingParams sampling = Matching("[ab]{60}", 1, 5);
+  const std::vector<TokenId> free = fixture_->Generate(Prompt(9), sampling);
+  ASSERT_THAT(free, SizeIs(60));
+  sampling.stop_token_ids = {free[2]};
+  EXPECT_LE(fixture_->Generate(Prompt(9), sampling).size(), 2);
+  sampling.min_tokens = 30;
+  EXPECT_GE(fixture_->Generate(Prompt(9), sampling).size(), 30);
+  // Where the format leaves nothing else, they do not wait.
+  sampling.format = Matching("a{60}", 1, 5).format;
+  sampling.stop_token_ids = fixture_->Generate(Prompt(9), Matching("a", 1, 5));
+  EXPECT_THAT(fixture_->Generate(Prompt(9), sampling), IsEmpty());
+}
+
+TEST_P(EngineTest, FormatsThatAreNoneEndTheirRequests) {
+  Make();
+  const auto error_of = [&](std::string schema) {
+    EXPECT_THAT(engine().Add(Request(1, Prompt(9), Formatted(std::move(schema), 0, 0))), IsOk());
+    const std::vector<SequenceEvent> events = fixture_->RunToEnd();
+    EXPECT_THAT(events, SizeIs(1));
+    EXPECT_TRUE(AllPagesFree());
+    return events[0].error;
+  };
+  EXPECT_THAT(error_of(R"({"type": "objekt"})"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("response_format: ")));
-  EXPECT_FALSE(engine().HasWork());
   fixture_ = std::make_unique<EngineFixture>(SourcePath("tests/golden/tiny/qwen3_bf16"), Engine::Options{}, clock_);
-  EXPECT_THAT(engine().Add(Request(1, Prompt(9), Formatted(kSmallSchema, 0, 0))),
-              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("tokenizer")));
+  EXPECT_THAT(error_of(kSmallSchema), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("tokenizer")));
+}
+
+TEST_P(EngineTest, ARequestMayEndWhileItsFormatIsCompiled) {
+  Make();
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_THAT(engine().Add(Request(1, Prompt(9), Formatted(kSmallSchema, 0, 0))), IsOk());
+    if (i % 2 == 0) engine().Step(nullptr);
+    EXPECT_TRUE(engine().Cancel(RequestId(1)));
+  }
+  ExpectFollowsSmallSchema(TextOf(fixture_->Generate(Prompt(9), Formatted(kSmallSchema, 0, 0))));
+  EXPECT_TRUE(AllPagesFree());
 }
 
 TEST_P(EngineTest, AFormatThatCannotBeFollowedEndsItsRequestOnly) {

@@ -30,7 +30,10 @@ struct SequenceRequest {
 // Thread-safety: not thread-safe; the engine thread owns it.
 struct Sequence {
   SequenceRequest request;
-  std::unique_ptr<TokenConstraint> constraint;  // Of a request with a format; has accepted the known output.
+  // Of a request with a format: it is being compiled, and no token may be chosen yet; or it is there, and has accepted
+  // the known output.
+  bool awaits_constraint = false;
+  std::unique_ptr<TokenConstraint> constraint;
   absl::Time arrival;
   absl::Time first_scheduled = absl::InfinitePast();
   std::vector<PageIndex> pages;  // Cover the computed tokens and those of the step that runs.

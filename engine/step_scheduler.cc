@@ -123,7 +123,8 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
   // runs.
   for (size_t i = 0; i < running_.size() && !is_full();) {
     Sequence* sequence = running_[i];
-    if (sequence->is_closing || sequence->num_tokens() - sequence->computed_tokens != 1) {
+    if (sequence->is_closing || sequence->awaits_constraint ||
+        sequence->num_tokens() - sequence->computed_tokens != 1) {
       ++i;
       continue;
     }
@@ -137,8 +138,9 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
   if (!items.empty()) budget = std::min(budget, options_.max_prefill_beside_decode);
   // Prefills that were begun, then new ones.
   for (Sequence* sequence : running_) {
-    int remaining = sequence->num_tokens() - sequence->computed_tokens;
-    if (remaining <= 1 || is_full()) continue;
+    // The last token is computed when the next one can be chosen; alone, it is one of those above.
+    int remaining = sequence->num_tokens() - sequence->computed_tokens - sequence->awaits_constraint;
+    if (remaining < (sequence->awaits_constraint ? 1 : 2) || is_full()) continue;
     int chunk = std::min(remaining, budget);
     items.push_back({sequence, chunk});
     budget -= chunk;
@@ -151,7 +153,8 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
     }
     waiting_.erase(waiting_.begin());
     InsertRunning(sequence);
-    int chunk = std::min(sequence->num_tokens() - sequence->computed_tokens, budget);
+    int chunk = std::min(sequence->num_tokens() - sequence->computed_tokens - sequence->awaits_constraint, budget);
+    if (chunk == 0) continue;
     items.push_back({sequence, chunk});
     budget -= chunk;
   }

@@ -60,7 +60,8 @@ absl::Status CheckSampling(const SamplingParams& sampling, int vocabulary) {
     const std::string& text = sampling.format->text;
     if (text.empty() || text.size() > kMaxFormatBytes) {
       return absl::InvalidArgumentError(
-          absl::StrCat("sampling.response_format: must have 1 to ", kMaxFormatBytes, " bytes, got ", text.size()));
+          absl::StrCat("sampling.response_format: set one of json_schema, regex and grammar, of 1 to ", kMaxFormatBytes,
+                       " bytes, got ", text.size()));
     }
     if (text.find('\0') != std::string::npos) {
       return absl::InvalidArgumentError("sampling.response_format: must not have a zero byte in it");

@@ -215,13 +215,13 @@ INSTANTIATE_TEST_SUITE_P(
                    },
                    "no chat template"},
         BadRequest{"NoFormat", [](RawRequest& r) { r.sampling.format = std::make_shared<OutputFormat>(); },
-                   "sampling.response_format: must have 1 to 65536 bytes, got 0"},
+                   "json_schema, regex and grammar, of 1 to 65536 bytes, got 0"},
         BadRequest{"LongFormat",
                    [](RawRequest& r) {
                      r.sampling.format = std::make_shared<OutputFormat>(
                          OutputFormat{OutputFormat::Kind::kRegex, std::string(65537, 'a')});
                    },
-                   "sampling.response_format: must have 1 to 65536 bytes, got 65537"},
+                   "json_schema, regex and grammar, of 1 to 65536 bytes, got 65537"},
         BadRequest{"FormatWithZero",
                    [](RawRequest& r) {
                      r.sampling.format =

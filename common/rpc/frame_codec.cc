@@ -77,7 +77,7 @@ void EncodeFormat(const OutputFormat& format, v1::ResponseFormat* proto) {
   }
 }
 
-// Null where no format is set, also one of a newer version.
+// One without a text where none is set, or one of a newer version: request_builder and engines refuse it.
 std::shared_ptr<const OutputFormat> DecodeFormat(const v1::ResponseFormat& proto) {
   OutputFormat format;
   switch (proto.format_case()) {
@@ -91,7 +91,7 @@ std::shared_ptr<const OutputFormat> DecodeFormat(const v1::ResponseFormat& proto
       format = {OutputFormat::Kind::kLark, proto.grammar()};
       break;
     case v1::ResponseFormat::FORMAT_NOT_SET:
-      return nullptr;
+      break;
   }
   if (proto.reasoning() == v1::ResponseFormat::REASONING_MAY_COME_FIRST) {
     format.reasoning = OutputFormat::Reasoning::kMayComeFirst;

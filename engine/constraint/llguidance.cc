@@ -2,31 +2,42 @@
 
 #include <dlfcn.h>
 
+#include <filesystem>
+#include <string>
+#include <system_error>
 #include <type_traits>
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace tandem::llguidance {
 namespace {
 
-constexpr char kPythonStubs[] = "libtandem_python_stubs.so";
 constexpr char kName[] = "libllguidance.so";
 
-absl::Status CannotLoad(const char* name) {
-  return absl::UnavailableError(absl::StrCat("answers of a given format need ", name, ", which cannot be loaded: ",
-                                             dlerror(), "; it belongs beside the program's other libraries"));
+absl::StatusOr<void*> Open(const char* name, int flags) {
+  // By its path: with sanitizers it is not this program that dlopen takes for its caller.
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::string path = program.parent_path().parent_path() / "lib" / name;
+  for (const std::string& file : {path, std::string(name)}) {
+    if (void* library = dlopen(file.c_str(), flags); library != nullptr) return library;
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("response_format: needs a library that cannot be loaded: ", dlerror(), "; it belongs at ", path));
 }
 
 absl::StatusOr<Library> LoadNow() {
   // The library is a Python extension that can also be used from C. Its other half wants the interpreter's symbols.
-  if (dlopen(kPythonStubs, RTLD_NOW | RTLD_GLOBAL) == nullptr) return CannotLoad(kPythonStubs);
-  void* library = dlopen(kName, RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) return CannotLoad(kName);
+  RETURN_IF_ERROR(Open("libtandem_python_stubs.so", RTLD_NOW | RTLD_GLOBAL).status());
+  ASSIGN_OR_RETURN(void* library, Open(kName, RTLD_NOW | RTLD_LOCAL));
   Library functions;
   absl::Status status;
   const auto find = [&](auto& function, const char* name) {
     function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
-    if (function == nullptr) status = absl::UnavailableError(absl::StrCat(kName, " has no ", name));
+    if (function == nullptr) {
+      status = absl::FailedPreconditionError(absl::StrCat("response_format: ", kName, " has no ", name));
+    }
   };
   find(functions.new_tokenizer, "llg_new_tokenizer_v2");
   find(functions.free_tokenizer, "llg_free_tokenizer");

@@ -12,10 +12,6 @@ namespace tandem::llguidance {
 struct Tokenizer;
 struct Matcher;
 
-// Turns text into token ids, at most `capacity` of them; says how many there are. Thread-safe.
-using TokenizeFunction = size_t (*)(const void* user_data, const uint8_t* text, size_t length, uint32_t* tokens,
-                                    size_t capacity);
-
 struct TokenizerInit {
   size_t struct_size = sizeof(TokenizerInit);
   uint32_t vocabulary_size = 0;
@@ -24,8 +20,8 @@ struct TokenizerInit {
   const uint8_t* token_bytes = nullptr;     // All tokens' bytes; a 0xFF goes before those of special ones.
   const char* tokenizer_json = nullptr;
   bool tokenize_wants_utf8 = false;
-  TokenizeFunction tokenize = nullptr;
-  bool tokenizes_greedily = false;
+  void (*tokenize)() = nullptr;
+  bool tokenizes_greedily = false;  // Text that must come is then not forced into one way of writing it in tokens.
   const void* tokenize_user_data = nullptr;
   const char* const* slices = nullptr;
   const uint32_t* more_end_tokens = nullptr;
@@ -44,6 +40,7 @@ struct MatcherInit {
   uint32_t log_buffer_level = 0, log_stderr_level = 0;
   bool fast_forward = false, backtrack = false;
   Limits limits;
+  char reserved[256] = {};  // set_defaults writes what the library knows, which may be more in a later version.
 };
 
 // Integers that are returned are 0, or -1 for an error, which matcher_error tells.
@@ -59,7 +56,8 @@ struct Library {
   int32_t (*consume)(Matcher*, const uint32_t* tokens, size_t count) = nullptr;
 };
 
-// Opens the library when it is first wanted. UNAVAILABLE: it is not where libraries are looked for, or another version.
+// Opens the library when it is first wanted. FAILED_PRECONDITION: it is not in the folder lib beside the program's own
+// (bin), nor where the system looks for libraries, or lacks a function.
 absl::StatusOr<const Library*> Load();
 
 }  // namespace tandem::llguidance

@@ -15,6 +15,9 @@
   alignas(16) char name[1024]; \
   }
 
+// Also others may ask.
+extern "C" int Py_IsInitialized() { return 0; }
+
 // clang-format off
 STUB_FUNCTION(PyByteArray_AsString) STUB_FUNCTION(PyByteArray_Size) STUB_FUNCTION(PyBytes_AsString)
 STUB_FUNCTION(PyBytes_FromStringAndSize) STUB_FUNCTION(PyBytes_Size) STUB_FUNCTION(PyCMethod_New)
@@ -39,7 +42,7 @@ STUB_FUNCTION(PyTuple_GetItem) STUB_FUNCTION(PyTuple_New) STUB_FUNCTION(PyTuple_
 STUB_FUNCTION(PyType_FromSpec) STUB_FUNCTION(PyType_GetFlags) STUB_FUNCTION(PyType_GetSlot)
 STUB_FUNCTION(PyType_IsSubtype) STUB_FUNCTION(PyUnicode_AsEncodedString) STUB_FUNCTION(PyUnicode_AsUTF8String)
 STUB_FUNCTION(PyUnicode_FromStringAndSize) STUB_FUNCTION(PyUnicode_InternInPlace) STUB_FUNCTION(Py_DecRef)
-STUB_FUNCTION(Py_GetVersion) STUB_FUNCTION(Py_IncRef) STUB_FUNCTION(Py_IsInitialized)
+STUB_FUNCTION(Py_GetVersion) STUB_FUNCTION(Py_IncRef) 
 
 STUB_OBJECT(PyBaseObject_Type) STUB_OBJECT(PyBool_Type) STUB_OBJECT(PyByteArray_Type) STUB_OBJECT(PyBytes_Type)
 STUB_OBJECT(PyDict_Type) STUB_OBJECT(PyExc_AttributeError) STUB_OBJECT(PyExc_BaseException)

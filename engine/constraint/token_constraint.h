@@ -46,27 +46,27 @@ class TokenConstraint {
 
 // Makes constraints for the tokens of one model.
 //
-// Thread-safety: not thread-safe.
-// Ownership: owns the tokenizer.
+// Thread-safety: not thread-safe; its constraints may be used in other threads.
+// Ownership: owns the vocabulary in llguidance's form.
 class ConstraintCompiler {
  public:
-  // Takes a tenth of a second for 50,000 tokens. UNAVAILABLE: llguidance's library is not there. FAILED_PRECONDITION:
-  // no token ends the model's sequences.
-  static absl::StatusOr<std::unique_ptr<ConstraintCompiler>> Create(std::unique_ptr<Tokenizer> tokenizer,
+  // Takes a tenth of a second for 50,000 tokens. FAILED_PRECONDITION: llguidance's library is not there, or no token
+  // ends the model's sequences.
+  static absl::StatusOr<std::unique_ptr<ConstraintCompiler>> Create(const Tokenizer& tokenizer,
                                                                     const ModelConfig& config);
   ~ConstraintCompiler() { library_.free_tokenizer(tokens_); }
   ConstraintCompiler(const ConstraintCompiler&) = delete;
   ConstraintCompiler& operator=(const ConstraintCompiler&) = delete;
 
-  // INVALID_ARGUMENT "response_format: what is wrong with it".
+  // INVALID_ARGUMENT "response_format: what is wrong with it". May take seconds, and a stack in proportion to the depth
+  // of the format.
   absl::StatusOr<std::unique_ptr<TokenConstraint>> Compile(const OutputFormat& format) const;
 
  private:
-  ConstraintCompiler(const llguidance::Library& library, std::unique_ptr<Tokenizer> tokenizer)
-      : library_(library), tokenizer_(std::move(tokenizer)) {}
+  ConstraintCompiler(const llguidance::Library& library, llguidance::Tokenizer* tokens)
+      : library_(library), tokens_(tokens) {}
   const llguidance::Library& library_;
-  const std::unique_ptr<Tokenizer> tokenizer_;
-  llguidance::Tokenizer* tokens_ = nullptr;
+  llguidance::Tokenizer* const tokens_;
 };
 
 // The format as llguidance's JSON of grammars. INVALID_ARGUMENT: a schema that is no JSON object.

@@ -3,12 +3,14 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "engine/cuda/chunk_attention.h"
 #include "engine/cuda/cublas_linear.h"
@@ -18,6 +20,7 @@
 #include "engine/cuda/device_memory.h"
 #include "engine/cuda/device_sampler.h"
 #include "engine/cuda/float8_kernels.h"
+#include "engine/cuda/gpu_fault.h"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/moe_kernels.h"
 #include "engine/cuda/paged_attention.h"
@@ -206,6 +209,7 @@ class CudaOps final : public Ops {
   bool SamplesAhead(const SamplingParams& params) const override { return DeviceSampler::SamplesAhead(params); }
   void StartSample(const Activation& logits, absl::Span<const SampleInput> inputs) override {
     UseDevice();
+    if (num_steps_++ == fault_.step) CauseGpuFault(fault_.kind, stream_);
     // Nobody reads the logits again.
     sampler_->Start(const_cast<float*>(Cuda(logits).data<const float>()), logits.columns(), inputs);
   }
@@ -289,6 +293,8 @@ class CudaOps final : public Ops {
   int max_sequence_rows_ = 1;
   bool has_single_rows_ = false, has_chunk_plan_ = false;
 
+  GpuFault fault_;
+  int64_t num_steps_ = 0;
   bool is_recording_ = false;
   std::map<int, cudaGraphExec_t> graphs_;  // By rows.
 };
@@ -303,6 +309,10 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
     return absl::UnimplementedError(absl::StrCat("GPU ", options.device, " (", properties.name,
                                                  ") has compute capability ", properties.major, ".", properties.minor,
                                                  "; 9.0 or newer is needed"));
+  }
+  if (const char* fault = std::getenv("TANDEM_GPU_FAULT"); fault != nullptr) {
+    ASSIGN_OR_RETURN(ops->fault_, ParseGpuFault(fault));
+    LogWarning("the GPU will fail on purpose", {{"fault", fault}});
   }
   ops->multiprocessors_ = properties.multiProcessorCount;
   ops->compute_major_ = properties.major;

@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_replace.h"
+
 namespace tandem {
 namespace {
 
@@ -16,12 +18,12 @@ std::shared_ptr<const OutputFormat> MakeFormat(OutputFormat::Kind kind, std::str
   return std::make_shared<const OutputFormat>(OutputFormat{kind, std::move(text)});
 }
 
-// Strings that may be chosen from, as a grammar. JSON's escapes are those of Lark's strings.
+// Strings that may be chosen from, as a grammar. JSON's escapes are those of Lark's strings, which have one more.
 std::string ChoiceGrammar(const json::array& choices) {
   std::string grammar = "start: ";
   for (size_t i = 0; i < choices.size(); ++i)
     absl::StrAppend(&grammar, i > 0 ? " | " : "", json::serialize(choices[i]));
-  return grammar;
+  return absl::StrReplaceAll(grammar, {{"\x7F", "\\u007f"}});
 }
 
 void GetResponseFormat(Fields& fields, SamplingParams& sampling) {
@@ -85,6 +87,11 @@ void GetStructuredOutputs(Fields& fields, SamplingParams& sampling) {
     set(OutputFormat::Kind::kLark, ChoiceGrammar(choices->get_array()));
   }
   fields.Keep(outputs.status());
+  for (const char* name : {"whitespace_pattern", "disable_any_whitespace", "disable_additional_properties"}) {
+    const json::value* value = outputs.Find(name);
+    if (value != nullptr && *value != false)
+      fields.Keep(absl::InvalidArgumentError(absl::StrCat("structured_outputs.", name, ": is not supported")));
+  }
   if (num_formats != 1) {
     fields.Refuse("structured_outputs", "set one of json, json_object, regex, choice and grammar");
   }
@@ -95,7 +102,8 @@ void GetStructuredOutputs(Fields& fields, SamplingParams& sampling) {
 void GetOutputFormat(Fields& fields, SamplingParams& sampling) {
   GetResponseFormat(fields, sampling);
   GetStructuredOutputs(fields, sampling);
-  for (const char* name : {"guided_json", "guided_regex", "guided_choice", "guided_grammar"}) {
+  for (const char* name : {"guided_json", "guided_json_object", "guided_regex", "guided_choice", "guided_grammar",
+                           "guided_whitespace_pattern"}) {
     if (fields.Find(name) != nullptr) fields.Refuse(name, "is not supported: send structured_outputs");
   }
 }

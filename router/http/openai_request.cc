@@ -185,7 +185,8 @@ void RefuseWhatIsNotThere(Fields& fields) {
 
 absl::StatusOr<json::value> ParseObject(absl::string_view body, json::monotonic_resource& memory) {
   json::error_code error;
-  json::value value = json::parse({body.data(), body.size()}, error, &memory);
+  // Schemas are as deep as llguidance takes them, and stand a few levels deep in a body.
+  json::value value = json::parse({body.data(), body.size()}, error, &memory, {.max_depth = 160});
   if (error) return absl::InvalidArgumentError(absl::StrCat("the body is no valid JSON: ", error.message()));
   if (!value.is_object()) return absl::InvalidArgumentError("the body must be a JSON object");
   return value;

@@ -138,7 +138,8 @@ TEST(OpenAiRequestTest, FormatsOfAnswersAreTakenAsTheyWereSent) {
       {R"(,"structured_outputs":{"json_object":true})", Kind::kJsonSchema, R"({"type":"object"})"},
       {R"(,"structured_outputs":{"regex":"a+"})", Kind::kRegex, "a+"},
       {R"(,"structured_outputs":{"grammar":"start: \"a\""})", Kind::kLark, "start: \"a\""},
-      {R"(,"structured_outputs":{"choice":["yes","no \"\n"]})", Kind::kLark, R"(start: "yes" | "no \"\n")"}};
+      {R"(,"structured_outputs":{"choice":["yes","no \"\n\u007f"],"disable_any_whitespace":false})", Kind::kLark,
+       R"(start: "yes" | "no \"\n\u007f")"}};
   for (const auto& c : cases) {
     ASSERT_OK_AND_ASSIGN(OpenAiRequest request, ParseChat(c.fields));
     const auto& format = request.prompts[0].sampling.format;
@@ -201,6 +202,8 @@ INSTANTIATE_TEST_SUITE_P(
               "structured_outputs: there is a response_format already"},
         Wrong{"Choice", R"(,"structured_outputs":{"choice":["a",1]})",
               "structured_outputs.choice: expected an array of strings, got an integer"},
+        Wrong{"SpaceInFormat", R"(,"structured_outputs":{"json":{},"whitespace_pattern":" "})",
+              "structured_outputs.whitespace_pattern: is not supported"},
         Wrong{"OldFormat", R"(,"guided_json":{})", "guided_json: is not supported: send structured_outputs"},
         Wrong{"Syntax", R"(,"n":)", "the body is no valid JSON"}),
     [](const auto& info) { return info.param.name; });

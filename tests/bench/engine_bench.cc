@@ -69,7 +69,7 @@ BENCHMARK(Decode)->Arg(1)->Arg(8)->Arg(32)->Unit(benchmark::kMillisecond)->UseRe
 // may come next, for each token of an answer.
 std::unique_ptr<ConstraintCompiler> NewCompiler() {
   auto checkpoint = Checkpoint::Open(SmolLm2Path());
-  return *ConstraintCompiler::Create(*(*checkpoint)->LoadTokenizer(), (*checkpoint)->config());
+  return *ConstraintCompiler::Create(**(*checkpoint)->LoadTokenizer(), (*checkpoint)->config());
 }
 
 const OutputFormat& PersonSchema() {

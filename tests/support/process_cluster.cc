@@ -44,19 +44,22 @@ std::string PortsText(const ProcessCluster::Options& options) {
 
 std::string TopologyText(const ProcessCluster::Options& options, const std::string& router) {
   std::string pools;
+  const std::string device = options.on_gpu ? ", device: cuda, first_gpu: 0" : "";
+  const std::string model = options.on_gpu ? SourcePath("tests/golden/tiny/llama3_f32") : SmolLm2Path();
+  const std::string precision = options.on_gpu ? "bf16" : options.precision;
   if (options.prefill_replicas > 0) {
     absl::StrAppend(&pools, "  - {name: prefill, role: prefill, replicas: ", options.prefill_replicas,
-                    ", kv_memory: ", options.prefill_kv_memory, ", limits: ", options.limits, PortsText(options),
-                    "}\n");
+                    ", kv_memory: ", options.prefill_kv_memory, ", limits: ", options.limits, device,
+                    PortsText(options), "}\n");
   }
   absl::StrAppend(
       &pools, "  - {name: decode, role: decode, replicas: ", options.decode_replicas,
       ", parallelism: {tp: ", options.decode_ranks, "}, kv_memory: ", options.decode_kv_memory,
-      ", limits: ", options.limits, PortsText(options),
+      ", limits: ", options.limits, device, PortsText(options),
       options.decode_service_port > 0 ? absl::StrCat(", ports: {service: ", options.decode_service_port, "}") : "",
       "}\n");
   return absl::StrCat(
-      "model: {path: ", SmolLm2Path(), ", served_name: smollm2, precision: ", options.precision, "}\n",
+      "model: {path: ", model, ", served_name: m, precision: ", precision, "}\n",
       "router:\n  replicas: ", options.routers, "\n  listen: \"", router,
       "\"\n  http_listen: 127.0.0.1:0\n  conditional_prefill_tokens: ", options.conditional_prefill_tokens,
       "\n  ties: by_name\n  "
@@ -90,16 +93,22 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
     abort();
   }
   Launcher::Options launch;
-  launch.program_folder = absl::StrCat(TANDEM_BINARY_DIR, "/bin");
+  launch.program_folder = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   launch.on_line = [this](const std::string& process, const std::string& line) {
     absl::MutexLock lock(&output_mu_);
     absl::StrAppend(&output_, process, " | ", line, "\n");
   };
   launch.environment = [this](const std::string& process) -> std::vector<std::string> {
     // Called by the launcher, under mu_. Only a process's first life is faulty.
-    if (!options_.faults || (launcher_ != nullptr && launcher_->restarts(process) > 0)) return {};
-    std::string faults = options_.faults(process);
-    return faults.empty() ? std::vector<std::string>() : std::vector<std::string>{"TANDEM_TRANSFER_FAULTS=" + faults};
+    std::vector<std::string> environment;
+    if (launcher_ != nullptr && launcher_->restarts(process) > 0) return environment;
+    const auto add = [&](const char* name, const std::function<std::string(const std::string&)>& faults) {
+      const std::string text = faults ? faults(process) : "";
+      if (!text.empty()) environment.push_back(absl::StrCat(name, "=", text));
+    };
+    add("TANDEM_TRANSFER_FAULTS", options_.faults);
+    add("TANDEM_GPU_FAULT", options_.gpu_faults);
+    return environment;
   };
   launch.first_backoff = absl::Milliseconds(50);
   client_ = std::make_unique<RouterClient>(router_, ClientIdentity{options_.api_key, client_tls_});

@@ -43,6 +43,10 @@ class ProcessCluster {
     std::string precision = "quantised";
     // Faulty transfers of a process's first life, as TANDEM_TRANSFER_FAULTS.
     std::function<std::string(const std::string& process)> faults;
+    // On GPU 0, with a tiny model of random weights; one replica a pool.
+    bool on_gpu = false;
+    // What its GPU does to a process in its first life, as TANDEM_GPU_FAULT.
+    std::function<std::string(const std::string& process)> gpu_faults;
   };
   explicit ProcessCluster(const Options& options);
   ~ProcessCluster();

@@ -1,0 +1,79 @@
+#include "engine/constraint/format_thread.h"
+
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace tandem {
+namespace {
+
+// Room for a rule of each few bytes of the largest format, one within the other. Only what is used is memory.
+constexpr size_t kStackBytes = size_t{512} << 20;
+
+}  // namespace
+
+FormatThread::FormatThread(const Checkpoint& checkpoint) : checkpoint_(checkpoint), compiler_(nullptr) {
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, kStackBytes);
+  const auto main = [](void* self) -> void* {
+    static_cast<FormatThread*>(self)->Main();
+    return nullptr;
+  };
+  if (pthread_create(&thread_, &attributes, main, this) != 0) std::abort();  // As std::thread would.
+  pthread_attr_destroy(&attributes);
+}
+
+FormatThread::~FormatThread() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  pthread_join(thread_, nullptr);
+}
+
+void FormatThread::Start(uint64_t id, std::shared_ptr<const OutputFormat> format, std::vector<TokenId> output) {
+  absl::MutexLock lock(&mu_);
+  jobs_.push_back({id, std::move(format), std::move(output)});
+}
+
+std::vector<std::pair<uint64_t, FormatThread::Result>> FormatThread::TakeDone() {
+  absl::MutexLock lock(&mu_);
+  return std::exchange(done_, {});
+}
+
+void FormatThread::Main() {
+  while (true) {
+    Job job;
+    {
+      absl::MutexLock lock(&mu_);
+      mu_.Await(absl::Condition(this, &FormatThread::HasNews));
+      if (stopping_) return;
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+    }
+    Result result = Compile(job);
+    absl::MutexLock lock(&mu_);
+    done_.emplace_back(job.id, std::move(result));
+  }
+}
+
+FormatThread::Result FormatThread::Compile(const Job& job) {
+  if (compiler_.ok() && *compiler_ == nullptr) {
+    compiler_ = [this]() -> absl::StatusOr<std::unique_ptr<ConstraintCompiler>> {
+      absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = checkpoint_.LoadTokenizer();
+      if (!tokenizer.ok()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("response_format: needs the model's tokenizer: ", tokenizer.status().message()));
+      }
+      return ConstraintCompiler::Create(**tokenizer, checkpoint_.config());
+    }();
+  }
+  if (!compiler_.ok()) return compiler_.status();
+  ASSIGN_OR_RETURN(std::unique_ptr<TokenConstraint> constraint, (*compiler_)->Compile(*job.format));
+  RETURN_IF_ERROR(constraint->Accept(job.output));
+  return constraint;
+}
+
+}  // namespace tandem
