@@ -96,6 +96,12 @@ def main() -> None:
         {"prompt": ["a", [1, 2]], "max_tokens": 3, "top_k": -1, "logprobs": 1, "stop": "x", "stop_token_ids": [1],
          "tokens": [1, 2], "echo": False, "best_of": 1}))
 
+    for name, kind, text in [("schema", 0, '{"type":"object","properties":{"a":{"enum":["x",1]},"b":{"$ref":"#/$defs/c"}},"required":["a"],"$defs":{"c":{"type":"string","pattern":"^a+$"}}}'),
+                             ("thought_schema", 3, '{"type":"array","items":{"anyOf":[{"type":"integer","minimum":3},{"type":"null"}]},"maxItems":3}'),
+                             ("regex", 1, "[a-c]{2,5}(x|y\\/z)?"), ("opened_regex", 7, "(?i)ok\n\\d+"),
+                             ("grammar", 2, 'start: sum\nsum: N | sum "+" N\nN: /[0-9]+/\n%ignore / /\n')]:
+        (SEEDS / "output_format" / name).write_bytes(bytes([kind]) + text.encode())
+
 
 if __name__ == "__main__":
     main()
