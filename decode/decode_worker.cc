@@ -42,6 +42,9 @@ void DecodeWorker::StartLegNow(Engine& engine, int64_t session, const StartLeg& 
   Leg leg{.session = session, .start = start, .awaits_kv = start.handover.is_set(), .started = clock_.Now()};
   if (leg.awaits_kv) {
     receiver_.Expect(start.handover, start.tokens);
+    if (const auto& format = start.sampling.format; format != nullptr) {
+      leg.format_job = engine.CompileFormat(format, absl::MakeConstSpan(start.tokens).last(start.output_tokens));
+    }
     handovers_[start.handover] = start.id;
   } else if (absl::Status status = engine.Add(ToSequenceRequest(start, leg.started)); !status.ok()) {
     metrics_.CountLeg("refused");
@@ -129,6 +132,7 @@ void DecodeWorker::TakeOver(Engine& engine, const ReceivedKv& received) {
   leg.awaits_kv = false;
   SequenceRequest request = ToSequenceRequest(leg.start, leg.started);
   request.tokens.push_back(received.first_token);
+  request.format_job = std::move(leg.format_job);
   const int64_t session = leg.session;
   if (absl::Status status = engine.AddWithKv(std::move(request), received.pages); !status.ok()) {
     engine.cache().Release(received.pages);

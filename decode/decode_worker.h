@@ -70,6 +70,7 @@ class DecodeWorker {
     StartLeg start;
     bool awaits_kv = false;
     absl::Time started;
+    std::shared_ptr<FormatJob> format_job;  // While it awaits KV.
   };
   void StartLegNow(Engine& engine, int64_t session, const StartLeg& start);
   void CancelLegNow(Engine& engine, RequestId id, const std::string& reason);

@@ -116,6 +116,31 @@ TEST_P(DecodeWorkerTest, ContinuesWithReceivedKv) {
   EXPECT_TRUE(AllPagesFree());
 }
 
+// Compiled when the leg starts, and followed behind the first token, which came with the KV.
+TEST_P(DecodeWorkerTest, FollowsAFormatBehindReceivedKv) {
+  SamplingParams sampling{.temperature = 1, .seed = 4, .max_tokens = 40};
+  sampling.format = std::make_shared<OutputFormat>(OutputFormat{OutputFormat::Kind::kRegex, "[a-c]{12}x"});
+  EngineFixture source(SourcePath("tests/golden/tiny/llama3_f32"), {.precision = Precision::kFull}, clock_);
+  const std::vector<TokenId> wanted = source.Generate(Prompt(), sampling);
+  ASSERT_THAT(wanted, SizeIs(testing::Gt(3)));
+  SequenceRequest held{.id = RequestId(9), .tokens = Prompt(), .prompt_tokens = 20, .hold_after_first_token = true};
+  ASSERT_THAT(source.engine().Add(held), IsOk());
+  source.RunToEnd();
+
+  StartLeg leg = Leg();
+  leg.sampling = sampling;
+  Start(leg);
+  FromPeer(OfferMessage{kHandover, Prompt()});
+  ASSERT_THAT(Sent<GrantMessage>(), SizeIs(1));
+  const GrantMessage grant = Sent<GrantMessage>()[0];
+  fixture_.CopyPages(source, source.engine().PagesOf(RequestId(9)), grant.pages);
+  FromPeer(CommitMessage{kHandover, grant.epoch, 2, {}, wanted[0]});
+  RunToEnd();
+  EXPECT_EQ(Tokens(), std::vector<TokenId>(wanted.begin() + 1, wanted.end()));
+  EXPECT_EQ(events_.back().finish, LegFinish::kStop);
+  EXPECT_TRUE(AllPagesFree());
+}
+
 TEST_P(DecodeWorkerTest, PrefillsItselfWithoutAHandover) {
   Start(Leg(HandoverId()));
   RunToEnd();

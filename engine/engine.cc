@@ -108,26 +108,39 @@ std::unique_ptr<Sequence> Engine::MakeSequence(SequenceRequest request) {
   sequence->request = std::move(request);
   sequence->arrival = clock_.Now();
   if (const auto& format = sequence->request.sampling.format; format != nullptr) {
-    if (formats_ == nullptr) formats_ = std::make_unique<FormatThread>(*checkpoint_);
-    formats_->Start(sequence->serial, format, {sequence->output().begin(), sequence->output().end()});
+    std::shared_ptr<FormatJob> job = std::move(sequence->request.format_job);
+    if (job == nullptr) job = CompileFormat(format, sequence->output());
     sequence->awaits_constraint = true;
-    compiling_[sequence->serial] = sequence->request.id;
+    compiling_.push_back({sequence->request.id, sequence->serial, std::move(job)});
   }
   return sequence;
 }
 
+std::shared_ptr<FormatJob> Engine::CompileFormat(std::shared_ptr<const OutputFormat> format,
+                                                 absl::Span<const TokenId> output) {
+  if (formats_ == nullptr) formats_ = std::make_unique<FormatThread>(*checkpoint_);
+  return formats_->Start(std::move(format), {output.begin(), output.end()});
+}
+
 void Engine::TakeConstraints(std::vector<SequenceEvent>& events) {
-  if (compiling_.empty()) return;
-  for (auto& [serial, constraint] : formats_->TakeDone()) {
-    const RequestId id = compiling_.extract(serial).mapped();
-    Sequence* sequence = scheduler_.Find(id);
-    if (sequence == nullptr || sequence->serial != serial) continue;  // It ended meanwhile.
-    if (constraint.ok()) {
-      sequence->constraint = *std::move(constraint);
-      sequence->awaits_constraint = false;
-    } else {
-      events.push_back(Fail(id, constraint.status()));
+  for (size_t i = 0; i < compiling_.size();) {
+    const Compiling& waiting = compiling_[i];
+    Sequence* sequence = scheduler_.Find(waiting.id);
+    if (sequence != nullptr && sequence->serial == waiting.serial) {
+      std::optional<FormatJob::Result> result = waiting.job->TakeResult();
+      if (!result.has_value()) {
+        ++i;
+        continue;
+      }
+      absl::Status status = result->status();
+      if (status.ok()) {
+        sequence->constraint = **std::move(result);
+        sequence->awaits_constraint = false;
+        status = sequence->constraint->Accept(sequence->output().subspan(waiting.job->output().size()));
+      }
+      if (!status.ok()) events.push_back(Fail(waiting.id, status));
     }
+    compiling_.erase(compiling_.begin() + i);  // It has what it waited for, or ended.
   }
 }
 

@@ -115,6 +115,9 @@ class Engine {
   }
   // Takes a sequence whose tokens but the last have their KV in `pages`, which it owns from now on.
   absl::Status AddWithKv(SequenceRequest request, std::vector<PageIndex> pages);
+  // Begins to compile a format, for a request that will be added later.
+  std::shared_ptr<FormatJob> CompileFormat(std::shared_ptr<const OutputFormat> format,
+                                           absl::Span<const TokenId> output);
   // Ends a sequence, held or not, and frees its pages. False when there is none.
   bool Cancel(RequestId id);
   // Stops computing a sequence but keeps its pages until Cancel: they may still be read by a push.
@@ -165,6 +168,12 @@ class Engine {
   };
   absl::Status CheckRequest(const SequenceRequest& request) const;
   const Sequence* FindSequence(RequestId id) const;
+  // A sequence that awaits its constraint.
+  struct Compiling {
+    RequestId id;
+    uint64_t serial = 0;
+    std::shared_ptr<FormatJob> job;
+  };
   std::unique_ptr<Sequence> MakeSequence(SequenceRequest request);
   // Gives sequences the constraints that have been compiled meanwhile.
   void TakeConstraints(std::vector<SequenceEvent>& events);
@@ -204,8 +213,8 @@ class Engine {
   const int max_context_tokens_;
   uint8_t* kv_base_ = nullptr;
   KvCache cache_;
-  std::unique_ptr<FormatThread> formats_;               // Made for the first request with a format.
-  absl::flat_hash_map<uint64_t, RequestId> compiling_;  // Sequences that await their constraint, by serial.
+  std::unique_ptr<FormatThread> formats_;  // Made for the first request with a format.
+  std::vector<Compiling> compiling_;
   StepScheduler scheduler_;
   absl::flat_hash_map<RequestId, std::unique_ptr<Sequence>> held_;
   std::deque<PendingStep> in_flight_;

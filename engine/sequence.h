@@ -8,7 +8,7 @@
 #include "absl/types/span.h"
 #include "common/ids.h"
 #include "common/queue_place.h"
-#include "engine/constraint/token_constraint.h"
+#include "engine/constraint/format_thread.h"
 #include "engine/sampling.h"
 
 namespace tandem {
@@ -23,6 +23,8 @@ struct SequenceRequest {
   absl::Time deadline = absl::InfiniteFuture();
   // Stop after the first new token and keep the pages until Cancel: a prefill worker's sequences.
   bool hold_after_first_token = false;
+  // Of a format whose compilation has begun with less output or all of it; null: it begins with the sequence.
+  std::shared_ptr<FormatJob> format_job;
 };
 
 // One sequence inside the engine.

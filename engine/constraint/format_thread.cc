@@ -33,19 +33,22 @@ FormatThread::~FormatThread() {
   pthread_join(thread_, nullptr);
 }
 
-void FormatThread::Start(uint64_t id, std::shared_ptr<const OutputFormat> format, std::vector<TokenId> output) {
+std::shared_ptr<FormatJob> FormatThread::Start(std::shared_ptr<const OutputFormat> format,
+                                               std::vector<TokenId> output) {
+  auto job = std::make_shared<FormatJob>(std::move(format), std::move(output));
   absl::MutexLock lock(&mu_);
-  jobs_.push_back({id, std::move(format), std::move(output)});
+  jobs_.push_back(job);
+  return job;
 }
 
-std::vector<std::pair<uint64_t, FormatThread::Result>> FormatThread::TakeDone() {
+std::optional<FormatJob::Result> FormatJob::TakeResult() {
   absl::MutexLock lock(&mu_);
-  return std::exchange(done_, {});
+  return std::exchange(result_, std::nullopt);
 }
 
 void FormatThread::Main() {
   while (true) {
-    Job job;
+    std::shared_ptr<FormatJob> job;
     {
       absl::MutexLock lock(&mu_);
       mu_.Await(absl::Condition(this, &FormatThread::HasNews));
@@ -53,13 +56,14 @@ void FormatThread::Main() {
       job = std::move(jobs_.front());
       jobs_.pop_front();
     }
-    Result result = Compile(job);
-    absl::MutexLock lock(&mu_);
-    done_.emplace_back(job.id, std::move(result));
+    if (job.use_count() == 1) continue;  // Its request has ended.
+    FormatJob::Result result = Compile(*job);
+    absl::MutexLock lock(&job->mu_);
+    job->result_ = std::move(result);
   }
 }
 
-FormatThread::Result FormatThread::Compile(const Job& job) {
+FormatJob::Result FormatThread::Compile(const FormatJob& job) {
   if (compiler_.ok() && *compiler_ == nullptr) {
     compiler_ = [this]() -> absl::StatusOr<std::unique_ptr<ConstraintCompiler>> {
       absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = checkpoint_.LoadTokenizer();
@@ -71,8 +75,8 @@ FormatThread::Result FormatThread::Compile(const Job& job) {
     }();
   }
   if (!compiler_.ok()) return compiler_.status();
-  ASSIGN_OR_RETURN(std::unique_ptr<TokenConstraint> constraint, (*compiler_)->Compile(*job.format));
-  RETURN_IF_ERROR(constraint->Accept(job.output));
+  ASSIGN_OR_RETURN(std::unique_ptr<TokenConstraint> constraint, (*compiler_)->Compile(*job.format_));
+  RETURN_IF_ERROR(constraint->Accept(job.output_));
   return constraint;
 }
 

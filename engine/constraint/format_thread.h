@@ -2,9 +2,9 @@
 
 #include <pthread.h>
 
-#include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -18,6 +18,28 @@
 
 namespace tandem {
 
+// A format that is being compiled, or has been.
+//
+// Thread-safety: thread-safe.
+class FormatJob {
+ public:
+  using Result = absl::StatusOr<std::unique_ptr<TokenConstraint>>;
+  FormatJob(std::shared_ptr<const OutputFormat> format, std::vector<TokenId> output)
+      : format_(std::move(format)), output_(std::move(output)) {}
+
+  // What the answer begins with; the constraint has accepted it.
+  const std::vector<TokenId>& output() const { return output_; }
+  // Once, when it is done; nothing before. Errors as of ConstraintCompiler.
+  std::optional<Result> TakeResult() ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  friend class FormatThread;
+  const std::shared_ptr<const OutputFormat> format_;
+  const std::vector<TokenId> output_;
+  absl::Mutex mu_;
+  std::optional<Result> result_ ABSL_GUARDED_BY(mu_);
+};
+
 // Compiles the formats of an engine's requests on a thread of its own: one may take seconds, the first one waits for
 // the vocabulary, and those nested deeply need more stack than a thread usually has.
 //
@@ -25,34 +47,26 @@ namespace tandem {
 // Ownership: owns the thread and the compiler; borrows the checkpoint. Constraints must not outlive it.
 class FormatThread {
  public:
-  using Result = absl::StatusOr<std::unique_ptr<TokenConstraint>>;
   explicit FormatThread(const Checkpoint& checkpoint);
-  // Waits for the format that is being compiled.
+  // Waits for the format that is being compiled; those that wait are never done.
   ~FormatThread();
   FormatThread(const FormatThread&) = delete;
   FormatThread& operator=(const FormatThread&) = delete;
 
-  // Compiles `format`, and takes it through `output`, which an answer begins with.
-  void Start(uint64_t id, std::shared_ptr<const OutputFormat> format, std::vector<TokenId> output)
+  // Compiles `format`, and takes it through `output`, which an answer begins with. In vain where nobody else owns the
+  // job any more.
+  std::shared_ptr<FormatJob> Start(std::shared_ptr<const OutputFormat> format, std::vector<TokenId> output)
       ABSL_LOCKS_EXCLUDED(mu_);
-  // What is done since the last call, with the ids that Start was given. Errors as of ConstraintCompiler.
-  std::vector<std::pair<uint64_t, Result>> TakeDone() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  struct Job {
-    uint64_t id;
-    std::shared_ptr<const OutputFormat> format;
-    std::vector<TokenId> output;
-  };
   void Main() ABSL_LOCKS_EXCLUDED(mu_);
-  Result Compile(const Job& job);
+  FormatJob::Result Compile(const FormatJob& job);
   bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !jobs_.empty(); }
 
   const Checkpoint& checkpoint_;
   absl::StatusOr<std::unique_ptr<ConstraintCompiler>> compiler_;  // The thread's; not there before the first format.
   absl::Mutex mu_;
-  std::deque<Job> jobs_ ABSL_GUARDED_BY(mu_);
-  std::vector<std::pair<uint64_t, Result>> done_ ABSL_GUARDED_BY(mu_);
+  std::deque<std::shared_ptr<FormatJob>> jobs_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   pthread_t thread_{};
 };

@@ -1,10 +1,11 @@
 #include "engine/constraint/format_thread.h"
 
-#include <map>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
+#include "common/status_macros.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/golden_file.h"
@@ -21,22 +22,18 @@ class FormatThreadTest : public testing::Test {
   explicit FormatThreadTest(const std::string& model)
       : checkpoint_(*Checkpoint::Open(SourcePath("tests/golden/tiny/" + model))), thread_(*checkpoint_) {}
 
-  void Start(uint64_t id, OutputFormat::Kind kind, std::string text, std::vector<TokenId> output = {}) {
-    thread_.Start(id, std::make_shared<OutputFormat>(OutputFormat{kind, std::move(text)}), std::move(output));
+  std::shared_ptr<FormatJob> Start(OutputFormat::Kind kind, std::string text, std::vector<TokenId> output = {}) {
+    return thread_.Start(std::make_shared<OutputFormat>(OutputFormat{kind, std::move(text)}), std::move(output));
   }
-  // Waits for so many results.
-  std::map<uint64_t, FormatThread::Result> Await(size_t count) {
-    std::map<uint64_t, FormatThread::Result> results;
-    while (results.size() < count) {
-      for (auto& [id, result] : thread_.TakeDone()) results.emplace(id, std::move(result));
+  static FormatJob::Result Await(FormatJob& job) {
+    while (true) {
+      if (std::optional<FormatJob::Result> result = job.TakeResult(); result.has_value()) return *std::move(result);
       std::this_thread::yield();
     }
-    return results;
   }
   // What became of one.
   absl::Status StatusOf(OutputFormat::Kind kind, std::string text) {
-    Start(1, kind, std::move(text));
-    return Await(1).at(1).status();
+    return Await(*Start(kind, std::move(text))).status();
   }
   const std::unique_ptr<Checkpoint> checkpoint_;
   FormatThread thread_;
@@ -49,21 +46,18 @@ TEST_F(FormatThreadTest, CompilesEachAndGoesThroughItsOutput) {
   ASSERT_OK_AND_ASSIGN(auto tokenizer, checkpoint_->LoadTokenizer());
   ASSERT_OK_AND_ASSIGN(const std::vector<TokenId> begun, tokenizer->Encode(R"({"a": 1)", false));
   ASSERT_OK_AND_ASSIGN(const std::vector<TokenId> wrong, tokenizer->Encode("[", false));
-  Start(7, Kind::kJsonSchema, kObject);
-  Start(8, Kind::kJsonSchema, kObject, begun);
-  Start(9, Kind::kJsonSchema, kObject, wrong);
-  Start(10, Kind::kRegex, "(");
-  auto results = Await(4);
+  const auto whole = Start(Kind::kJsonSchema, kObject), rest = Start(Kind::kJsonSchema, kObject, begun);
+  const auto left = Start(Kind::kJsonSchema, kObject, wrong), none = Start(Kind::kRegex, "(");
   const TokenId close = *tokenizer->Encode("}", false)->data();
-  const auto allows_end = [&](uint64_t id) {
-    auto mask = (*results.at(id))->Allowed();
-    EXPECT_THAT(mask, IsOk());
-    return ((*mask)[close / 32] >> (close % 32) & 1) != 0;
+  const auto allows_end = [&](FormatJob& job) -> absl::StatusOr<bool> {
+    ASSIGN_OR_RETURN(const std::unique_ptr<TokenConstraint> constraint, Await(job));
+    ASSIGN_OR_RETURN(const absl::Span<const uint32_t> mask, constraint->Allowed());
+    return (mask[close / 32] >> (close % 32) & 1) != 0;
   };
-  EXPECT_FALSE(allows_end(7));
-  EXPECT_TRUE(allows_end(8));
-  EXPECT_THAT(results.at(9), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("response_format: cannot be")));
-  EXPECT_THAT(results.at(10), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("unclosed group")));
+  EXPECT_THAT(allows_end(*whole), IsOkAndHolds(false));
+  EXPECT_THAT(allows_end(*rest), IsOkAndHolds(true));
+  EXPECT_THAT(Await(*left), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("response_format: cannot be")));
+  EXPECT_THAT(Await(*none), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("unclosed group")));
 }
 
 // Each would take more stack than threads usually have.

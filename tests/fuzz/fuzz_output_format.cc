@@ -1,3 +1,4 @@
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,11 +23,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   format.kind = static_cast<tandem::OutputFormat::Kind>(data[0] % 3);
   format.reasoning = static_cast<tandem::OutputFormat::Reasoning>(data[0] / 3 % 3);
   format.text.assign(reinterpret_cast<const char*>(data) + 1, size - 1);
-  Thread().Start(1, std::make_shared<const tandem::OutputFormat>(std::move(format)), {});
-  std::vector<std::pair<uint64_t, tandem::FormatThread::Result>> done;
-  while ((done = Thread().TakeDone()).empty()) std::this_thread::yield();
-  if (!done[0].second.ok()) return 0;
-  tandem::TokenConstraint& constraint = **done[0].second;
+  const auto job = Thread().Start(std::make_shared<const tandem::OutputFormat>(std::move(format)), {});
+  std::optional<tandem::FormatJob::Result> result;
+  while (!(result = job->TakeResult()).has_value()) std::this_thread::yield();
+  if (!result->ok()) return 0;
+  tandem::TokenConstraint& constraint = ***result;
   for (int i = 0; i < 20; ++i) {
     auto mask = constraint.Allowed();
     if (!mask.ok()) return 0;
