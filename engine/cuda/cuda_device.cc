@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/cuda/cuda_ops.h"
 #include "engine/cuda/cuda_tensors.h"
+#include "engine/cuda/few_bit_weight.h"
 #include "engine/cuda/float8_weight.h"
 #include "engine/cuda/moe_kernels.h"
 #include "engine/cuda/rank_kernels.h"
@@ -45,8 +46,9 @@ absl::Status CheckCudaModel(const ModelConfig& whole, int ranks) {
 
 namespace {
 
-// Whether the layer that a weight belongs to stays in FP8 on a rank that has its share of it.
-bool ShareStaysFloat8(const Checkpoint& checkpoint, const std::string& name, int ranks) {
+// The matrices that are stacked to the layer that a weight belongs to, as a rank has them that has its share: their
+// data and scales are those of the whole. Empty: it is no such layer.
+std::vector<TensorView> LayerOf(const Checkpoint& checkpoint, const std::string& name, int ranks) {
   std::vector<TensorView> parts;
   for (const std::vector<absl::string_view>& together :
        {std::vector<absl::string_view>{".q", ".k", ".v"}, {".gate", ".up"}, {".o"}, {".down"}}) {
@@ -56,29 +58,48 @@ bool ShareStaysFloat8(const Checkpoint& checkpoint, const std::string& name, int
     for (absl::string_view suffix : together) {
       absl::StatusOr<TensorView> part =
           checkpoint.FindTensor(absl::StrCat(absl::string_view(name).substr(0, name.size() - own->size()), suffix));
-      if (!part.ok()) return false;
+      if (!part.ok()) return {};
       // Shares are alike, so the first one's size says it of all.
       (CutOf(name) == Cut::kRows ? part->shape.front() : part->shape.back()) /= ranks;
       parts.push_back(*std::move(part));
     }
   }
-  return !parts.empty() && StayFloat8(parts, checkpoint.config());
+  return parts;
+}
+
+// Bytes that a weight has on a device, and where it is of few bits, of what its layer is widened to for many rows.
+struct WeightBytes {
+  int64_t stored = 0, widened = 0;
+};
+WeightBytes BytesOf(const Checkpoint& checkpoint, const std::string& name, const TensorView& tensor, int ranks) {
+  WeightBytes bytes{.stored = tensor.num_elements() * static_cast<int64_t>(sizeof(Bf16))};
+  const std::vector<TensorView> layer = LayerOf(checkpoint, name, ranks);
+  if (layer.empty()) return bytes;
+  if (const WeightKind kind = FewBitKindOf(layer, checkpoint.config()); kind != WeightKind::kBf16) {
+    const int64_t columns = tensor.columns(), group = std::min(tensor.scales.block_columns, columns);
+    const int64_t scale_bytes = kind == WeightKind::kInt8 ? 0 : columns / group * static_cast<int64_t>(sizeof(Bf16));
+    bytes.stored = tensor.rows() * (FewBitRowBytes(kind, columns) + scale_bytes + static_cast<int64_t>(sizeof(float)));
+    for (const TensorView& part : layer) bytes.widened += part.num_elements() * static_cast<int64_t>(sizeof(Bf16));
+  } else if (StayFloat8(layer, checkpoint.config())) {
+    bytes.stored = tensor.num_elements();
+  }
+  return bytes;
 }
 
 }  // namespace
 
 int64_t CudaWeightBytes(const Checkpoint& checkpoint, int ranks) {
   const bool is_tied = checkpoint.config().tied_embeddings;
-  int64_t bytes = 0;
+  int64_t bytes = 0, widened = 0;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (is_tied && name == "lm_head") continue;
-    const int64_t whole =
-        tensor.num_elements() * (ShareStaysFloat8(checkpoint, name, ranks) ? 1 : static_cast<int64_t>(sizeof(Bf16)));
-    bytes += whole / (CutOf(name) == Cut::kNone ? 1 : ranks);
+    const WeightBytes own = BytesOf(checkpoint, name, tensor, ranks);
+    bytes += own.stored / (CutOf(name) == Cut::kNone ? 1 : ranks);
+    widened = std::max(widened, own.widened);
     // The embedding is whole on every rank, the head is not.
-    if (is_tied && name == "embedding" && ranks > 1) bytes += whole / ranks;
+    if (is_tied && name == "embedding" && ranks > 1) bytes += own.stored / ranks;
   }
-  return bytes;
+  return bytes + widened;
 }
 
 absl::StatusOr<int64_t> FreeDeviceBytes(int device) {

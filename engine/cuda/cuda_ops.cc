@@ -106,6 +106,11 @@ class CudaOps final : public Ops {
     LinearCall call;
     call.in = Cuda(in).data();
     call.weight = Cuda(weight).weight();
+    if (Cuda(weight).is_few_bits()) {
+      call.weight = widened_.as<const Bf16>();
+      CheckCuda(LaunchWidenWeight(Cuda(weight).few_bits(), weight.out(), weight.in(), widened_.as<Bf16>(), stream_),
+                "LaunchWidenWeight");
+    }
     call.float8 = Cuda(weight).float8();
     call.bias = Cuda(weight).bias();
     call.out = Cuda(out).data<void>();
@@ -236,7 +241,23 @@ class CudaOps final : public Ops {
     } else if (IsSkinny(call)) {
       CheckCuda(LaunchSkinnyLinear(call, multiprocessors_, stream_), "LaunchSkinnyLinear");
     } else {
-      return false;
+      return IsFewBits(call.few_bits.kind) && RunInPasses(call);
+    }
+    return true;
+  }
+  // Weights of few bits are read again for each kMaxSkinnyRows, while that takes less than to widen them.
+  bool RunInPasses(SkinnyLinearArguments call) {
+    constexpr int kMostPasses = 3;
+    const int rows = call.rows;
+    call.rows = kMaxSkinnyRows;
+    if (rows > kMostPasses * kMaxSkinnyRows || !IsSkinny(call)) return false;
+    const int64_t out_row_bytes = int64_t{call.is_gated ? call.out_features / 2 : call.out_features} *
+                                  (call.is_float ? sizeof(float) : sizeof(Bf16));
+    for (int done = 0; done < rows; done += kMaxSkinnyRows) {
+      call.rows = std::min(kMaxSkinnyRows, rows - done);
+      CheckCuda(LaunchSkinnyLinear(call, multiprocessors_, stream_), "LaunchSkinnyLinear");
+      call.in += int64_t{kMaxSkinnyRows} * call.in_features;
+      call.out = static_cast<uint8_t*>(call.out) + kMaxSkinnyRows * out_row_bytes;
     }
     return true;
   }
@@ -284,6 +305,9 @@ class CudaOps final : public Ops {
   // The input of an FP8 layer of many rows, for the widest of them.
   int64_t code_columns_ = 0;
   DeviceMemory codes_, code_scales_;
+  // The weights of a layer of few bits, for many rows; of the largest of them.
+  int64_t widened_elements_ = 0;
+  DeviceMemory widened_;
   DeviceMemory moe_chosen_, moe_weights_, moe_activated_;
 
   // Of the step that runs.
@@ -379,6 +403,10 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CudaOps::PrepareLinear(absl::Span<
                                                           rows * columns / kFloat8Block * sizeof(float)));
     code_columns_ = columns;
   }
+  if (const int64_t elements = weights_->few_bit_elements(); elements > widened_elements_) {
+    ASSIGN_OR_RETURN(widened_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, elements * sizeof(Bf16)));
+    widened_elements_ = elements;
+  }
   return weight;
 }
 
@@ -420,8 +448,9 @@ void CudaOps::RunStep(const StepBatch& batch, const RopeConfig&, const Attention
 absl::Status CudaOps::RecordSteps(absl::FunctionRef<void(const StepBatch&)> forward,
                                   absl::FunctionRef<void(double)> told) {
   UseDevice();
-  // What streams weights through shared memory wants all of it; what reads FP8 wants a cache.
-  SetUsualDivision(compute_major_ == 9 && code_columns_ == 0 ? SharedMemory::kMost : SharedMemory::kCache);
+  // What streams weights through shared memory wants all of it; what reads FP8 or few bits wants a cache.
+  const bool streams = compute_major_ == 9 && code_columns_ == 0 && widened_elements_ == 0;
+  SetUsualDivision(streams ? SharedMemory::kMost : SharedMemory::kCache);
   std::vector<int> sizes;
   const int most = std::min(options_.max_sequences, options_.max_rows);
   for (int rows = 1; rows < most; rows += rows < 4 ? rows : rows < 32 ? 4 : rows < 128 ? 16 : 64) sizes.push_back(rows);

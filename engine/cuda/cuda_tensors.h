@@ -45,21 +45,41 @@ class CudaActivation final : public Activation {
 
 class CudaLinear final : public LinearWeight {
  public:
-  // `scales`: of FP8 weights, else empty.
-  CudaLinear(int64_t out, int64_t in, std::shared_ptr<DeviceMemory> weight, DeviceMemory scales, DeviceMemory bias)
-      : LinearWeight(out, in), weight_(std::move(weight)), scales_(std::move(scales)), bias_(std::move(bias)) {}
-  // Null where it is FP8, and the other way round.
-  const Bf16* weight() const { return is_float8() ? nullptr : weight_->as<const Bf16>(); }
+  CudaLinear(int64_t out, int64_t in, std::shared_ptr<DeviceMemory> weight, DeviceMemory bias)
+      : LinearWeight(out, in), weight_(std::move(weight)), bias_(std::move(bias)) {}
+  // In FP8.
+  CudaLinear(int64_t out, int64_t in, DeviceMemory codes, DeviceMemory scales, DeviceMemory bias)
+      : LinearWeight(out, in),
+        kind_(WeightKind::kFloat8),
+        weight_(std::make_shared<DeviceMemory>(std::move(codes))),
+        scales_(std::move(scales)),
+        bias_(std::move(bias)) {}
+  // `few_bits`: points to what the memories hold.
+  CudaLinear(int64_t out, int64_t in, const FewBitWeight& few_bits, DeviceMemory codes, DeviceMemory scales,
+             DeviceMemory factors, DeviceMemory bias)
+      : LinearWeight(out, in),
+        kind_(few_bits.kind),
+        few_bits_(few_bits),
+        weight_(std::make_shared<DeviceMemory>(std::move(codes))),
+        scales_(std::move(scales)),
+        factors_(std::move(factors)),
+        bias_(std::move(bias)) {}
+  // Null where it is something else; so with the others.
+  const Bf16* weight() const { return kind_ == WeightKind::kBf16 ? weight_->as<const Bf16>() : nullptr; }
   Float8Weight float8() const {
     if (!is_float8()) return {};
     return {weight_->as<const uint8_t>(), scales_.as<const float>(), Float8ScaleStride(in())};
   }
-  bool is_float8() const { return scales_.as<const float>() != nullptr; }
+  const FewBitWeight& few_bits() const { return few_bits_; }
+  bool is_float8() const { return kind_ == WeightKind::kFloat8; }
+  bool is_few_bits() const { return IsFewBits(kind_); }
   const Bf16* bias() const { return bias_.as<const Bf16>(); }  // Null: none.
 
  private:
+  const WeightKind kind_ = WeightKind::kBf16;
+  const FewBitWeight few_bits_;
   const std::shared_ptr<DeviceMemory> weight_;  // Shared by a tied embedding.
-  const DeviceMemory scales_, bias_;
+  const DeviceMemory scales_, factors_, bias_;
 };
 
 class CudaVector final : public VectorWeight {
@@ -112,6 +132,7 @@ inline SkinnyLinearArguments SkinnyCall(const Activation& in, const LinearWeight
   SkinnyLinearArguments call;
   call.weight = Cuda(weight).weight();
   call.float8 = Cuda(weight).float8();
+  call.few_bits = Cuda(weight).few_bits();
   call.bias = Cuda(weight).bias();
   call.in = Cuda(in).data();
   call.out = Cuda(out).data<void>();

@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "engine/cuda/cuda_check.h"
 #include "engine/cuda/cuda_tensors.h"
+#include "engine/cuda/few_bit_weight.h"
 #include "engine/cuda/float8_weight.h"
 
 namespace tandem {
@@ -32,14 +33,39 @@ absl::StatusOr<DeviceMemory> CudaWeights::Upload(absl::Span<const TensorView> pa
   return memory;
 }
 
-absl::StatusOr<DeviceMemory> CudaWeights::UploadScales(absl::Span<const TensorView> parts) {
-  const std::vector<float> scales = Float8Scales(parts);
-  const size_t bytes = scales.size() * sizeof(float);
+absl::StatusOr<DeviceMemory> CudaWeights::UploadTable(const void* data, size_t bytes) {
   ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
-  CheckCuda(cudaMemcpyAsync(memory.as<void>(), scales.data(), bytes, cudaMemcpyHostToDevice, stream_),
-            "cudaMemcpyAsync");
+  CheckCuda(cudaMemcpyAsync(memory.as<void>(), data, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
   CheckCuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
   return memory;
+}
+
+absl::StatusOr<std::unique_ptr<LinearWeight>> CudaWeights::FewBitLinear(absl::Span<const TensorView> parts,
+                                                                        WeightKind kind, int64_t out,
+                                                                        DeviceMemory bias) {
+  const int64_t in = parts[0].columns(), row_bytes = FewBitRowBytes(kind, in);
+  ASSIGN_OR_RETURN(DeviceMemory codes, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, out * row_bytes));
+  uint8_t* to = codes.as<uint8_t>();
+  for (const TensorView& part : parts) {
+    upload_->UploadRows(
+        part.rows(), row_bytes, [&](int64_t row, uint8_t* packed) { PackFewBitRow(part, row, packed); }, to);
+    to += part.rows() * row_bytes;
+  }
+  const FewBitScales table = FewBitScalesOf(parts);
+  DeviceMemory scales;
+  if (!table.scales.empty()) {
+    ASSIGN_OR_RETURN(scales, UploadTable(table.scales.data(), table.scales.size() * sizeof(uint16_t)));
+  }
+  ASSIGN_OR_RETURN(DeviceMemory factors, UploadTable(table.factors.data(), table.factors.size() * sizeof(float)));
+  few_bit_elements_ = std::max(few_bit_elements_, out * in);
+  const FewBitWeight weight{.kind = kind,
+                            .codes = codes.as<const uint8_t>(),
+                            .scales = scales.as<const Bf16>(),
+                            .scale_columns = table.scale_columns,
+                            .group_bits = table.group_bits,
+                            .factors = factors.as<const float>()};
+  return std::unique_ptr<LinearWeight>(std::make_unique<CudaLinear>(
+      out, in, weight, std::move(codes), std::move(scales), std::move(factors), std::move(bias)));
 }
 
 absl::StatusOr<std::unique_ptr<LinearWeight>> CudaWeights::Linear(absl::Span<const TensorView> parts,
@@ -53,26 +79,30 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CudaWeights::Linear(absl::Span<con
     }
     out += part.rows();
   }
-  DeviceMemory scales, bias;
-  std::shared_ptr<DeviceMemory> weight;
+  DeviceMemory bias;
+  if (!biases.empty()) {
+    ASSIGN_OR_RETURN(bias, Upload(biases));
+  }
+  if (const WeightKind kind = FewBitKindOf(parts, config_); kind != WeightKind::kBf16) {
+    return FewBitLinear(parts, kind, out, std::move(bias));
+  }
   if (compute_major_ == 9 && StayFloat8(parts, config_)) {
     ASSIGN_OR_RETURN(DeviceMemory codes, Upload(parts, /*is_float8=*/true));
-    weight = std::make_shared<DeviceMemory>(std::move(codes));
-    ASSIGN_OR_RETURN(scales, UploadScales(parts));
+    const std::vector<float> table = Float8Scales(parts);
+    ASSIGN_OR_RETURN(DeviceMemory scales, UploadTable(table.data(), table.size() * sizeof(float)));
     float8_columns_ = std::max(float8_columns_, in);
-  } else if (parts.size() == 1 && parts[0].data.data() == embedding_.data() &&
-             parts[0].data.size() == embedding_.size()) {
+    return std::unique_ptr<LinearWeight>(
+        std::make_unique<CudaLinear>(out, in, std::move(codes), std::move(scales), std::move(bias)));
+  }
+  std::shared_ptr<DeviceMemory> weight;
+  if (parts.size() == 1 && parts[0].data.data() == embedding_.data() && parts[0].data.size() == embedding_.size()) {
     weight = embedding_memory_.lock();
   }
   if (weight == nullptr) {
     ASSIGN_OR_RETURN(DeviceMemory uploaded, Upload(parts));
     weight = std::make_shared<DeviceMemory>(std::move(uploaded));
   }
-  if (!biases.empty()) {
-    ASSIGN_OR_RETURN(bias, Upload(biases));
-  }
-  return std::unique_ptr<LinearWeight>(
-      std::make_unique<CudaLinear>(out, in, std::move(weight), std::move(scales), std::move(bias)));
+  return std::unique_ptr<LinearWeight>(std::make_unique<CudaLinear>(out, in, std::move(weight), std::move(bias)));
 }
 
 absl::StatusOr<std::unique_ptr<VectorWeight>> CudaWeights::Vector(const TensorView& tensor) {

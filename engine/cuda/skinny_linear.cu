@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "engine/cuda/device_code.cuh"
+#include "engine/cuda/few_bit_code.cuh"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/skinny_linear.h"
 
@@ -8,7 +8,7 @@
 // input features of all of them. A warp multiplies on tensor cores, weights on the left and up to 8 tokens on the
 // right, straight from what it loaded: the order in which products are summed is free, so each thread's 16 bytes of a
 // weight row stand for the places that the instruction wants from it, and the same is done with the tokens. The warps'
-// sums meet in shared memory.
+// sums meet in shared memory. Weights of 4 or 8 bits become bf16 in registers.
 //
 // What counts is that the weights never stop coming: loads are ordered a batch ahead, the first ones before the
 // kernel's input is there, and a block takes no more than half of a multiprocessor, so that the next kernel's first
@@ -20,17 +20,16 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTileRows = 16;
-constexpr int kRowPad = 64;           // Bytes behind a staged row, so that 8 rows lie in unlike banks.
 constexpr int kMaxStaged = 96 << 10;  // Bytes of the input that a block keeps in shared memory.
 
-// Input features of a step: 16 bytes of weights for each thread of a quad.
-template <bool kFloat8>
-constexpr int kStepFeatures = kFloat8 ? 64 : 32;
+// Bytes behind a staged row, so that what is read of several at once lies in unlike banks.
+constexpr int RowPad(WeightKind kind) { return IsFewBits(kind) ? 32 : 64; }
 
 template <int kMatrices, int kDepth>
 struct Batch {
   uint4 low[kMatrices][kDepth], high[kMatrices][kDepth];  // Feature rows lane / 4 and lane / 4 + 8 of the tile.
   float scale[kMatrices][kDepth];                         // Of FP8 weights.
+  uint32_t low_scale[kMatrices][kDepth], high_scale[kMatrices][kDepth];  // Of 4 bits: of 32 features of each thread.
 };
 
 // Four codes of E4M3 as bf16, the first and the third, the second and the fourth: with their bits in place they are too
@@ -99,14 +98,15 @@ __device__ __forceinline__ void StageInput(const SkinnyLinearArguments& a, uint8
   }
 }
 
-// kGroups: of 8 tokens. kGated: each tile is two, of the gate's features and of the other factor's. kFloat8: of the
-// weights.
-template <int kGroups, bool kGated, bool kFloat8>
+// kGroups: of 8 tokens. kGated: each tile is two, of the gate's features and of the other factor's.
+template <int kGroups, bool kGated, WeightKind kKind>
 __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearArguments a, int staged_row_bytes) {
   constexpr int kMatrices = kGated ? 2 : 1;
-  constexpr int kStep = kStepFeatures<kFloat8>;
-  constexpr int kPerThread = kStep / 4;    // Features of 16 bytes.
-  constexpr int kBytes = kFloat8 ? 1 : 2;  // Of a weight.
+  constexpr bool kFloat8 = kKind == WeightKind::kFloat8, kFewBits = kIsFewBits<kKind>;
+  constexpr bool k4Bits = kKind == WeightKind::kInt4 || kKind == WeightKind::kFloat4;
+  constexpr int kStep = kStepFeatures<kKind>;
+  constexpr int kStepBytes = 64;
+  constexpr int kPerThread = kStep / 4;  // Features of 16 bytes.
   constexpr int kDepth = kGated ? 2 : 4;
   constexpr int kTokens = 8 * kGroups;
   constexpr int kSumStride = kTokens + 1;
@@ -124,9 +124,21 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
   const int tiles = half / kTileRows;
 
   using WarpBatch = Batch<kMatrices, kDepth>;
-  const int64_t weight_row_bytes = static_cast<int64_t>(a.in_features) * kBytes;
-  const uint8_t* origin =
-      (kFloat8 ? a.float8.codes : reinterpret_cast<const uint8_t*>(a.weight)) + group * weight_row_bytes + quad * 16;
+  const int64_t weight_row_bytes = static_cast<int64_t>(steps) * kStepBytes;
+  const uint8_t* origin = (kFloat8    ? a.float8.codes
+                           : kFewBits ? a.few_bits.codes
+                                      : reinterpret_cast<const uint8_t*>(a.weight)) +
+                          group * weight_row_bytes + quad * 16;
+  // The two scales of NVFP4 or the one of INT4 that 32 features of a row have which are the thread's to load.
+  const auto load_scales = [&](int row, int step) -> uint32_t {
+    const __nv_bfloat16* of_row = a.few_bits.scales + static_cast<int64_t>(row) * a.few_bits.scale_columns;
+    const int feature = step * kStep + quad * 32;
+    if constexpr (kKind == WeightKind::kFloat4) {
+      return __ldg(reinterpret_cast<const uint32_t*>(of_row + feature / 16));
+    } else {
+      return __ldg(reinterpret_cast<const uint16_t*>(of_row + (feature >> a.few_bits.group_bits)));
+    }
+  };
   const auto load = [&](WarpBatch& batch, int tile, int step) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
@@ -134,16 +146,21 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
       for (int m = 0; m < kMatrices; ++m) {
         if (tile < tiles && step + d < end_step) {
           const int row = m * half + tile * kTileRows;
-          const uint8_t* from = origin + row * weight_row_bytes + (step + d) * (kStep * kBytes);
+          const uint8_t* from = origin + row * weight_row_bytes + (step + d) * kStepBytes;
           batch.low[m][d] = LoadStreamed(from);
           batch.high[m][d] = LoadStreamed(from + 8 * weight_row_bytes);
           if constexpr (kFloat8) {
             batch.scale[m][d] =
                 a.float8.scales[row / kFloat8Block * a.float8.scale_stride + (step + d) * kStep / kFloat8Block];
           }
+          if constexpr (k4Bits) {
+            batch.low_scale[m][d] = load_scales(row + group, step + d);
+            batch.high_scale[m][d] = load_scales(row + group + 8, step + d);
+          }
         } else {
           batch.low[m][d] = batch.high[m][d] = make_uint4(0, 0, 0, 0);
           if constexpr (kFloat8) batch.scale[m][d] = 0;
+          if constexpr (k4Bits) batch.low_scale[m][d] = batch.high_scale[m][d] = 0;
         }
       }
     }
@@ -151,13 +168,61 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
 
   float c[kMatrices][kGroups][4] = {};
   // 8 of the features that the thread's weights are of: `part` 0 or, with FP8, 1.
+  const auto token_row = [&](int token) {
+    return staged_row_bytes > 0 ? staged + token * staged_row_bytes
+                                : reinterpret_cast<const uint8_t*>(a.in + static_cast<int64_t>(token) * a.in_features);
+  };
   const auto load_tokens = [&](int g, int step, int part) {
     const int token = g * 8 + group;
     if (token >= a.rows || step >= end_step) return make_uint4(0, 0, 0, 0);
-    const uint8_t* row = staged_row_bytes > 0
-                             ? staged + token * staged_row_bytes
-                             : reinterpret_cast<const uint8_t*>(a.in + static_cast<int64_t>(token) * a.in_features);
-    return *reinterpret_cast<const uint4*>(row + step * (kStep * 2) + quad * (kPerThread * 2) + part * 16);
+    return *reinterpret_cast<const uint4*>(token_row(token) + step * (kStep * 2) + quad * (kPerThread * 2) + part * 16);
+  };
+  // A step of weights of few bits: products of 16 features, 4 neighbours of each thread.
+  const auto multiply_few_bits = [&](const WarpBatch& batch, int d, int step) {
+#pragma unroll
+    for (int product = 0; product < kStep / 16; ++product) {
+      uint2 tokens[kGroups];
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        const int token = g * 8 + group;
+        tokens[g] = make_uint2(0, 0);
+        if (token < a.rows && step + d < end_step) {
+          tokens[g] =
+              *reinterpret_cast<const uint2*>(token_row(token) + ((step + d) * kStep + product * 16 + quad * 4) * 2);
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < kMatrices; ++m) {
+        const auto word_of = [](const uint4& words, int i) {
+          return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
+        };
+        uint32_t low[2], high[2];
+        if constexpr (k4Bits) {
+          // The scales of these features are with another thread of the quad.
+          const int owner = (lane & ~3) + product / 2;
+          const int which = kKind == WeightKind::kFloat4 ? product % 2 : 0;
+          const uint32_t low_scale = Twice(__shfl_sync(0xffffffffu, batch.low_scale[m][d], owner), which);
+          const uint32_t high_scale = Twice(__shfl_sync(0xffffffffu, batch.high_scale[m][d], owner), which);
+          const uint32_t low_word = word_of(batch.low[m][d], product / 2);
+          const uint32_t high_word = word_of(batch.high[m][d], product / 2);
+#pragma unroll
+          for (int pair = 0; pair < 2; ++pair) {
+            low[pair] = WidenNibbles<kKind>(low_word, product % 2 * 2 + pair, low_scale);
+            high[pair] = WidenNibbles<kKind>(high_word, product % 2 * 2 + pair, high_scale);
+          }
+        } else {
+#pragma unroll
+          for (int pair = 0; pair < 2; ++pair) {
+            low[pair] = WidenBytes(word_of(batch.low[m][d], product), pair);
+            high[pair] = WidenBytes(word_of(batch.high[m][d], product), pair);
+          }
+        }
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+          MultiplyAdd(c[m][g], low[0], high[0], low[1], high[1], tokens[g].x, tokens[g].y);
+        }
+      }
+    }
   };
   // A step of FP8 weights. Tokens are paired as WidenCodes pairs weights.
   const auto multiply_codes = [&](const WarpBatch& batch, int d, int step) {
@@ -219,6 +284,9 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
     if constexpr (kFloat8) {
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) multiply_codes(batch, d, step);
+    } else if constexpr (kFewBits) {
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) multiply_few_bits(batch, d, step);
     } else {
       multiply_pairs(batch, step);
     }
@@ -246,6 +314,7 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
         for (int w = 0; w < kWarps; ++w) {
           sum += sums[(buffer * kWarps + w) * kSums + (m * kTileRows + row) * kSumStride + token];
         }
+        if constexpr (kFewBits) sum *= a.few_bits.factors[m * half + tile * kTileRows + row];
         return sum;
       };
       const int feature = tile * kTileRows + row;
@@ -303,12 +372,16 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
   }
 }
 
+WeightKind KindOf(const SkinnyLinearArguments& a) {
+  return a.float8.codes != nullptr ? WeightKind::kFloat8 : a.few_bits.kind;
+}
+
 struct SharedNeeds {
   size_t bytes = 0;          // Of a block.
   int staged_row_bytes = 0;  // 0: the input is not kept there.
 };
 SharedNeeds SharedNeedsOf(const SkinnyLinearArguments& a) {
-  const int groups = a.rows <= 8 ? 1 : 2, row_bytes = a.in_features * 2 + kRowPad;
+  const int groups = a.rows <= 8 ? 1 : 2, row_bytes = a.in_features * 2 + RowPad(KindOf(a));
   SharedNeeds needs;
   needs.bytes = size_t{2} * kWarps * (a.is_gated ? 2 : 1) * kTileRows * (8 * groups + 1) * sizeof(float);
   if (a.norm == nullptr && a.rows * row_bytes > kMaxStaged) return needs;
@@ -317,18 +390,32 @@ SharedNeeds SharedNeedsOf(const SkinnyLinearArguments& a) {
   return needs;
 }
 
-template <int kGroups, bool kGated, bool kFloat8>
+template <int kGroups, bool kGated, WeightKind kKind>
 cudaError_t Launch(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
   const SharedNeeds needs = SharedNeedsOf(a);
   const int tiles = a.out_features / (kGated ? 2 : 1) / kTileRows;
-  return LaunchEarly(SkinnyLinearKernel<kGroups, kGated, kFloat8>, std::min(tiles, multiprocessors), kThreads,
-                     needs.bytes, stream, a, needs.staged_row_bytes);
+  // A tile of few bits is so short that a block often waits for its sums: two take turns.
+  constexpr size_t kHalfShared = 48 << 10;  // As SharedMemory::kCache divides.
+  const int blocks = kIsFewBits<kKind> && needs.bytes <= kHalfShared ? 2 * multiprocessors : multiprocessors;
+  return LaunchEarly(SkinnyLinearKernel<kGroups, kGated, kKind>, std::min(tiles, blocks), kThreads, needs.bytes, stream,
+                     a, needs.staged_row_bytes);
 }
 
 template <int kGroups, bool kGated>
 cudaError_t LaunchFor(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
-  return a.float8.codes != nullptr ? Launch<kGroups, kGated, true>(a, multiprocessors, stream)
-                                   : Launch<kGroups, kGated, false>(a, multiprocessors, stream);
+  switch (KindOf(a)) {
+    case WeightKind::kFloat8:
+      return Launch<kGroups, kGated, WeightKind::kFloat8>(a, multiprocessors, stream);
+    case WeightKind::kInt8:
+      return Launch<kGroups, kGated, WeightKind::kInt8>(a, multiprocessors, stream);
+    case WeightKind::kInt4:
+      return Launch<kGroups, kGated, WeightKind::kInt4>(a, multiprocessors, stream);
+    case WeightKind::kFloat4:
+      return Launch<kGroups, kGated, WeightKind::kFloat4>(a, multiprocessors, stream);
+    case WeightKind::kBf16:
+      break;
+  }
+  return Launch<kGroups, kGated, WeightKind::kBf16>(a, multiprocessors, stream);
 }
 
 }  // namespace
@@ -336,8 +423,7 @@ cudaError_t LaunchFor(const SkinnyLinearArguments& a, int multiprocessors, cudaS
 bool IsSkinny(const SkinnyLinearArguments& a) {
   const int tile = a.is_gated ? 2 * kTileRows : kTileRows;
   constexpr size_t kMostShared = 224 << 10;  // A block may have 227 KB, of which some is the kernel's own.
-  return a.rows >= 1 && a.rows <= kMaxSkinnyRows && HasFewRowsForm(a) &&
-         a.in_features % (a.float8.codes != nullptr ? kStepFeatures<true> : kStepFeatures<false>) == 0 &&
+  return a.rows >= 1 && a.rows <= kMaxSkinnyRows && HasFewRowsForm(a) && a.in_features % StepFeatures(KindOf(a)) == 0 &&
          a.out_features % tile == 0 && SharedNeedsOf(a).bytes <= kMostShared;
 }
 

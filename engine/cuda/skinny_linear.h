@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "engine/cuda/few_bit_kernels.h"
 #include "engine/cuda/float8_kernels.h"
 
 namespace tandem {
@@ -14,6 +15,7 @@ namespace tandem {
 struct SkinnyLinearArguments {
   const __nv_bfloat16* weight = nullptr;  // [out_features][in_features]
   Float8Weight float8;                    // Or this in its place; gate and up are multiples of its block each.
+  FewBitWeight few_bits;                  // Or this.
   const __nv_bfloat16* bias = nullptr;    // [out_features], or null.
   const __nv_bfloat16* in = nullptr;      // [rows][in_features]
   const __nv_bfloat16* norm = nullptr;    // [in_features]: of the input, as RmsNorm; or null.

@@ -296,7 +296,7 @@ cudaError_t LaunchFor(const SkinnyLinearArguments& a, int multiprocessors, cudaS
 }  // namespace
 
 bool IsStreamed(const SkinnyLinearArguments& a, int compute_major) {
-  return compute_major == 9 && HasFewRowsForm(a) && a.float8.codes == nullptr && a.norm == nullptr && a.rows >= 1 &&
+  return compute_major == 9 && HasFewRowsForm(a) && a.weight != nullptr && a.norm == nullptr && a.rows >= 1 &&
          a.rows <= kMaxStreamedRows && a.in_features % 8 == 0;
 }
 

@@ -61,8 +61,8 @@ void WeightUpload::UploadBytes(absl::Span<const uint8_t> bytes, uint8_t* to) {
   }
 }
 
-void WeightUpload::Upload(const TensorView& tensor, __nv_bfloat16* to) {
-  const int64_t columns = tensor.columns(), rows = tensor.rows(), row_bytes = columns * 2;
+void WeightUpload::UploadRows(int64_t rows, int64_t row_bytes,
+                              absl::FunctionRef<void(int64_t row, uint8_t* out)> write_row, uint8_t* to) {
   const int64_t piece_rows = std::max<int64_t>(1, kPieceBytes / row_bytes);
   const int64_t task_rows = std::max<int64_t>(1, kTaskBytes / row_bytes);
   for (int64_t first = 0; first < rows; first += piece_rows) {
@@ -70,24 +70,29 @@ void WeightUpload::Upload(const TensorView& tensor, __nv_bfloat16* to) {
     uint8_t* staging = ring_->Acquire();
     threads_.ParallelFor((count + task_rows - 1) / task_rows, [&](int64_t task) {
       const int64_t begin = task * task_rows, end = std::min(count, begin + task_rows);
-      if (tensor.dtype == DType::kBF16) {
-        std::memcpy(staging + begin * row_bytes, tensor.data.data() + (first + begin) * row_bytes,
-                    (end - begin) * row_bytes);
-        return;
-      }
-      std::vector<float> values(columns);
-      for (int64_t row = begin; row < end; ++row) {
-        DequantizeRow(tensor, first + row, columns, values.data());
-        auto* out = reinterpret_cast<__nv_bfloat16*>(staging + row * row_bytes);
-        for (int64_t i = 0; i < columns; ++i) out[i] = __float2bfloat16_rn(values[i]);
-      }
+      for (int64_t row = begin; row < end; ++row) write_row(first + row, staging + row * row_bytes);
     });
-    CheckCuda(cudaMemcpyAsync(to + first * columns, staging, count * row_bytes, cudaMemcpyHostToDevice, stream_),
+    CheckCuda(cudaMemcpyAsync(to + first * row_bytes, staging, count * row_bytes, cudaMemcpyHostToDevice, stream_),
               "cudaMemcpyAsync");
     ring_->Release();
     uploaded_bytes_ += count * row_bytes;
     LogProgress();
   }
+}
+
+void WeightUpload::Upload(const TensorView& tensor, __nv_bfloat16* to) {
+  const int64_t columns = tensor.columns(), row_bytes = columns * 2;
+  const auto write_row = [&](int64_t row, uint8_t* out) {
+    if (tensor.dtype == DType::kBF16) {
+      std::memcpy(out, tensor.data.data() + row * row_bytes, row_bytes);
+      return;
+    }
+    thread_local std::vector<float> values;
+    values.resize(columns);
+    DequantizeRow(tensor, row, columns, values.data());
+    for (int64_t i = 0; i < columns; ++i) reinterpret_cast<__nv_bfloat16*>(out)[i] = __float2bfloat16_rn(values[i]);
+  };
+  UploadRows(tensor.rows(), row_bytes, write_row, reinterpret_cast<uint8_t*>(to));
 }
 
 }  // namespace tandem

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
@@ -28,6 +29,9 @@ class WeightUpload {
   void Upload(const TensorView& tensor, __nv_bfloat16* to);
   // As they are.
   void UploadBytes(absl::Span<const uint8_t> bytes, uint8_t* to);
+  // Rows as `write_row` makes them, in several threads.
+  void UploadRows(int64_t rows, int64_t row_bytes, absl::FunctionRef<void(int64_t row, uint8_t* out)> write_row,
+                  uint8_t* to);
 
  private:
   WeightUpload(int64_t expected_bytes, cudaStream_t stream);

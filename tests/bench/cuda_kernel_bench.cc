@@ -106,18 +106,21 @@ class Bench {
                                                       {"gate_up", 28672, 4096, true, false},
                                                       {"down", 4096, 14336, false, true},
                                                       {"lm_head", 128256, 4096, false, false}}) {
-        FewRows(By::kStreamed, name, rows, out, in, /*norm=*/false, gated, add, /*float8=*/false);
+        FewRows(By::kStreamed, name, rows, out, in, /*norm=*/false, gated, add, WeightKind::kBf16);
       }
     }
     SetUsualDivision(SharedMemory::kCache);  // As engines that use skinny_linear do.
-    for (bool float8 : {false, true}) {
+    for (WeightKind kind :
+         {WeightKind::kBf16, WeightKind::kFloat8, WeightKind::kInt8, WeightKind::kInt4, WeightKind::kFloat4}) {
       for (int rows : {1, 8, 16}) {
         for (const auto& [name, out, in, norm, gated, add] : {std::tuple{"qkv", 6144, 4096, true, false, false},
                                                               {"o", 4096, 4096, false, false, true},
                                                               {"gate_up", 28672, 4096, true, true, false},
                                                               {"down", 4096, 14336, false, false, true},
                                                               {"lm_head", 128256, 4096, true, false, false}}) {
-          if (!float8 || out < 100000) FewRows(By::kSkinny, name, rows, out, in, norm, gated, add, float8);
+          if (kind == WeightKind::kBf16 || out < 100000) {
+            FewRows(By::kSkinny, name, rows, out, in, norm, gated, add, kind);
+          }
         }
       }
     }
@@ -210,6 +213,16 @@ class Bench {
     cublas_->Run(call);
   }
 
+  FewBitWeight FewBitsAt(int i, WeightKind kind, int out, int in) {
+    const int group_bits = kind == WeightKind::kInt4 ? 7 : 4;
+    return {
+        .kind = kind,
+        .codes = reinterpret_cast<const uint8_t*>(WeightAt(i, int64_t{out} * in / (kind == WeightKind::kInt8 ? 2 : 4))),
+        .scales = in_.as<const Bf16>() + (int64_t{1} << 26),
+        .scale_columns = in >> group_bits,
+        .group_bits = group_bits,
+        .factors = scales_.as<const float>()};
+  }
   Float8Weight Float8At(int i, int out, int in) {
     return {reinterpret_cast<const uint8_t*>(WeightAt(i, int64_t{out} * in / 2)), scales_.as<const float>(),
             Float8ScaleStride(in)};
@@ -239,7 +252,7 @@ class Bench {
   }
 
   // `norm`: as part of the kernel, which only kSkinny has.
-  void FewRows(By by, const char* name, int rows, int out, int in, bool norm, bool gated, bool add, bool float8) {
+  void FewRows(By by, const char* name, int rows, int out, int in, bool norm, bool gated, bool add, WeightKind kind) {
     SkinnyLinearArguments a;
     a.in = in_.as<Bf16>();
     if (norm) a.norm = in_.as<Bf16>();
@@ -252,17 +265,25 @@ class Bench {
     const auto launch = by == By::kSkinny ? LaunchSkinnyLinear : LaunchStreamedLinear;
     const double us = MicrosecondsOf(
         [&](int i) {
-          if (float8) {
+          if (kind == WeightKind::kFloat8) {
             a.float8 = Float8At(i, out, in);
+          } else if (IsFewBits(kind)) {
+            a.few_bits = FewBitsAt(i, kind, out, in);
           } else {
             a.weight = WeightAt(i, int64_t{out} * in);
           }
           CheckCuda(launch(a, multiprocessors_, stream_), "a layer of few rows");
         },
         out > 100000 ? 20 : 200);
-    const double rate = (float8 ? 1.0 : 2.0) * out * in / us * 1e-6;
-    printf("%s %s %-8s rows %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", NameOf(by), float8 ? "FP8" : "bf16", name, rows,
-           us, rate, rate / bandwidth_);
+    // Scales of 4 bits are of 16 features each here, and of 128 with INT4.
+    const double bytes = kind == WeightKind::kBf16     ? 2
+                         : kind == WeightKind::kInt4   ? 0.5 + 2.0 / 128
+                         : kind == WeightKind::kFloat4 ? 0.5 + 2.0 / 16
+                                                       : 1;
+    const double rate = bytes * out * in / us * 1e-6;
+    static constexpr const char* kNames[] = {"bf16", "FP8", "INT8", "INT4", "NVFP4"};
+    printf("%s %s %-8s rows %2d: %7.1f us, %.3f TB/s, %.2f of copy\n", NameOf(by), kNames[static_cast<int>(kind)], name,
+           rows, us, rate, rate / bandwidth_);
   }
 
   // Sequences of one row with pages in random order, and attention over them. There are several layers' worth of pages,

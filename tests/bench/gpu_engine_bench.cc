@@ -160,7 +160,8 @@ class Bench {
     const auto checkpoint = OrExit(Checkpoint::Open(model_));
     double bytes = 0;
     for (const auto& [name, tensor] : checkpoint->tensors()) {
-      if (name != "embedding" || checkpoint->config().tied_embeddings) bytes += static_cast<double>(tensor.data.size());
+      if (name != "embedding" || checkpoint->config().tied_embeddings)
+        bytes += static_cast<double>(tensor.data.size() + tensor.scales.data.size());
     }
     return bytes;
   }

@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "engine/cuda/cuda_ops.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -49,7 +48,6 @@ TEST_P(GpuClusterTest, AFailureOfTheGpuLosesNoRequest) {
   std::vector<std::vector<TokenId>> reference(kPrompts);
   int retries = 0;
   for (int i = 0; i < kRequests; ++i) {
-    fprintf(stderr, "%s request %d\n", absl::FormatTime(absl::Now()).c_str(), i);  // TEMPORARY
     const ProcessCluster::Answer answer = cluster.Ask(PromptNumber(i % kPrompts));
     ASSERT_THAT(answer.summary, IsOk()) << "request " << i << "\n" << cluster.Output();
     ASSERT_EQ(answer.tokens.size(), 24);
@@ -65,7 +63,6 @@ TEST_P(GpuClusterTest, AFailureOfTheGpuLosesNoRequest) {
   EXPECT_TRUE(cluster.AwaitReady());
   EXPECT_TRUE(cluster.AwaitOutput(GetParam().message)) << cluster.Output();
   EXPECT_TRUE(cluster.AwaitAllPagesFree());
-  fputs(cluster.Output().c_str(), stderr);  // TEMPORARY
 }
 
 // Steps before the workers serve: nine prompts of growing length. Prefill has a step for each request, decode 23.

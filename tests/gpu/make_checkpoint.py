@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes a Hugging Face folder with random weights in the shape of a known model, for speed and for comparisons.
 
-Usage: make_checkpoint.py llama-3.1-8b|qwen3-8b FOLDER [--layers N] [--tokenizer FILE] [--float8]. The tokenizer is a copy, which
-knows a few tokens of the vocabulary: enough for a router whose clients send token ids. With --float8 the linear layers are
-rounded to FP8 in blocks of 128 x 128, and FOLDER-fp8 has the same values as codes and scales. Needs PyTorch and safetensors; the weights are
-drawn on the GPU with a fixed seed. Nothing is written where the folder is complete.
+Usage: make_checkpoint.py llama-3.1-8b|qwen3-8b FOLDER [--layers N] [--tokenizer FILE] [--format float8|int8|int4|nvfp4]. The
+tokenizer is a copy, which knows a few tokens of the vocabulary: enough for a router whose clients send token ids. With --format
+the linear layers are rounded to it (FP8 in blocks of 128 x 128, INT8 by rows, INT4 by groups of 128, NVFP4), and FOLDER-FORMAT
+has the same values as codes and scales. Needs PyTorch and safetensors; the weights are drawn on the GPU with a fixed seed.
+Nothing is written where the folder is complete.
 """
 
 import json
@@ -36,15 +37,65 @@ SHAPES = {
 BLOCK = 128
 
 
-def to_float8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes, scales, and the values of these, which are bf16 to the last bit: scales are powers of two."""
+# Each rounds a weight: what is stored of it by the suffix of its name, and its values, which are bf16 to the last bit
+# since scales are powers of two.
+Rounded = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+
+def power_of_two(largest: torch.Tensor, of_codes: float) -> torch.Tensor:
+    return torch.exp2(torch.ceil(torch.log2(largest / of_codes)))
+
+
+def to_int8(weight: torch.Tensor) -> Rounded:
+    values = weight.cuda().float()
+    scales = power_of_two(values.abs().amax(dim=1, keepdim=True), 127)
+    codes = (values / scales).round()
+    return {".weight": codes.to(torch.int8).cpu(), ".weight_scale": scales.cpu()}, (codes * scales).to(torch.bfloat16).cpu()
+
+
+def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
+    """Two to a byte, the first one in the lower bits."""
+    codes = codes.to(torch.uint8)
+    return codes[:, 0::2] | codes[:, 1::2] << 4
+
+
+def to_int4(weight: torch.Tensor) -> Rounded:
+    rows, columns = weight.shape
+    groups = weight.cuda().float().view(rows, columns // BLOCK, BLOCK)
+    scales = power_of_two(groups.abs().amax(dim=2, keepdim=True), 7)
+    codes = (groups / scales).round().clamp(-8, 7)
+    packed = pack_nibbles((codes + 8).view(rows, columns)).view(torch.int32)
+    return ({".weight_packed": packed.cpu(), ".weight_shape": torch.tensor([rows, columns]),
+             ".weight_scale": scales.view(rows, -1).to(torch.bfloat16).cpu()},
+            (codes * scales).view(rows, columns).to(torch.bfloat16).cpu())
+
+
+def to_nvfp4(weight: torch.Tensor) -> Rounded:
+    rows, columns = weight.shape
+    groups = weight.cuda().float().view(rows, columns // 16, 16)
+    factor = 2.0**-8
+    scales = power_of_two(groups.abs().amax(dim=2, keepdim=True).clamp(min=1e-6), 6 * factor).clamp(2.0**-6, 2.0**8)
+    numbers = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], device="cuda")
+    scaled = groups / (scales * factor)
+    codes = torch.bucketize(scaled.abs(), (numbers[1:] + numbers[:-1]) / 2)
+    values = torch.where(scaled < 0, -numbers[codes], numbers[codes]) * scales * factor
+    packed = pack_nibbles((codes + 8 * (scaled < 0)).view(rows, columns))
+    return ({".weight": packed.cpu(), ".weight_scale": scales.view(rows, -1).to(torch.float8_e4m3fn).cpu(),
+             ".weight_scale_2": torch.tensor([factor])}, values.view(rows, columns).to(torch.bfloat16).cpu())
+
+
+def to_float8(weight: torch.Tensor) -> Rounded:
     rows, columns = weight.shape
     blocks = weight.cuda().float().view(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
-    scales = torch.exp2(torch.ceil(torch.log2(blocks.abs().amax(dim=(1, 3)) / 448)))
+    scales = power_of_two(blocks.abs().amax(dim=(1, 3)), 448)
     factors = scales[:, None, :, None]
     codes = (blocks / factors).to(torch.float8_e4m3fn)
     values = (codes.float() * factors).to(torch.bfloat16).view(rows, columns)
-    return codes.view(rows, columns).cpu(), scales.cpu(), values.cpu()
+    return {".weight": codes.view(rows, columns).cpu(), ".weight_scale_inv": scales.cpu()}, values.cpu()
+
+
+FORMATS = {"float8": (to_float8, "fp8"), "int8": (to_int8, "compressed-tensors"), "int4": (to_int4, "compressed-tensors"),
+           "nvfp4": (to_nvfp4, "modelopt")}
 
 
 def main() -> None:
@@ -53,8 +104,8 @@ def main() -> None:
         shape["num_hidden_layers"] = int(sys.argv[sys.argv.index("--layers") + 1])
     if (folder / "config.json").exists():
         return
-    has_float8 = "--float8" in sys.argv
-    folders = [folder] + ([pathlib.Path(f"{folder}-fp8")] if has_float8 else [])
+    few = sys.argv[sys.argv.index("--format") + 1] if "--format" in sys.argv else None
+    folders = [folder] + ([pathlib.Path(f"{folder}-{few}")] if few else [])
     for each in folders:
         each.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
@@ -71,8 +122,9 @@ def main() -> None:
 
     def save(name: str, tensors: dict[str, torch.Tensor]) -> None:
         codes = dict(tensors)
-        for tensor in [key for key in tensors if has_float8 and "_proj." in key]:
-            codes[tensor], codes[tensor + "_scale_inv"], tensors[tensor] = to_float8(tensors[tensor])
+        for tensor in [key for key in tensors if few and "_proj." in key]:
+            stored, tensors[tensor] = FORMATS[few][0](codes.pop(tensor))
+            codes |= {tensor.removesuffix(".weight") + suffix: part.contiguous() for suffix, part in stored.items()}
         for i, contents in enumerate([tensors, codes][: len(folders)]):
             save_file(contents, folders[i] / name)
             files[i].update({tensor: name for tensor in contents})
@@ -103,8 +155,9 @@ def main() -> None:
         (each / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files[i]}))
         if "--tokenizer" in sys.argv:
             shutil.copy(sys.argv[sys.argv.index("--tokenizer") + 1], each / "tokenizer.json")
-        quantisation = dict(quantization_config=dict(quant_method="fp8", weight_block_size=[BLOCK, BLOCK]))
-        (each / "config.json").write_text(json.dumps(shape | (quantisation if i else {}), indent=1))
+        if i:
+            shape["quantization_config"] = {"quant_method": FORMATS[few][1], "weight_block_size": [BLOCK, BLOCK]}
+        (each / "config.json").write_text(json.dumps(shape, indent=1))
 
 
 main()

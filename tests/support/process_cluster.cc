@@ -121,6 +121,9 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
   thread_ = std::thread([this] {
     while (!stopping_) {
       absl::MutexLock turn(&mu_);
+      // Whoever else wants the launcher gets it first: this thread would take it again at once, for ever.
+      mu_.Await(absl::Condition(
+          +[](std::atomic<int>* wanted) { return *wanted == 0; }, &wanted_));
       launcher_->RunFor(absl::Milliseconds(10));
     }
   });
@@ -202,12 +205,16 @@ bool ProcessCluster::AwaitPagesInState(const std::string& state) {
 }
 
 void ProcessCluster::Signal(const std::string& process, int signal) {
+  ++wanted_;
   absl::MutexLock lock(&mu_);
+  --wanted_;
   if (pid_t pid = launcher_->pid(process); pid > 0) kill(pid, signal);
 }
 
 int64_t ProcessCluster::ResidentBytes(const std::string& process) {
+  ++wanted_;
   absl::MutexLock lock(&mu_);
+  --wanted_;
   std::ifstream file(absl::StrCat("/proc/", launcher_->pid(process), "/statm"));
   int64_t total = 0, resident = 0;
   file >> total >> resident;
@@ -215,7 +222,9 @@ int64_t ProcessCluster::ResidentBytes(const std::string& process) {
 }
 
 int ProcessCluster::restarts(const std::string& process) {
+  ++wanted_;
   absl::MutexLock lock(&mu_);
+  --wanted_;
   return launcher_->restarts(process);
 }
 

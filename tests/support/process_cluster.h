@@ -95,6 +95,7 @@ class ProcessCluster {
   const Options options_;
   std::string folder_, file_;
   absl::Mutex mu_;
+  std::atomic<int> wanted_ = 0;  // Who waits for mu_ beside the thread.
   std::unique_ptr<Launcher> launcher_ ABSL_GUARDED_BY(mu_);
   std::string output_ ABSL_GUARDED_BY(output_mu_);
   absl::Mutex output_mu_;
