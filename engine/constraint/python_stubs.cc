@@ -4,6 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 
+// The names are the interpreter's.
+// NOLINTBEGIN(readability-identifier-naming)
+
 #define STUB_FUNCTION(name)                                                      \
   extern "C" void name() {                                                       \
     std::fputs("llguidance called " #name ", and there is no Python\n", stderr); \
@@ -51,3 +54,5 @@ STUB_OBJECT(PyExc_TypeError) STUB_OBJECT(PyExc_ValueError) STUB_OBJECT(PyFloat_T
 STUB_OBJECT(PyLong_Type) STUB_OBJECT(PyModule_Type) STUB_OBJECT(PyTuple_Type) STUB_OBJECT(PyType_Type)
 STUB_OBJECT(PyUnicode_Type) STUB_OBJECT(_Py_FalseStruct) STUB_OBJECT(_Py_NoneStruct) STUB_OBJECT(_Py_TrueStruct)
     // clang-format on
+
+    // NOLINTEND(readability-identifier-naming)
