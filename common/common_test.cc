@@ -8,6 +8,7 @@
 #include "common/mailbox.h"
 #include "common/metrics.h"
 #include "common/page_hash.h"
+#include "common/secret.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
@@ -118,6 +119,14 @@ TEST(MetricsTest, ServesPrometheusText) {
   EXPECT_GT(server.port(), 0);
   MetricsServer other;
   EXPECT_THAT(other.Listen("127.0.0.1:" + std::to_string(server.port())), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST(SecretTest, OnlyTheWholeSecretIsTheSame) {
+  EXPECT_TRUE(IsSameSecret("0123456789abcdef", "0123456789abcdef"));
+  for (const char* given : {"", "0", "0123456789abcde", "0123456789abcdef0", "0123456789abcdeg", "1123456789abcdef"}) {
+    EXPECT_FALSE(IsSameSecret(given, "0123456789abcdef")) << given;
+  }
+  EXPECT_FALSE(IsSameSecret("", ""));
 }
 
 }  // namespace

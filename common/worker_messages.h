@@ -16,7 +16,8 @@ namespace tandem {
 
 struct StartLeg {
   RequestId id;
-  std::string name;  // The client's request id.
+  std::string name;          // The client's request id.
+  std::string trace_parent;  // W3C's, of the client's call; empty: none.
   std::vector<TokenId> tokens;
   int output_tokens = 0;
   SamplingParams sampling;

@@ -83,6 +83,12 @@ void DecodeWorker::OnEngineEvents(std::vector<SequenceEvent> events) {
     if (entry == legs_.end()) continue;
     const int64_t session = entry->second.session;
     if (event.finish != FinishReason::kNone || !event.error.ok()) {
+      if (!event.error.ok()) {
+        const StartLeg& start = entry->second.start;
+        LogInfo(
+            "request failed",
+            {{"request", start.name}, {"trace", start.trace_parent}, {"error", std::string(event.error.message())}});
+      }
       metrics_.CountLeg(event.error.ok() ? "finished" : "failed");
       legs_.erase(entry);
     }

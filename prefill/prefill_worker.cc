@@ -54,11 +54,13 @@ void PrefillWorker::OnEngineEvents(Engine& engine, std::vector<SequenceEvent> ev
     Leg& leg = entry->second;
     const FinishReason finish = event.finish;
     const bool failed = !event.error.ok();
+    const std::string error = failed ? std::string(event.error.message()) : "";
     if (event.first_token) metrics_.ObserveFirstToken(event.queue_time, event.prefill_time, event.cached_tokens);
     if (event.token.has_value()) leg.first_token = event.token->token;
     leg.held_since = clock_.Now();
     if (!leg.over) frames[leg.session].events.push_back(ToLegEvent(std::move(event)));
     if (failed) {
+      LogInfo("request failed", {{"request", leg.start.name}, {"trace", leg.start.trace_parent}, {"error", error}});
       EndLeg(engine, id, "failed");
     } else if (finish != FinishReason::kNone) {
       EndLeg(engine, id, "finished with the first token");
@@ -94,8 +96,10 @@ void PrefillWorker::OnOutcome(Engine& engine, const HandoverOutcome& outcome) {
   }
   if (!current) return;
   // The KV is still here (or still being computed): the router says where to.
-  LogInfo("hand-over failed",
-          {{"request", leg.start.name}, {"peer", leg.start.peer_worker}, {"reason", outcome.reason}});
+  LogInfo("hand-over failed", {{"request", leg.start.name},
+                               {"trace", leg.start.trace_parent},
+                               {"peer", leg.start.peer_worker},
+                               {"reason", outcome.reason}});
   SendOne(leg.session,
           {.id = id,
            .handover_error = MakeError(absl::StatusCode::kUnavailable, outcome.error_reason, outcome.reason),

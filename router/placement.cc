@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/error_reason.h"
 
 namespace tandem {
@@ -34,6 +35,9 @@ struct Candidate {
   const WorkerView* worker = nullptr;
   int hit_tokens = 0;
   double seconds = 0;  // To the first token, or for each token, as the list has it.
+  // Of decode workers beside a prefill worker: the link between them, and how long KV comes behind the first token.
+  const LinkReport* link = nullptr;
+  double gap_seconds = 0;
 };
 
 bool Contains(const std::vector<Incarnation>& list, Incarnation id) {
@@ -199,7 +203,7 @@ class Chooser {
       if (worker == nullptr || !CanTake(*worker, Role::kDecode)) continue;
       const int hit = HitTokens(*worker);
       const double gap = TransferGap(prefill, *worker, hit, link);
-      candidates.push_back({worker, hit, TimePerToken(*worker, hit) + gap / output_tokens_});
+      candidates.push_back({worker, hit, TimePerToken(*worker, hit) + gap / output_tokens_, &link, gap});
     }
     if (candidates.empty()) return std::nullopt;
     return candidates[PickBest(candidates)];
@@ -246,7 +250,8 @@ class Chooser {
     placement.predicted_ttft = absl::Seconds(first_token_seconds);
     placement.is_sure_to_wait = IsSureToWait(*decode.worker);
     placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
-    placement.reason = absl::StrCat(decode.worker->registration.worker_id, " alone: ", Describe(decode, placement));
+    placement.reason = absl::StrCat(decode.worker->registration.worker_id, " alone: ", Describe(decode, placement),
+                                    "; ", DescribeDecode(*decode.worker));
     return placement;
   }
 
@@ -261,7 +266,9 @@ class Chooser {
     placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
     placement.reason = absl::StrCat(prefill.worker->registration.worker_id, " and ",
                                     decode.worker->registration.worker_id, ": ", Describe(prefill, placement), "; ",
-                                    Running(*decode.worker), " running, ", decode.hit_tokens, " cached on decode");
+                                    DescribeDecode(*decode.worker), ", ", decode.hit_tokens, " cached on decode, link ",
+                                    absl::StrFormat("%.1f GB/s, KV %.2f ms behind the first token",
+                                                    decode.link->gigabytes_per_second, 1e3 * decode.gap_seconds));
     return placement;
   }
 
@@ -272,6 +279,11 @@ class Chooser {
                         static_cast<int64_t>(first.worker->speed.prefill_tokens_per_second().value_or(mean_rate_)),
                         first.worker->speed.prefill_tokens_per_second().has_value() ? "" : " assumed", " tokens/s), ",
                         absl::FormatDuration(placement.predicted_tpot), " a token");
+  }
+
+  std::string DescribeDecode(const WorkerView& decode) const {
+    return absl::StrCat(request_.affinity != 0 ? "its session's among equals, " : "", Running(decode), " running, ",
+                        decode.heartbeat.free_pages, " free pages");
   }
 
   const ClusterView& view_;

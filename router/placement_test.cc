@@ -96,6 +96,8 @@ TEST_F(PlacementTest, GoesToTheWorkerWhoseFirstTokenComesFirst) {
   EXPECT_EQ(placement.predicted_ttft, absl::Milliseconds(40));
   EXPECT_THAT(placement.reason, testing::HasSubstr("40ms to the first token (0 queued, 40 in the prompt, 0 cached, "
                                                    "at 1000 tokens/s)"));
+  EXPECT_THAT(placement.reason, testing::ContainsRegex("; 0 running, [0-9]+ free pages, 0 cached on decode, link "
+                                                       "[0-9.]+ GB/s, KV [0-9.]+ ms behind the first token$"));
 }
 
 TEST_F(PlacementTest, OtherPoliciesLookAtRequestsOrAtNothing) {

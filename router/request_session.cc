@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
 #include "common/log.h"
+#include "router/tracing.h"
 
 namespace tandem {
 namespace {
@@ -96,6 +97,7 @@ absl::Status RequestSession::CheckInTime(const Placement& placement, absl::Time 
 StartLeg RequestSession::MakeStart(absl::Time now) const {
   StartLeg start;
   start.name = request_.name;
+  start.trace_parent = TraceParentOf(request_.trace);
   start.tokens = tokens_;
   start.output_tokens = static_cast<int>(output().size());
   start.sampling = request_.sampling;

@@ -103,6 +103,17 @@ TEST_F(RequestSessionTest, OpensBothLegsAtOnceForOneHandover) {
   EXPECT_THAT(prefill_start.tokens, ElementsAre(0, 1, 2));
 }
 
+TEST_F(RequestSessionTest, BothLegsAreTheClientsTraces) {
+  Start();
+  for (const auto& [worker, start] : last_.starts) EXPECT_EQ(start.trace_parent, "");
+  request_.trace = {.trace_id = std::string(32, 'a'), .parent_id = std::string(16, 'b'), .is_sampled = true};
+  Start();
+  ASSERT_THAT(last_.starts, SizeIs(2));
+  for (const auto& [worker, start] : last_.starts) {
+    EXPECT_EQ(start.trace_parent, "00-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-bbbbbbbbbbbbbbbb-01");
+  }
+}
+
 TEST_F(RequestSessionTest, StreamsFromBothLegsToTheEnd) {
   StartDecoding();
   Prefill({.finish = LegFinish::kHandedOver, .handover = Handover(), .transfer = absl::Milliseconds(3)});

@@ -35,6 +35,11 @@ TraceContext ParseTraceParent(absl::string_view header) {
   return {.trace_id = std::string(parts[1]), .parent_id = std::string(parts[2]), .is_sampled = (flags & 1) != 0};
 }
 
+std::string TraceParentOf(const TraceContext& trace) {
+  if (!trace.is_set() || trace.parent_id.empty()) return "";
+  return absl::StrCat("00-", trace.trace_id, "-", trace.parent_id, trace.is_sampled ? "-01" : "-00");
+}
+
 TraceContext NewTrace() { return {.trace_id = absl::StrCat(DrawId(), DrawId()), .is_sampled = true}; }
 
 std::vector<Span> SpansOf(const Request& request, const TraceContext& trace, const absl::Status& status,

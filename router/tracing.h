@@ -22,6 +22,8 @@ struct Span {
 
 // A W3C traceparent ("00-<trace id>-<parent id>-<flags>"); not set for anything else, as the standard wants it.
 TraceContext ParseTraceParent(absl::string_view header);
+// The other way round; empty where none is set.
+std::string TraceParentOf(const TraceContext& trace);
 // A trace that begins here.
 TraceContext NewTrace();
 

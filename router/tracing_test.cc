@@ -1,5 +1,6 @@
 #include "router/tracing.h"
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -30,6 +31,15 @@ TEST(TracingTest, WhatIsNoTraceparentIsNotSet) {
         "00-4BF92F3577B34DA6A3CE929D0E0E4736-" + parent + "-01", "00-" + trace + "-" + parent + "-0g"}) {
     EXPECT_FALSE(ParseTraceParent(wrong).is_set()) << wrong;
   }
+}
+
+TEST(TracingTest, ATraceparentIsHandedOnAsItCame) {
+  for (const char* flags : {"-00", "-01"}) {
+    const std::string header = absl::StrCat("00-", kTrace, "-", kParent, flags);
+    EXPECT_EQ(TraceParentOf(ParseTraceParent(header)), header);
+  }
+  EXPECT_EQ(TraceParentOf({}), "");
+  EXPECT_EQ(TraceParentOf(NewTrace()), "") << "nobody's child";
 }
 
 TEST(TracingTest, ANewTraceIsOneThatCanBeHandedOn) {

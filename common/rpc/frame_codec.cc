@@ -156,6 +156,7 @@ void EncodeCommands(const CommandFrame& frame, v1::CommandFrame* proto) {
     v1::StartRequest* start = proto->add_starts();
     start->set_id(leg.id.value());
     start->set_request_id(leg.name);
+    start->set_trace_parent(leg.trace_parent);
     start->mutable_prompt()->Add(leg.tokens.begin(), leg.tokens.end());
     start->set_output_tokens(leg.output_tokens);
     EncodeSampling(leg.sampling, start->mutable_sampling());
@@ -186,6 +187,7 @@ CommandFrame DecodeCommands(const v1::CommandFrame& proto) {
     StartLeg leg;
     leg.id = RequestId(start.id());
     leg.name = start.request_id();
+    leg.trace_parent = start.trace_parent();
     leg.tokens.assign(start.prompt().begin(), start.prompt().end());
     leg.output_tokens = std::clamp<int>(start.output_tokens(), 0, static_cast<int>(leg.tokens.size()));
     leg.sampling = DecodeSampling(start.sampling());

@@ -318,6 +318,14 @@ TEST(FrameCodecTest, FormatsOfAnswersComeThrough) {
   EXPECT_EQ(DecodeSampling(none).format->text, "");
 }
 
+TEST(FrameCodecTest, TheTraceOfACallComesThrough) {
+  CommandFrame frame;
+  frame.starts.push_back({.id = RequestId(1), .name = "r", .trace_parent = "00-abc-def-01"});
+  v1::CommandFrame proto;
+  EncodeCommands(frame, &proto);
+  EXPECT_EQ(DecodeCommands(proto).starts[0].trace_parent, "00-abc-def-01");
+}
+
 TEST(FrameCodecTest, WhenATokenIsWantedComesThrough) {
   CommandFrame frame;
   for (absl::Duration due : {absl::InfiniteDuration(), absl::Seconds(3), absl::Milliseconds(-20)}) {
