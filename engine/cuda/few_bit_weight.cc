@@ -30,7 +30,7 @@ bool Stays(const TensorView& tensor, WeightKind kind) {
     return false;
   const int64_t columns = tensor.columns(), group = GroupOf(tensor);
   if (columns % StepFeatures(kind) != 0 || scales.first_column % group != 0) return false;
-  const bool is_whole_row = group == columns && scales.first_column == 0;
+  const bool is_whole_row = scales.table_columns == 1;  // Also where a rank has a part of it.
   // In f32, where a row's own scale is not rounded.
   if (kind == WeightKind::kInt8) return is_whole_row;
   const bool is_exact = scales.dtype == DType::kF8E4M3 || (kind == WeightKind::kInt4 && scales.dtype == DType::kBF16);

@@ -121,6 +121,10 @@ TEST(FewBitWeightTest, StaysWhereThereIsAFormForIt) {
     TensorView cut = one.view;  // As a rank has it whose share begins within a group.
     cut.scales.first_column = 8;
     EXPECT_EQ(FewBitKindOf({cut}, dense), WeightKind::kBf16);
+    TensorView second = one.view;  // The second of two ranks' shares of a matrix that is twice as wide.
+    second.scales.first_column = 256;
+    if (format.group == 0) second.scales.block_columns = 512;
+    EXPECT_EQ(FewBitKindOf({second}, dense), format.kind);
     StoredMatrix narrow(format, 32, 96, random);
     EXPECT_EQ(FewBitKindOf({narrow.view}, dense), WeightKind::kBf16);
     TensorView bare = one.view;
