@@ -124,23 +124,21 @@ std::shared_ptr<FormatJob> Engine::CompileFormat(std::shared_ptr<const OutputFor
 
 void Engine::TakeConstraints(std::vector<SequenceEvent>& events) {
   for (size_t i = 0; i < compiling_.size();) {
-    const Compiling& waiting = compiling_[i];
-    Sequence* sequence = scheduler_.Find(waiting.id);
-    if (sequence != nullptr && sequence->serial == waiting.serial) {
-      std::optional<FormatJob::Result> result = waiting.job->TakeResult();
-      if (!result.has_value()) {
-        ++i;
-        continue;
-      }
-      absl::Status status = result->status();
-      if (status.ok()) {
-        sequence->constraint = **std::move(result);
-        sequence->awaits_constraint = false;
-        status = sequence->constraint->Accept(sequence->output().subspan(waiting.job->output().size()));
-      }
-      if (!status.ok()) events.push_back(Fail(waiting.id, status));
+    std::optional<FormatJob::Result> result = compiling_[i].job->TakeResult();
+    if (!result.has_value()) {
+      ++i;
+      continue;
     }
-    compiling_.erase(compiling_.begin() + i);  // It has what it waited for, or ended.
+    const Compiling done = std::move(compiling_[i]);
+    compiling_.erase(compiling_.begin() + i);
+    Sequence& sequence = *scheduler_.Find(done.id);
+    absl::Status status = result->status();
+    if (status.ok()) {
+      sequence.constraint = **std::move(result);
+      sequence.awaits_constraint = false;
+      status = sequence.constraint->Accept(sequence.output().subspan(done.job->output().size()));
+    }
+    if (!status.ok()) events.push_back(Fail(done.id, status));
   }
 }
 
@@ -165,8 +163,16 @@ void Engine::Publish(Sequence& sequence) {
   sequence.published_pages = full_pages;
 }
 
-bool Engine::Cancel(RequestId id) {
+std::unique_ptr<Sequence> Engine::TakeOut(RequestId id) {
   std::unique_ptr<Sequence> sequence = scheduler_.Remove(id);
+  if (sequence != nullptr && sequence->awaits_constraint) {
+    std::erase_if(compiling_, [&](const Compiling& waiting) { return waiting.serial == sequence->serial; });
+  }
+  return sequence;
+}
+
+bool Engine::Cancel(RequestId id) {
+  std::unique_ptr<Sequence> sequence = TakeOut(id);
   if (sequence == nullptr) {
     auto held = held_.find(id);
     if (held == held_.end()) return false;
@@ -186,7 +192,7 @@ void Engine::Free(std::vector<PageIndex> pages) {
 }
 
 void Engine::StopAndHold(RequestId id) {
-  if (std::unique_ptr<Sequence> sequence = scheduler_.Remove(id); sequence != nullptr) held_[id] = std::move(sequence);
+  if (std::unique_ptr<Sequence> sequence = TakeOut(id); sequence != nullptr) held_[id] = std::move(sequence);
 }
 
 const Sequence* Engine::FindSequence(RequestId id) const {

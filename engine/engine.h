@@ -175,6 +175,8 @@ class Engine {
     std::shared_ptr<FormatJob> job;
   };
   std::unique_ptr<Sequence> MakeSequence(SequenceRequest request);
+  // The scheduler's sequence of this id leaves it: nobody waits for its constraint any more.
+  std::unique_ptr<Sequence> TakeOut(RequestId id);
   // Gives sequences the constraints that have been compiled meanwhile.
   void TakeConstraints(std::vector<SequenceEvent>& events);
   // Makes the pages that became full findable.

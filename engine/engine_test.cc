@@ -6,9 +6,11 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/error_reason.h"
 #include "common/fake_clock.h"
 #include "gmock/gmock.h"
@@ -298,6 +300,19 @@ TEST_P(EngineTest, ARequestMayEndWhileItsFormatIsCompiled) {
   }
   ExpectFollowsSmallSchema(TextOf(fixture_->Generate(Prompt(9), Formatted(kSmallSchema, 0, 0))));
   EXPECT_TRUE(AllPagesFree());
+}
+
+// An engine whose last request was cancelled takes no step, which would free anything.
+TEST_P(EngineTest, TheFormatOfACancelledRequestIsForgottenWithoutAStep) {
+  Make();
+  SequenceRequest request = Request(1, Prompt(9), Formatted(kSmallSchema, 0, 0));
+  request.format_job = engine().CompileFormat(request.sampling.format, {});
+  const std::weak_ptr<FormatJob> job = request.format_job;
+  ASSERT_THAT(engine().Add(std::move(request)), IsOk());
+  EXPECT_TRUE(engine().Cancel(RequestId(1)));
+  const absl::Time give_up = absl::Now() + absl::Seconds(60);  // The thread may be compiling it.
+  while (!job.expired() && absl::Now() < give_up) std::this_thread::yield();
+  EXPECT_TRUE(job.expired());
 }
 
 TEST_P(EngineTest, AFormatThatCannotBeFollowedEndsItsRequestOnly) {

@@ -32,8 +32,8 @@ struct SequenceRequest {
 // Thread-safety: not thread-safe; the engine thread owns it.
 struct Sequence {
   SequenceRequest request;
-  // Of a request with a format: it is being compiled, and no token may be chosen yet; or it is there, and has accepted
-  // the known output.
+  // Of a request with a format: it is being compiled, and the scheduler lets others pass; or it is there, and has
+  // accepted the known output.
   bool awaits_constraint = false;
   std::unique_ptr<TokenConstraint> constraint;
   absl::Time arrival;

@@ -138,23 +138,25 @@ std::vector<StepItem> StepScheduler::Plan(absl::Time now) {
   if (!items.empty()) budget = std::min(budget, options_.max_prefill_beside_decode);
   // Prefills that were begun, then new ones.
   for (Sequence* sequence : running_) {
-    // The last token is computed when the next one can be chosen; alone, it is one of those above.
-    int remaining = sequence->num_tokens() - sequence->computed_tokens - sequence->awaits_constraint;
-    if (remaining < (sequence->awaits_constraint ? 1 : 2) || is_full()) continue;
+    int remaining = sequence->num_tokens() - sequence->computed_tokens;
+    if (remaining <= 1 || is_full()) continue;
     int chunk = std::min(remaining, budget);
     items.push_back({sequence, chunk});
     budget -= chunk;
   }
-  while (!waiting_.empty() && !is_full() && num_running() < options_.max_running) {
-    Sequence* sequence = waiting_.front();
+  for (size_t next = 0; next < waiting_.size() && !is_full() && num_running() < options_.max_running;) {
+    Sequence* sequence = waiting_[next];
+    if (sequence->awaits_constraint) {  // It may take seconds, in which it needs neither place nor pages.
+      ++next;
+      continue;
+    }
     if (!TryAdmit(sequence, now)) {  // Not passed by a shorter one, or it might wait for ever.
       is_short_ = true;
       break;
     }
-    waiting_.erase(waiting_.begin());
+    waiting_.erase(waiting_.begin() + next);
     InsertRunning(sequence);
-    int chunk = std::min(sequence->num_tokens() - sequence->computed_tokens - sequence->awaits_constraint, budget);
-    if (chunk == 0) continue;
+    int chunk = std::min(sequence->num_tokens() - sequence->computed_tokens, budget);
     items.push_back({sequence, chunk});
     budget -= chunk;
   }

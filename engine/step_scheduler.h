@@ -24,7 +24,8 @@ struct StepItem {
 // Order: sequences that decode come first, then those in the middle of their prefill, then waiting
 // ones. What waits is ordered by its place (queue_place.h), then by arrival; what runs by priority, then by arrival,
 // since when a first token is wanted says nothing of the others. When pages run out while decoding, the last in that
-// order loses its pages and waits again; its tokens stay.
+// order loses its pages and waits again; its tokens stay. One whose format is being compiled is passed by the others:
+// it is not admitted, or, where its KV came from elsewhere, does not decode.
 //
 // Thread-safety: not thread-safe; the engine thread owns it. No clock: time is passed in.
 // Ownership: owns the sequences; borrows the KV cache, which outlives it.

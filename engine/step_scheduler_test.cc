@@ -146,6 +146,20 @@ TEST_F(StepSchedulerTest, ALongPromptIsNotOvertakenForEver) {
   EXPECT_EQ(scheduler_->num_waiting(), 2);
 }
 
+TEST_F(StepSchedulerTest, OneWhoseFormatIsCompiledIsPassedAndTakesNothing) {
+  Make(/*pages=*/6, /*max_step_tokens=*/8, /*max_running=*/1);
+  Sequence* formatted = Add(1, 4, /*priority=*/1);
+  formatted->awaits_constraint = true;
+  EXPECT_THAT(Step(), IsEmpty());
+  EXPECT_EQ(cache_->pool().available(), 6);
+  Add(2, 8);
+  EXPECT_THAT(Step(), ElementsAre(Item{2, 8}));  // The only place and most of the pages are its.
+  formatted->awaits_constraint = false;
+  EXPECT_THAT(Step(), ElementsAre(Item{2, 1}));
+  cache_->Release(scheduler_->Remove(RequestId(2))->pages);
+  EXPECT_THAT(Step(), ElementsAre(Item{1, 4}));
+}
+
 TEST_F(StepSchedulerTest, BoundsRunningSequences) {
   Make(32, 32, /*max_running=*/2);
   for (int i = 1; i <= 4; ++i) Add(i, 2);

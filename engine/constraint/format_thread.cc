@@ -1,9 +1,11 @@
 #include "engine/constraint/format_thread.h"
 
-#include <cstdlib>
+#include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "common/units.h"
 
 namespace tandem {
 namespace {
@@ -21,7 +23,7 @@ FormatThread::FormatThread(const Checkpoint& checkpoint) : checkpoint_(checkpoin
     static_cast<FormatThread*>(self)->Main();
     return nullptr;
   };
-  if (pthread_create(&thread_, &attributes, main, this) != 0) std::abort();  // As std::thread would.
+  thread_error_ = pthread_create(&thread_, &attributes, main, this);
   pthread_attr_destroy(&attributes);
 }
 
@@ -30,13 +32,22 @@ FormatThread::~FormatThread() {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
   }
-  pthread_join(thread_, nullptr);
+  if (thread_error_ == 0) pthread_join(thread_, nullptr);
 }
 
 std::shared_ptr<FormatJob> FormatThread::Start(std::shared_ptr<const OutputFormat> format,
                                                std::vector<TokenId> output) {
   auto job = std::make_shared<FormatJob>(std::move(format), std::move(output));
+  if (thread_error_ != 0) {
+    absl::MutexLock lock(&job->mu_);
+    job->result_ = absl::FailedPreconditionError(
+        absl::StrCat("response_format: needs a thread with a stack of ", FormatBytes(kStackBytes),
+                     " of address space, which cannot be made: ", strerror(thread_error_)));
+    return job;
+  }
   absl::MutexLock lock(&mu_);
+  // Those whose requests have ended: they may be many, while one takes long.
+  std::erase_if(jobs_, [](const std::shared_ptr<FormatJob>& waiting) { return waiting.use_count() == 1; });
   jobs_.push_back(job);
   return job;
 }

@@ -21,6 +21,7 @@ namespace tandem {
 // A format that is being compiled, or has been.
 //
 // Thread-safety: thread-safe.
+// Ownership: shared by the thread that compiles it and whoever waits for it; without the latter it is not compiled.
 class FormatJob {
  public:
   using Result = absl::StatusOr<std::unique_ptr<TokenConstraint>>;
@@ -44,17 +45,17 @@ class FormatJob {
 // the vocabulary, and those nested deeply need more stack than a thread usually has.
 //
 // Thread-safety: thread-safe after construction.
-// Ownership: owns the thread and the compiler; borrows the checkpoint. Constraints must not outlive it.
+// Ownership: owns the thread and the compiler; borrows the checkpoint.
 class FormatThread {
  public:
   explicit FormatThread(const Checkpoint& checkpoint);
-  // Waits for the format that is being compiled; those that wait are never done.
+  // Waits for the format that is being compiled, which nothing can cut short; those that wait are never done.
   ~FormatThread();
   FormatThread(const FormatThread&) = delete;
   FormatThread& operator=(const FormatThread&) = delete;
 
-  // Compiles `format`, and takes it through `output`, which an answer begins with. In vain where nobody else owns the
-  // job any more.
+  // Compiles `format`, and takes it through `output`, which an answer begins with. FAILED_PRECONDITION, as the job's
+  // result: there is no such thread.
   std::shared_ptr<FormatJob> Start(std::shared_ptr<const OutputFormat> format, std::vector<TokenId> output)
       ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -69,6 +70,7 @@ class FormatThread {
   std::deque<std::shared_ptr<FormatJob>> jobs_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   pthread_t thread_{};
+  int thread_error_ = 0;  // Why there is no thread, as errno; set by the constructor only.
 };
 
 }  // namespace tandem

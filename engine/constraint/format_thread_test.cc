@@ -1,5 +1,11 @@
 #include "engine/constraint/format_thread.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
 #include <optional>
 #include <string>
 #include <thread>
@@ -77,6 +83,28 @@ TEST_F(FormatThreadTest, FormatsOfAnyDepthEndNoProcess) {
   std::string deep;
   for (int i = 0; i < 5000; ++i) deep += R"({"items":)";
   EXPECT_THAT(StatusOf(Kind::kJsonSchema, deep), StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+// In a process of its own, whose address space ends where a stack would begin.
+TEST(FormatThreadDeathTest, WithoutAThreadEveryFormatFails) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers need address space of their own";
+#endif
+  ASSERT_OK_AND_ASSIGN(const auto checkpoint, Checkpoint::Open(SourcePath("tests/golden/tiny/llama3_f32")));
+  const auto run = [&] {
+    rlimit space;
+    getrlimit(RLIMIT_AS, &space);
+    std::ifstream statm("/proc/self/statm");
+    rlim_t pages = 0;
+    statm >> pages;
+    space.rlim_cur = pages * sysconf(_SC_PAGESIZE) + (32 << 20);
+    setrlimit(RLIMIT_AS, &space);
+    FormatThread thread(*checkpoint);
+    const auto job = thread.Start(std::make_shared<OutputFormat>(OutputFormat{Kind::kJsonSchema, kObject}), {});
+    std::cerr << (*job->TakeResult()).status();
+    std::exit(0);
+  };
+  EXPECT_EXIT(run(), testing::ExitedWithCode(0), "FAILED_PRECONDITION: response_format: needs a thread with a stack");
 }
 
 class FormatThreadWithoutTokenizerTest : public FormatThreadTest {

@@ -136,20 +136,21 @@ absl::StatusOr<std::unique_ptr<ConstraintCompiler>> ConstraintCompiler::Create(c
                                        .more_end_tokens = ends.data() + 1,
                                        .num_more_end_tokens = static_cast<uint32_t>(ends.size() - 1)};
   char error[512] = "";
-  llguidance::Tokenizer* tokens = library->new_tokenizer(&init, error, sizeof(error));
-  if (tokens == nullptr) return absl::InternalError(absl::StrCat("llguidance: ", error));
-  return std::unique_ptr<ConstraintCompiler>(new ConstraintCompiler(*library, tokens));
+  std::shared_ptr<llguidance::Tokenizer> vocabulary(library->new_tokenizer(&init, error, sizeof(error)),
+                                                    library->free_tokenizer);
+  if (vocabulary == nullptr) return absl::InternalError(absl::StrCat("llguidance: ", error));
+  return std::unique_ptr<ConstraintCompiler>(new ConstraintCompiler(*library, std::move(vocabulary)));
 }
 
 absl::StatusOr<std::unique_ptr<TokenConstraint>> ConstraintCompiler::Compile(const OutputFormat& format) const {
   absl::StatusOr<std::string> grammar = GuidanceGrammar(format);
   if (!grammar.ok()) return absl::InvalidArgumentError(absl::StrCat("response_format: ", grammar.status().message()));
   llguidance::MatcherInit init;
-  library_.set_defaults(&init, tokens_);
+  library_.set_defaults(&init, vocabulary_.get());
   init.log_buffer_level = init.log_stderr_level = 0;
   TightenLimits(init.limits);
   llguidance::Matcher* matcher = library_.new_matcher(&init, "llguidance", grammar->c_str());
-  std::unique_ptr<TokenConstraint> constraint(new TokenConstraint(library_, matcher));
+  std::unique_ptr<TokenConstraint> constraint(new TokenConstraint(library_, vocabulary_, matcher));
   if (const char* error = library_.matcher_error(matcher); error != nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("response_format: ", absl::StripAsciiWhitespace(error)));
   }

@@ -19,7 +19,7 @@ namespace tandem {
 // Which tokens may come next in one answer of a given format.
 //
 // Thread-safety: not thread-safe.
-// Ownership: the compiler that made it outlives it.
+// Ownership: shares the vocabulary with the compiler that made it.
 class TokenConstraint {
  public:
   ~TokenConstraint() { library_.free_matcher(matcher_); }
@@ -35,11 +35,16 @@ class TokenConstraint {
 
  private:
   friend class ConstraintCompiler;
-  TokenConstraint(const llguidance::Library& library, llguidance::Matcher* matcher)
-      : library_(library), matcher_(matcher), mask_(library.mask_bytes(matcher) / sizeof(uint32_t)) {}
+  TokenConstraint(const llguidance::Library& library, std::shared_ptr<llguidance::Tokenizer> vocabulary,
+                  llguidance::Matcher* matcher)
+      : library_(library),
+        vocabulary_(std::move(vocabulary)),
+        matcher_(matcher),
+        mask_(library.mask_bytes(matcher) / sizeof(uint32_t)) {}
   // Of the last call, which failed.
   absl::Status Error();
   const llguidance::Library& library_;
+  const std::shared_ptr<llguidance::Tokenizer> vocabulary_;  // Which the matcher uses.
   llguidance::Matcher* const matcher_;
   std::vector<uint32_t> mask_;
 };
@@ -47,26 +52,22 @@ class TokenConstraint {
 // Makes constraints for the tokens of one model.
 //
 // Thread-safety: not thread-safe; its constraints may be used in other threads.
-// Ownership: owns the vocabulary in llguidance's form.
+// Ownership: shares the vocabulary, in llguidance's form, with its constraints.
 class ConstraintCompiler {
  public:
   // Takes a tenth of a second for 50,000 tokens. FAILED_PRECONDITION: llguidance's library is not there, or no token
   // ends the model's sequences.
   static absl::StatusOr<std::unique_ptr<ConstraintCompiler>> Create(const Tokenizer& tokenizer,
                                                                     const ModelConfig& config);
-  ~ConstraintCompiler() { library_.free_tokenizer(tokens_); }
-  ConstraintCompiler(const ConstraintCompiler&) = delete;
-  ConstraintCompiler& operator=(const ConstraintCompiler&) = delete;
-
   // INVALID_ARGUMENT "response_format: what is wrong with it". May take seconds, and a stack in proportion to the depth
   // of the format.
   absl::StatusOr<std::unique_ptr<TokenConstraint>> Compile(const OutputFormat& format) const;
 
  private:
-  ConstraintCompiler(const llguidance::Library& library, llguidance::Tokenizer* tokens)
-      : library_(library), tokens_(tokens) {}
+  ConstraintCompiler(const llguidance::Library& library, std::shared_ptr<llguidance::Tokenizer> vocabulary)
+      : library_(library), vocabulary_(std::move(vocabulary)) {}
   const llguidance::Library& library_;
-  llguidance::Tokenizer* const tokens_;
+  const std::shared_ptr<llguidance::Tokenizer> vocabulary_;
 };
 
 // The format as llguidance's JSON of grammars. INVALID_ARGUMENT: a schema that is no JSON object.
