@@ -19,6 +19,7 @@
 #include "engine/cuda/cuda_weights.h"
 #include "engine/cuda/device_memory.h"
 #include "engine/cuda/device_sampler.h"
+#include "engine/cuda/few_rows.h"
 #include "engine/cuda/float8_kernels.h"
 #include "engine/cuda/gpu_fault.h"
 #include "engine/cuda/launch.h"
@@ -234,34 +235,9 @@ class CudaOps final : public Ops {
     return RoundedRows(max_rows) * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
   }
 
-  // A product that takes as long as its weights take to be read; false: there is no kernel for it.
   bool RunFewRows(const SkinnyLinearArguments& call) {
-    if (IsStreamed(call, compute_major_)) {
-      CheckCuda(LaunchStreamedLinear(call, multiprocessors_, stream_), "LaunchStreamedLinear");
-    } else if (IsSkinny(call)) {
-      CheckCuda(LaunchSkinnyLinear(call, multiprocessors_, stream_), "LaunchSkinnyLinear");
-    } else {
-      return IsFewBits(call.few_bits.kind) && RunInPasses(call);
-    }
-    return true;
+    return tandem::RunFewRows(call, multiprocessors_, compute_major_, stream_);
   }
-  // Weights of few bits are read again for each kMaxSkinnyRows, while that takes less than to widen them.
-  bool RunInPasses(SkinnyLinearArguments call) {
-    constexpr int kMostPasses = 3;
-    const int rows = call.rows;
-    call.rows = kMaxSkinnyRows;
-    if (rows > kMostPasses * kMaxSkinnyRows || !IsSkinny(call)) return false;
-    const int64_t out_row_bytes = int64_t{call.is_gated ? call.out_features / 2 : call.out_features} *
-                                  (call.is_float ? sizeof(float) : sizeof(Bf16));
-    for (int done = 0; done < rows; done += kMaxSkinnyRows) {
-      call.rows = std::min(kMaxSkinnyRows, rows - done);
-      CheckCuda(LaunchSkinnyLinear(call, multiprocessors_, stream_), "LaunchSkinnyLinear");
-      call.in += int64_t{kMaxSkinnyRows} * call.in_features;
-      call.out = static_cast<uint8_t*>(call.out) + kMaxSkinnyRows * out_row_bytes;
-    }
-    return true;
-  }
-
   void UseDevice() const { CheckCuda(cudaSetDevice(options_.device), "cudaSetDevice"); }
   const ExpertTables& TablesOf(const MoeWeights& weights);
   // Returns when the device has it.

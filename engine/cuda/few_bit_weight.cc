@@ -21,22 +21,29 @@ WeightKind KindOf(DType dtype) {
 // Of a number that bf16 can hold.
 uint16_t Bf16Bits(float value) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16); }
 
-// Features that share a scale; all of a row where that is fewer.
-int64_t GroupOf(const TensorView& tensor) { return std::min(tensor.scales.block_columns, tensor.columns()); }
+// Whether each row, or a rank's part of it, lies in one block.
+bool HasOneScale(const TensorView& tensor) {
+  const int64_t block = tensor.scales.block_columns, first = tensor.scales.first_column;
+  return first / block == (first + tensor.columns() - 1) / block;
+}
+
+// Features of a row that share a scale.
+int64_t GroupOf(const TensorView& tensor) {
+  return HasOneScale(tensor) ? tensor.columns() : tensor.scales.block_columns;
+}
 
 bool Stays(const TensorView& tensor, WeightKind kind) {
   const BlockScales& scales = tensor.scales;
   if (kind == WeightKind::kBf16 || KindOf(tensor.dtype) != kind || tensor.shape.size() != 2 || scales.empty())
     return false;
   const int64_t columns = tensor.columns(), group = GroupOf(tensor);
-  if (columns % StepFeatures(kind) != 0 || scales.first_column % group != 0) return false;
-  const bool is_whole_row = scales.table_columns == 1;  // Also where a rank has a part of it.
+  if (columns % StepFeatures(kind) != 0) return false;
   // In f32, where a row's own scale is not rounded.
-  if (kind == WeightKind::kInt8) return is_whole_row;
+  if (kind == WeightKind::kInt8) return HasOneScale(tensor);
+  if (!HasOneScale(tensor) && (columns % group != 0 || scales.first_column % group != 0)) return false;
   const bool is_exact = scales.dtype == DType::kF8E4M3 || (kind == WeightKind::kInt4 && scales.dtype == DType::kBF16);
   if (kind == WeightKind::kFloat4) return is_exact && group == 16;
-  return is_exact && (is_whole_row ||
-                      (group % 32 == 0 && std::has_single_bit(static_cast<uint64_t>(group)) && columns % group == 0));
+  return is_exact && (HasOneScale(tensor) || (group % 32 == 0 && std::has_single_bit(static_cast<uint64_t>(group))));
 }
 
 // Where the code of feature 16 m + 4 q + i of a step stands, as FewBitWeight says.

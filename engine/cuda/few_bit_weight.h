@@ -11,8 +11,9 @@
 namespace tandem {
 
 // How matrices that are stacked to one stay in the device's memory: as kInt8, with a scale for each row or for all; as
-// kInt4, with scales in bf16 or FP8 for groups of 32 features and more; as kFloat4, with scales in FP8 for groups of
-// 16. Else as kBf16; so do all of a model with experts, whose kernels are for bf16, and a head.
+// kInt4, with scales in bf16 or FP8 for each row or for groups of 32, 64, 128 .. features; as kFloat4, with scales in
+// FP8 for groups of 16. A rank's share has no part of a group, unless it lies in one as a whole. Else as kBf16; so do
+// all of a model with experts, whose kernels are for bf16, and a head.
 WeightKind FewBitKindOf(absl::Span<const TensorView> parts, const ModelConfig& config);
 
 // Bytes of a row's codes.

@@ -25,7 +25,7 @@ struct GpuFault {
 // As TANDEM_GPU_FAULT has it: "illegal_access@40", "hang@40" or "out_of_memory@40". INVALID_ARGUMENT: anything else.
 absl::StatusOr<GpuFault> ParseGpuFault(absl::string_view text);
 
-// Makes it happen behind what is enqueued in the stream.
+// Makes it happen: behind what is enqueued in the stream, or, out of memory, at once.
 void CauseGpuFault(GpuFault::Kind kind, cudaStream_t stream);
 
 }  // namespace tandem

@@ -167,11 +167,11 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
   };
 
   float c[kMatrices][kGroups][4] = {};
-  // 8 of the features that the thread's weights are of: `part` 0 or, with FP8, 1.
   const auto token_row = [&](int token) {
     return staged_row_bytes > 0 ? staged + token * staged_row_bytes
                                 : reinterpret_cast<const uint8_t*>(a.in + static_cast<int64_t>(token) * a.in_features);
   };
+  // 8 of the features that the thread's weights are of: `part` 0 or, with FP8, 1.
   const auto load_tokens = [&](int g, int step, int part) {
     const int token = g * 8 + group;
     if (token >= a.rows || step >= end_step) return make_uint4(0, 0, 0, 0);

@@ -16,8 +16,8 @@
 
 namespace tandem {
 
-// Brings weights from the checkpoint to the device as bf16: threads read and convert one piece while others are
-// copied.
+// Brings weights from the checkpoint to the device, as bf16 or as they are there: threads read and convert one piece
+// while others are copied.
 //
 // Thread-safety: not thread-safe. Ownership: owns threads and staging memory; the stream outlives it.
 class WeightUpload {
@@ -25,7 +25,7 @@ class WeightUpload {
   // `expected_bytes`: of all weights, for the progress that is logged.
   static absl::StatusOr<std::unique_ptr<WeightUpload>> Create(int64_t expected_bytes, cudaStream_t stream);
 
-  // Enqueues the copy of all of `tensor`, row by row, to `to` [rows][columns].
+  // Enqueues the copy of all of `tensor` as bf16, row by row, to `to` [rows][columns].
   void Upload(const TensorView& tensor, __nv_bfloat16* to);
   // As they are.
   void UploadBytes(absl::Span<const uint8_t> bytes, uint8_t* to);

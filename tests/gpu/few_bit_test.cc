@@ -8,9 +8,12 @@
 
 #include "engine/cuda/few_bit_kernels.h"
 #include "engine/cuda/few_bit_weight.h"
-#include "engine/cuda/skinny_linear.h"
+#include "engine/cuda/few_rows.h"
 #include "gtest/gtest.h"
+#include "model/quantised_row.h"
+#include "model/weight_shard.h"
 #include "tests/gpu/device_values.h"
+#include "tests/gpu/linear_reference.h"
 
 namespace tandem {
 namespace {
@@ -137,6 +140,75 @@ TEST(FewBitWeightTest, StaysWhereThereIsAFormForIt) {
   EXPECT_EQ(FewBitKindOf({by32.view}, dense), WeightKind::kBf16);
 }
 
+// The value of a matrix's feature as FewBitWeight says, of packed rows and tables of one row after the other.
+double UnpackedValue(WeightKind kind, const uint8_t* row, const FewBitScales& tables, int64_t row_index, int column) {
+  const int step = StepFeatures(kind), feature = column % step, m = feature / 16, q = feature % 16 / 4, i = feature % 4;
+  const uint8_t* bytes = row + column / step * 64 + q * 16;
+  const double factor = tables.factors[row_index];
+  if (kind == WeightKind::kInt8) return static_cast<int8_t>(bytes[m * 4 + i]) * factor;
+  uint32_t word;
+  std::memcpy(&word, bytes + m / 2 * 4, sizeof(word));
+  const int code = word >> (4 * (2 * (m % 2) + i / 2 + 4 * (i % 2))) & 0xf;
+  const Bf16 scale(__nv_bfloat16_raw{tables.scales[row_index * tables.scale_columns + (column >> tables.group_bits)]});
+  const double magnitudes[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};  // E2M1's.
+  const double value =
+      kind == WeightKind::kInt4 ? code - 8 : (code < 8 ? 1 : -1) * magnitudes[code % 8] * std::ldexp(1, -126);
+  return value * Value(scale) * factor;
+}
+
+// What a matrix of two parts becomes where it stays in few bits.
+void ExpectValuesAfterPacking(absl::Span<const TensorView> parts, WeightKind kind) {
+  const FewBitScales tables = FewBitScalesOf(parts);
+  int64_t row_index = 0;
+  for (const TensorView& part : parts) {
+    std::vector<uint8_t> packed(FewBitRowBytes(kind, part.columns()));
+    std::vector<float> wanted(part.columns());
+    for (int64_t row = 0; row < part.rows(); ++row, ++row_index) {
+      PackFewBitRow(part, row, packed.data());
+      DequantizeRow(part, row, part.columns(), wanted.data());
+      for (int column = 0; column < part.columns(); ++column) {
+        const double got = UnpackedValue(kind, packed.data(), tables, row_index, column);
+        ASSERT_NEAR(got, wanted[column], std::abs(wanted[column]) * 1e-6) << "row " << row << " column " << column;
+      }
+    }
+  }
+}
+
+TEST(FewBitWeightTest, SharesOfRanksKeepTheirValues) {
+  std::mt19937 random(5);
+  const ModelConfig dense;
+  constexpr Format kMore[] = {{"Int4By192", DType::kI4, 192, WeightKind::kInt4},
+                              {"Int4By256", DType::kI4, 256, WeightKind::kInt4}};
+  std::vector<Format> formats(std::begin(kFormats), std::end(kFormats));
+  formats.insert(formats.end(), std::begin(kMore), std::end(kMore));
+  int stayed = 0;
+  for (const Format& format : formats) {
+    for (int ranks : {1, 2, 3, 6}) {
+      for (int rank = 0; rank < ranks; ++rank) {
+        SCOPED_TRACE(testing::Message() << format.name << " rank " << rank << " of " << ranks);
+        StoredMatrix one(format, 12, 768, random), other(format, 6, 768, random);
+        other.view.scales.factor = 3;
+        std::vector<uint8_t> one_storage, other_storage;
+        const Shard shard{rank, ranks};
+        const TensorView by_rows[] = {ShardRows(one.view, shard), ShardRows(other.view, shard)};
+        const TensorView by_columns[] = {ShardColumns(one.view, shard, one_storage),
+                                         ShardColumns(other.view, shard, other_storage)};
+        for (absl::Span<const TensorView> parts : {absl::MakeConstSpan(by_rows), absl::MakeConstSpan(by_columns)}) {
+          if (FewBitKindOf(parts, dense) == WeightKind::kBf16) continue;
+          ++stayed;
+          ExpectValuesAfterPacking(parts, format.kind);
+        }
+        // A share of 128 columns lies in a group of 256, or in one of 192 or over the end of it.
+        const bool is_within = format.group != 192 || rank % 3 != 1;
+        const bool divides = format.group == 0 || 768 / ranks % format.group == 0;
+        const bool is_small = ranks == 6 && format.group > 128 && is_within;
+        EXPECT_EQ(FewBitKindOf(by_columns, dense) != WeightKind::kBf16, (divides && format.group != 192) || is_small);
+      }
+    }
+  }
+  EXPECT_GT(stayed, 80);
+}
+
 class FewBitTest : public CudaKernelsTest, public testing::WithParamInterface<Format> {};
 
 TEST_P(FewBitTest, WidenedIsWhatTheCheckpointSays) {
@@ -156,78 +228,45 @@ TEST_P(FewBitTest, WidenedIsWhatTheCheckpointSays) {
 }
 
 TEST_P(FewBitTest, LinearOfFewRowsIsThatOfTheHost) {
-  struct Case {
-    int rows, in, out;
-    bool norm, gated, add, bias;
-  };
-  std::vector<Case> cases;
-  for (int rows : {1, 3, 8, 9, 16}) {
-    cases.push_back({rows, 512, 256, true, false, false, false});
-    cases.push_back({rows, 640, 512, true, true, false, false});
-    cases.push_back({rows, 14336, 128, false, false, true, false});
-    cases.push_back({rows, 4096, 1024, true, false, false, true});
-    cases.push_back({rows, 128, 16, false, false, false, false});
+  std::vector<LinearCase> cases;
+  for (int rows : {1, 3, 8, 9, 16, 17, 31, 48}) {  // More than 16 in several passes.
+    cases.push_back({.rows = rows, .in = 512, .out = 256, .norm = true});
+    cases.push_back({.rows = rows, .in = 640, .out = 512, .norm = true, .gated = true});
+    cases.push_back({.rows = rows, .in = 14336, .out = 128, .add = true});
+    cases.push_back({.rows = rows, .in = 4096, .out = 1024, .norm = true, .bias = true});
+    cases.push_back({.rows = rows, .in = 128, .out = 16});
+    cases.push_back({.rows = rows, .in = 256, .out = 64, .is_float = true});
   }
-  for (const Case& c : cases) {
+  for (const LinearCase& c : cases) {
     SCOPED_TRACE(testing::Message() << "rows " << c.rows << " in " << c.in << " out " << c.out);
-    const int columns = c.gated ? c.out / 2 : c.out;
     StoredMatrix stored(GetParam(), c.out, c.in, random_);
     DeviceMatrix matrix(stored, GetParam().kind);
     TensorView without_factor = stored.view;
     without_factor.scales.factor = 1;
-    std::vector<double> values = ValuesOf(without_factor);
-    for (double& value : values) {
+    std::vector<double> weights = ValuesOf(without_factor);
+    double squares = 0;
+    for (double& value : weights) {
       // Of 4 bits, code times scale is a number in bf16.
       if (GetParam().kind != WeightKind::kInt8) value = Value(__float2bfloat16(static_cast<float>(value)));
       value *= stored.view.scales.factor;
+      squares += value * value;
     }
-    double squares = 0;
-    for (double value : values) squares += value * value;
     // Sums of about 1, so that a gate is neither open nor shut.
     const auto small = static_cast<float>(1 / std::sqrt(squares / c.out));
-    Both<Bf16> in(Random(size_t(c.rows) * c.in, c.norm ? 1 : small)), out(Random(size_t(c.rows) * columns)),
-        norm(Random(c.in, small)), bias(Random(c.out));
-    SkinnyLinearArguments a;
+    LinearValues values(c, c.norm ? 1 : small, small, random_);
+    SkinnyLinearArguments a = values.Arguments(c);
     a.few_bits = matrix.weight;
-    a.in = in.device();
-    if (c.norm) a.norm = norm.device();
-    if (c.bias) a.bias = bias.device();
-    a.epsilon = 1e-5f;
-    a.out = out.device();
-    a.add = c.add;
-    a.is_gated = c.gated;
-    a.rows = c.rows;
-    a.out_features = c.out;
-    a.in_features = c.in;
-    ASSERT_TRUE(IsSkinny(a));
-    Check(LaunchSkinnyLinear(a, multiprocessors_, nullptr));
+    ASSERT_TRUE(RunFewRows(a, multiprocessors_, compute_major_, nullptr));
     Finish();
-    std::vector<double> wanted;
-    for (int row = 0; row < c.rows; ++row) {
-      double sum = 0;
-      std::vector<double> x(c.in);
-      for (int k = 0; k < c.in; ++k) {
-        x[k] = Value(in.host[size_t(row) * c.in + k]);
-        sum += x[k] * x[k];
-      }
-      for (int k = 0; k < c.in && c.norm; ++k) {
-        x[k] = Value(__float2bfloat16(static_cast<float>(x[k] * Value(norm.host[k])))) / std::sqrt(sum / c.in + 1e-5);
-      }
-      const auto dot = [&](int feature) {
-        double total = 0;
-        for (int k = 0; k < c.in; ++k) total += x[k] * values[size_t(feature) * c.in + k];
-        return total;
-      };
-      for (int column = 0; column < columns; ++column) {
-        double value = dot(column);
-        if (c.gated) value = value / (1 + std::exp(-value)) * dot(columns + column);
-        if (c.bias) value += Value(bias.host[column]);
-        if (c.add) value += Value(out.host[size_t(row) * columns + column]);
-        wanted.push_back(value);
-      }
-    }
-    ExpectNear(out.Read(), wanted, 0.01, "out");
+    values.Expect(c, weights);
   }
+}
+
+TEST_P(FewBitTest, ManyRowsAreForWidenedWeights) {
+  SkinnyLinearArguments a;
+  a.few_bits.kind = GetParam().kind;
+  a.rows = 49, a.in_features = 512, a.out_features = 256;
+  EXPECT_FALSE(RunFewRows(a, multiprocessors_, compute_major_, nullptr));
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, FewBitTest, testing::ValuesIn(kFormats),
