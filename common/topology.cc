@@ -223,6 +223,7 @@ PoolSettings ReadPool(ConfigNode node) {
                                  "): each running request needs one token a step"));
   }
   pool.host = node.GetString("host", pool.host);
+  pool.domain = node.GetString("domain", pool.host);
   ConfigNode ports = node.GetMap("ports");
   // The last replica's port must exist, too.
   const int64_t last = 65535 - (pool.replicas - 1);
@@ -425,6 +426,7 @@ std::vector<ProcessPlan> Topology::Processes() const {
       if (pool.role == Role::kDecode) {
         process.link_address = WithPort(pool.host, pool.link_port, replica);
       }
+      process.domain = pool.domain;
       processes.push_back(process);
       for (int rank = 1; rank < pool.parallelism.tp; ++rank) {
         ProcessPlan& other = processes.emplace_back(process);

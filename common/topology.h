@@ -104,7 +104,8 @@ struct PoolSettings {
   int64_t max_waiting_requests = 256;
   absl::Duration kv_hold = absl::Seconds(30);  // Prefill: longest hold of KV for a decode worker.
   std::string host = "127.0.0.1";
-  int service_port = 0;  // First replica's; 0 draws free ones.
+  std::string domain = host;  // What its workers share with those of the same domain: a host, an NVLink rack.
+  int service_port = 0;       // First replica's; 0 draws free ones.
   int link_port = 0;
   int metrics_port = 0;
   std::string where;  // "file:line" of the pool, for errors.
@@ -131,6 +132,7 @@ struct ProcessPlan {
   std::optional<int> gpu;
   // Port 0 where it is drawn at start.
   std::string service_address, http_address, link_address, metrics_address;
+  std::string domain;  // Its pool's.
 };
 
 // A whole cluster as one YAML file says it; docs/configuration.md lists every key.

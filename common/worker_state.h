@@ -16,6 +16,7 @@ struct WorkerRegistration {
   Incarnation incarnation;
   Role role = Role::kPrefill;
   std::string service_address, link_address;
+  std::string domain;
   uint64_t model_fingerprint = 0;
   int total_pages = 0;
   int page_tokens = 0;

@@ -221,6 +221,7 @@ void DecodeParts::StartAgent(const std::string& router, const ProcessPlan& plan)
                           .role = Role::kDecode,
                           .service_address = server_->address(),
                           .link_address = absl::StrCat(host, ":", hub_->port()),
+                          .domain = plan.domain,
                           .model_fingerprint = engine.fingerprint(),
                           .total_pages = engine.layout().num_pages,
                           .page_tokens = engine.layout().page_tokens,

@@ -16,6 +16,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 ProgramResult Tandem(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), TANDEM_BINARY_DIR "/bin/tandem");
@@ -119,6 +120,28 @@ TEST_F(CheckedFileTest, SecretsThatCannotBeReadAreTheLinesError) {
               Ends(2, "t.yaml:7: cluster.secret_file: " + (folder_ / "no_such_file").string() + ": No such file"));
   EXPECT_THAT(CheckPool(kModel, "kv_memory: 1 MiB}\ncluster: {secret_env: TANDEM_NO_SUCH_VARIABLE"),
               Ends(2, "t.yaml:7: cluster.secret_env: the environment has no variable TANDEM_NO_SUCH_VARIABLE"));
+}
+
+TEST_F(CheckedFileTest, SettingsArePrintedWithoutTheirSecrets) {
+  const std::string secret = "0123456789abcdef-secret";
+  std::ofstream(folder_ / "secret") << secret;
+  setenv("TANDEM_TEST_KEY", secret.c_str(), /*overwrite=*/1);
+  std::ofstream(folder_ / "t.yaml") << "model: {path: " << kModel << R"(, served_name: m}
+router: {api_keys: [{name: ann, key_env: TANDEM_TEST_KEY}]}
+pools:
+  - {name: decode, role: decode, kv_memory: 1 MiB}
+cluster: {secret_file: secret}
+)";
+  for (const char* flag : {"--print-config", "--print_config"}) {
+    const ProgramResult result = Tandem({"check", folder_ / "t.yaml", flag});
+    EXPECT_THAT(result, Ends(0, "    - name: ann\n      key_env: TANDEM_TEST_KEY\n"));
+    EXPECT_THAT(result.output, AllOf(HasSubstr("secret_file: " + (folder_ / "secret").string()),
+                                     HasSubstr("max_waiting_requests: 256"), Not(HasSubstr(secret))));
+    EXPECT_THAT(result.errors, Not(HasSubstr(secret)));
+    ASSERT_OK_AND_ASSIGN(const Topology topology, Topology::Parse(result.output, "/t.yaml"));
+    EXPECT_EQ(topology.pools[0].kv_memory_bytes, 1 << 20);
+  }
+  unsetenv("TANDEM_TEST_KEY");
 }
 
 TEST_F(CheckedFileTest, KvMemoryUnderAPageIsRefusedWithItsLineAndThePageSize) {

@@ -29,6 +29,7 @@
 #include "common/clock.h"
 #include "common/error_reason.h"
 #include "common/topology.h"
+#include "common/topology_text.h"
 #include "deploy/bench.h"
 #include "deploy/check.h"
 #include "deploy/launcher.h"
@@ -42,6 +43,8 @@ ABSL_FLAG(double, top_p, 1, "generate: keep the smallest set of tokens with this
 ABSL_FLAG(std::string, json_schema, "", "generate: file with a JSON schema; the answer is JSON that it describes.");
 ABSL_FLAG(absl::Duration, timeout, absl::Minutes(5), "generate: deadline; restart: of each worker.");
 ABSL_FLAG(bool, times, false, "generate: print where the time went.");
+ABSL_FLAG(bool, print_config, false,
+          "check: print every setting that holds, also those left to their defaults, as YAML.");
 ABSL_FLAG(bool, wait, false, "status: wait until the cluster is ready, with a line per process.");
 
 namespace tandem {
@@ -49,7 +52,7 @@ namespace {
 
 constexpr char kUsage[] = R"(Serves language models with prefill and decode on separate workers.
 
-  tandem check FILE            check a topology and print what it would start
+  tandem check FILE            check a topology and print what it would start, or, with --print-config, all settings
   tandem up FILE               start it here; Ctrl-C drains and stops, twice stops at once
   tandem generate "question"   ask the model (--text="..." continues a text instead)
   tandem status [--wait]       show workers, links and load
@@ -95,7 +98,7 @@ int Check(const std::string& file) {
   if (!topology.ok()) return Fail(topology.status(), 2);
   absl::StatusOr<std::string> table = DescribeTopology(*topology, ProgramFolder());
   if (!table.ok()) return Fail(table.status(), 2);
-  printf("%s", table->c_str());
+  printf("%s", (absl::GetFlag(FLAGS_print_config) ? TopologyText(*topology) : *table).c_str());
   return 0;
 }
 
@@ -407,6 +410,11 @@ int Run(const std::vector<char*>& arguments) {
 }  // namespace tandem
 
 int main(int argc, char** argv) {
+  // As people type it: --max-tokens for --max_tokens.
+  for (char* argument : absl::MakeSpan(argv + 1, std::max(argc - 1, 0))) {
+    if (!absl::StartsWith(argument, "--")) continue;
+    for (char* at = argument + 2; *at != '\0' && *at != '='; ++at) *at = *at == '-' ? '_' : *at;
+  }
   absl::SetProgramUsageMessage(tandem::kUsage);
   // --help shows the flags of all commands.
   absl::FlagsUsageConfig config;

@@ -212,6 +212,7 @@ void PrefillParts::StartAgent(const std::string& router, const ProcessPlan& plan
                           .incarnation = incarnation_,
                           .role = Role::kPrefill,
                           .service_address = server_->address(),
+                          .domain = plan.domain,
                           .model_fingerprint = engine.fingerprint(),
                           .total_pages = engine.layout().num_pages,
                           .page_tokens = engine.layout().page_tokens,

@@ -3,6 +3,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -35,9 +36,10 @@ struct Candidate {
   const WorkerView* worker = nullptr;
   int hit_tokens = 0;
   double seconds = 0;  // To the first token, or for each token, as the list has it.
-  // Of decode workers beside a prefill worker: the link between them, and how long KV comes behind the first token.
-  const LinkReport* link = nullptr;
-  double gap_seconds = 0;
+  // Of decode workers beside a prefill worker: how fast the link between them is (0: not known), and how long KV comes
+  // behind the first token.
+  double link_gigabytes_per_second = 0, gap_seconds = 0;
+  bool is_in_domain = false;  // That of the prefill worker.
 };
 
 bool Contains(const std::vector<Incarnation>& list, Incarnation id) {
@@ -167,6 +169,9 @@ class Chooser {
       return *std::max_element(equals.begin(), equals.end(),
                                [&](size_t a, size_t b) { return Fit(name_of(a)) < Fit(name_of(b)); });
     }
+    // Links between domains are shared by many, which a test of one link alone does not tell.
+    const auto is_near = [&](size_t i) { return candidates[i].is_in_domain; };
+    if (std::any_of(equals.begin(), equals.end(), is_near)) std::erase_if(equals, std::not_fn(is_near));
     // The view has no order of its own; a draw needs one.
     std::sort(equals.begin(), equals.end(), [&](size_t a, size_t b) { return name_of(a) < name_of(b); });
     const size_t first = equals[request_.random % equals.size()];
@@ -186,24 +191,54 @@ class Chooser {
 
   // The seconds for which decode waits for KV after the first token: pushes begin with the computing, and go on beside
   // it.
-  double TransferGap(const Candidate& prefill, const WorkerView& decode, int hit, const LinkReport& link) const {
+  double TransferGap(const Candidate& prefill, const WorkerView& decode, int hit, const LinkReport& link,
+                     double gigabytes_per_second) const {
     const double pages = static_cast<double>(prompt_tokens_ - hit) / decode.registration.page_tokens;
-    if (link.gigabytes_per_second <= 0) return 0;
-    const double transfer =
-        pages * static_cast<double>(decode.registration.page_bytes) / (link.gigabytes_per_second * 1e9);
+    if (gigabytes_per_second <= 0) return 0;
+    const double transfer = pages * static_cast<double>(decode.registration.page_bytes) / (gigabytes_per_second * 1e9);
     const double rate = prefill.worker->speed.prefill_tokens_per_second().value_or(mean_rate_);
     return std::max(0.0, transfer - (prompt_tokens_ - prefill.hit_tokens) / rate) + link.latency_us * 1e-6;
   }
 
+  // What is assumed of links of a prefill worker that were not measured: the mean of its others, within its domain and
+  // beyond it.
+  class LinkRates {
+   public:
+    void Add(bool is_in_domain, double gigabytes_per_second) {
+      if (gigabytes_per_second <= 0) return;
+      sums_[is_in_domain] += gigabytes_per_second;
+      ++counts_[is_in_domain];
+    }
+    // 0: none of the kind was measured.
+    double Mean(bool is_in_domain) const {
+      return counts_[is_in_domain] == 0 ? 0 : sums_[is_in_domain] / counts_[is_in_domain];
+    }
+
+   private:
+    double sums_[2] = {};
+    int counts_[2] = {};
+  };
+
   // Of those that `prefill` can hand over to.
   std::optional<Candidate> BestDecode(const Candidate& prefill) const {
-    std::vector<Candidate> candidates;
+    LinkRates rates;
+    const auto is_in_domain = [&](const WorkerView& decode) {
+      return decode.registration.domain == prefill.worker->registration.domain;
+    };
+    std::vector<std::pair<const LinkReport*, const WorkerView*>> linked;
     for (const LinkReport& link : prefill.worker->heartbeat.links) {
       const WorkerView* worker = link.up ? view_.Find(link.peer) : nullptr;
-      if (worker == nullptr || !CanTake(*worker, Role::kDecode)) continue;
+      if (worker == nullptr) continue;
+      rates.Add(is_in_domain(*worker), link.gigabytes_per_second);
+      if (CanTake(*worker, Role::kDecode)) linked.emplace_back(&link, worker);
+    }
+    std::vector<Candidate> candidates;
+    for (const auto& [link, worker] : linked) {
+      const bool is_near = is_in_domain(*worker);
+      const double rate = link->gigabytes_per_second > 0 ? link->gigabytes_per_second : rates.Mean(is_near);
       const int hit = HitTokens(*worker);
-      const double gap = TransferGap(prefill, *worker, hit, link);
-      candidates.push_back({worker, hit, TimePerToken(*worker, hit) + gap / output_tokens_, &link, gap});
+      const double gap = TransferGap(prefill, *worker, hit, *link, rate);
+      candidates.push_back({worker, hit, TimePerToken(*worker, hit) + gap / output_tokens_, rate, gap, is_near});
     }
     if (candidates.empty()) return std::nullopt;
     return candidates[PickBest(candidates)];
@@ -267,8 +302,9 @@ class Chooser {
     placement.reason = absl::StrCat(prefill.worker->registration.worker_id, " and ",
                                     decode.worker->registration.worker_id, ": ", Describe(prefill, placement), "; ",
                                     DescribeDecode(*decode.worker), ", ", decode.hit_tokens, " cached on decode, link ",
-                                    absl::StrFormat("%.1f GB/s, KV %.2f ms behind the first token",
-                                                    decode.link->gigabytes_per_second, 1e3 * decode.gap_seconds));
+                                    decode.is_in_domain ? "within " : "to ", decode.worker->registration.domain,
+                                    absl::StrFormat(" of %.1f GB/s, KV %.2f ms behind the first token",
+                                                    decode.link_gigabytes_per_second, 1e3 * decode.gap_seconds));
     return placement;
   }
 

@@ -26,6 +26,7 @@ class PlacementTest : public testing::Test {
                                     .incarnation = Incarnation(id),
                                     .role = role,
                                     .link_address = name,
+                                    .domain = "rack",
                                     .total_pages = 100,
                                     .page_tokens = 4,
                                     .max_context_tokens = 1000};
@@ -96,8 +97,9 @@ TEST_F(PlacementTest, GoesToTheWorkerWhoseFirstTokenComesFirst) {
   EXPECT_EQ(placement.predicted_ttft, absl::Milliseconds(40));
   EXPECT_THAT(placement.reason, testing::HasSubstr("40ms to the first token (0 queued, 40 in the prompt, 0 cached, "
                                                    "at 1000 tokens/s)"));
-  EXPECT_THAT(placement.reason, testing::ContainsRegex("; 0 running, [0-9]+ free pages, 0 cached on decode, link "
-                                                       "[0-9.]+ GB/s, KV [0-9.]+ ms behind the first token$"));
+  EXPECT_THAT(placement.reason,
+              testing::ContainsRegex("; 0 running, [0-9]+ free pages, 0 cached on decode, link "
+                                     "within rack of [0-9.]+ GB/s, KV [0-9.]+ ms behind the first token$"));
 }
 
 TEST_F(PlacementTest, OtherPoliciesLookAtRequestsOrAtNothing) {
@@ -221,6 +223,36 @@ TEST_F(PlacementTest, AFasterLinkIsWorthARequestMore) {
   Expect(1, 12);
   State(1).links[0].gigabytes_per_second = 10;
   Expect(1, 11);
+}
+
+TEST_F(PlacementTest, OfEqualsThoseInTheDomainOfPrefillAreTaken) {
+  TwoPlusTwo();
+  view_.Find(Incarnation(2))->registration.domain = "far";
+  view_.Find(Incarnation(12))->registration.domain = "far";
+  for (uint64_t random : {0ull, 1ull, 1ull << 32, 1ull + (1ull << 32)}) {
+    ASSERT_OK_AND_ASSIGN(Placement placement, Run({.random = random}));
+    EXPECT_EQ(placement.prefill.value() == 2, placement.decode.value() == 12) << random;
+  }
+  State(11).running_requests = 10;  // Its tokens take longer than a link between domains costs.
+  ASSERT_OK_AND_ASSIGN(Placement placement, Run());
+  EXPECT_EQ(placement.prefill, Incarnation(1));
+  EXPECT_EQ(placement.decode, Incarnation(12));
+  EXPECT_THAT(placement.reason, testing::HasSubstr("link to far of "));
+}
+
+TEST_F(PlacementTest, ALinkThatWasNotMeasuredIsAsFastAsOthersOfItsKind) {
+  TwoPlusTwo();
+  Add(13, Role::kDecode, "decode-2");
+  for (uint64_t id : {11, 12, 13}) view_.Find(Incarnation(id))->registration.page_bytes = 1 << 20;
+  view_.Find(Incarnation(12))->registration.domain = view_.Find(Incarnation(13))->registration.domain = "far";
+  State(1).links = {{.peer = Incarnation(11), .up = true, .gigabytes_per_second = 10},
+                    {.peer = Incarnation(12), .up = true, .gigabytes_per_second = 0.01},
+                    {.peer = Incarnation(13), .up = true}};
+  State(11).running_requests = 20;
+  Expect(1, 11);  // 11 MB to another domain take a second, by the one link that was measured.
+  State(1).links[1].gigabytes_per_second = 10;
+  State(12).running_requests = 20;
+  Expect(1, 13);
 }
 
 TEST_F(PlacementTest, ShortPromptsRunOnDecodeWhenThatIsClearlySooner) {

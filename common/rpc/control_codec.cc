@@ -16,6 +16,7 @@ void EncodeRegistration(const WorkerRegistration& registration, v1::Registration
   proto->set_page_tokens(registration.page_tokens);
   proto->set_max_context_tokens(registration.max_context_tokens);
   proto->set_page_bytes(registration.page_bytes);
+  proto->set_domain(registration.domain);
 }
 
 absl::StatusOr<WorkerRegistration> DecodeRegistration(const v1::Registration& proto) {
@@ -29,6 +30,7 @@ absl::StatusOr<WorkerRegistration> DecodeRegistration(const v1::Registration& pr
   registration.page_tokens = proto.page_tokens();
   registration.max_context_tokens = proto.max_context_tokens();
   registration.page_bytes = proto.page_bytes();
+  registration.domain = proto.domain();
   if (proto.role() == RoleName(Role::kDecode)) {
     registration.role = Role::kDecode;
   } else if (proto.role() != RoleName(Role::kPrefill)) {
