@@ -126,7 +126,9 @@ std::vector<ServiceTier> ReadServiceTiers(ConfigNode& router) {
     tier.priority = static_cast<int>(node.GetInt("priority", 0, -100, 100));
     if (node.Has("ttft")) tier.ttft = node.GetDuration("ttft", tier.ttft);
     if (tier.name == "auto") node.AddError("name", "auto is what clients call the default tier; name it default");
+    if (node.Has("tpot")) tier.tpot = node.GetDuration("tpot", tier.tpot);
     if (tier.ttft <= absl::ZeroDuration()) node.AddError("ttft", "must be over 0");
+    if (tier.tpot <= absl::ZeroDuration()) node.AddError("tpot", "must be over 0");
     for (size_t i = 0; i + 1 < tiers.size(); ++i) {
       if (tiers[i].name == tier.name) node.AddError("name", absl::StrCat("two tiers are named ", tier.name));
     }

@@ -57,6 +57,8 @@ struct ServiceTier {
   // A request is refused at once when others are before it and 0.8 of the predicted time to its first token, at the
   // rate that was measured of the worker, is more than is left of this.
   absl::Duration ttft = absl::InfiniteDuration();
+  // The same for the predicted time per further token, where others run on the decode worker.
+  absl::Duration tpot = absl::InfiniteDuration();
 };
 
 struct RouterSettings {

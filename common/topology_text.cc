@@ -63,6 +63,7 @@ Section RouterSection(const RouterSettings& router) {
   for (const ServiceTier& tier : router.service_tiers) {
     Section& section = tiers.emplace_back().Set("name", tier.name).Set("priority", tier.priority);
     if (tier.ttft < absl::InfiniteDuration()) section.Set("ttft", tier.ttft);
+    if (tier.tpot < absl::InfiniteDuration()) section.Set("tpot", tier.tpot);
   }
   for (const ApiKeySettings& key : router.api_keys) {
     Section& section = keys.emplace_back().Set("name", key.name).SetSecret("key", key.key);

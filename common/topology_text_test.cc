@@ -25,7 +25,7 @@ router:
   conditional_prefill_tokens: 7
   chat_output: text
   service_tiers:
-    - {name: default, priority: -1, ttft: 2.5s}
+    - {name: default, priority: -1, ttft: 2.5s, tpot: 40ms}
     - {name: batch, priority: 3}
   tracing: {otlp_endpoint: "127.0.0.1:4318", share: 0.25}
   api_keys:

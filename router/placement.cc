@@ -112,6 +112,10 @@ class Chooser {
     return QueuedTokens(worker) > 0 && worker.speed.prefill_tokens_per_second().has_value();
   }
 
+  static bool IsSureToShare(const WorkerView& worker) {
+    return Running(worker) > 0 && worker.speed.TimePerToken(1).has_value();
+  }
+
   // The last token is always computed: its logits are wanted.
   Candidate FirstTokenFrom(const WorkerView& worker) const {
     const int hit = std::min(HitTokens(worker), prompt_tokens_ - 1);
@@ -285,6 +289,7 @@ class Chooser {
     placement.predicted_ttft = absl::Seconds(first_token_seconds);
     placement.is_sure_to_wait = IsSureToWait(*decode.worker);
     placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
+    placement.is_sure_to_share = IsSureToShare(*decode.worker);
     placement.reason = absl::StrCat(decode.worker->registration.worker_id, " alone: ", Describe(decode, placement),
                                     "; ", DescribeDecode(*decode.worker));
     return placement;
@@ -299,6 +304,7 @@ class Chooser {
     placement.predicted_ttft = absl::Seconds(prefill.seconds);
     placement.is_sure_to_wait = IsSureToWait(*prefill.worker);
     placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
+    placement.is_sure_to_share = IsSureToShare(*decode.worker);
     placement.reason = absl::StrCat(prefill.worker->registration.worker_id, " and ",
                                     decode.worker->registration.worker_id, ": ", Describe(prefill, placement), "; ",
                                     DescribeDecode(*decode.worker), ", ", decode.hit_tokens, " cached on decode, link ",

@@ -47,6 +47,8 @@ struct Placement {
   // a rate that was measured in a bad moment must not keep all away who could show a better one.
   bool is_sure_to_wait = false;
   absl::Duration predicted_tpot;
+  // Others run on the decode worker, and predicted_tpot is of what was measured of it.
+  bool is_sure_to_share = false;
   std::string reason;  // The figures of the choice, for logs.
 };
 

@@ -214,6 +214,18 @@ TEST_F(PlacementTest, DecodeGoesWhereATokenTakesLess) {
   Expect(1, 11);
 }
 
+TEST_F(PlacementTest, SaysWhereOthersRunThatWereMeasured) {
+  TwoPlusTwo();
+  const auto is_sure = [&] { return Run()->is_sure_to_share; };
+  EXPECT_FALSE(is_sure());
+  for (uint64_t id : {11, 12}) State(id).running_requests = 1;
+  EXPECT_FALSE(is_sure());
+  for (uint64_t id : {11, 12}) MeasureDecode(id, absl::Milliseconds(20));
+  EXPECT_TRUE(is_sure());
+  for (uint64_t id : {11, 12}) State(id).running_requests = 0;
+  EXPECT_FALSE(is_sure());
+}
+
 TEST_F(PlacementTest, AFasterLinkIsWorthARequestMore) {
   TwoPlusTwo();
   for (uint64_t id : {11, 12}) view_.Find(Incarnation(id))->registration.page_bytes = 1 << 20;

@@ -68,7 +68,7 @@ struct Request {
   uint64_t affinity = 0;  // As PlacementRequest has it.
   int num_samples = 1;
   absl::Time deadline = absl::InfiniteFuture();
-  absl::Duration ttft_limit = absl::InfiniteDuration();  // As ServiceTier has it.
+  absl::Duration ttft_limit = absl::InfiniteDuration(), tpot_limit = ttft_limit;  // As ServiceTier has them.
   absl::Time arrival;
   TraceContext trace;
   // Who names no time, or a late one, waits as if the first token were wanted so long after the arrival: among those

@@ -132,6 +132,7 @@ absl::Status RequestBuilder::ApplyTier(absl::string_view name, Request& request)
     if (tier.name == (is_default ? "default" : name)) {
       request.priority = std::clamp(request.priority + tier.priority, -kMaxPriority, kMaxPriority);
       request.ttft_limit = tier.ttft;
+      request.tpot_limit = tier.tpot;
       return absl::OkStatus();
     }
     names.push_back(tier.name);

@@ -15,6 +15,8 @@ namespace {
 // Of the predicted time to the first token: it will hardly come sooner.
 constexpr double kSurely = 0.8;
 
+constexpr int kTypicalOutputTokens = 64;  // That those which run may have before them.
+
 // The first sample has the request's own seed. The others' are hashed, not counted up: the sampler itself counts from
 // the seed, and their draws must not be those of another sample at another token.
 uint64_t SampleSeed(uint64_t seed, int sample) {
@@ -81,17 +83,29 @@ SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placeme
 absl::Status RequestSession::CheckInTime(const Placement& placement, absl::Time now) const {
   // Further samples wait for the first one of their own call, which is no reason to refuse it; and what was begun goes
   // on until its deadline.
-  if (sample_ > 0 || retries_ > 0 || state_ != State::kQueued || !placement.is_sure_to_wait) return absl::OkStatus();
+  if (sample_ > 0 || retries_ > 0 || state_ != State::kQueued) return absl::OkStatus();
+  const auto refuse = [](absl::string_view what, absl::Duration predicted, absl::string_view allows,
+                         absl::Duration allowed, absl::Duration retry_after) {
+    const auto rounded = [](absl::Duration time) {
+      return absl::FormatDuration(absl::Trunc(std::max(time, absl::ZeroDuration()), absl::Milliseconds(1)));
+    };
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
+        absl::StrCat(what, " is predicted to come in ", rounded(predicted), ", and ", allows, " ", rounded(allowed)),
+        std::clamp(retry_after, absl::Milliseconds(10), absl::Seconds(30)));
+  };
   const absl::Duration left = std::min(request_.deadline - now, arrival_ + request_.ttft_limit - now);
   const absl::Duration earliest = placement.predicted_ttft * kSurely;
-  if (earliest <= left) return absl::OkStatus();
-  const auto rounded = [](absl::Duration time) {
-    return absl::FormatDuration(absl::Trunc(std::max(time, absl::ZeroDuration()), absl::Milliseconds(1)));
-  };
-  return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
-                   absl::StrCat("the first token is predicted to come in ", rounded(placement.predicted_ttft),
-                                ", and the deadline or the service tier leaves ", rounded(left)),
-                   std::clamp(earliest - left, absl::Milliseconds(10), absl::Seconds(30)));
+  if (placement.is_sure_to_wait && earliest > left) {
+    return refuse("the first token", placement.predicted_ttft, "the deadline or the service tier leaves", left,
+                  earliest - left);
+  }
+  if (placement.is_sure_to_share && placement.predicted_tpot * kSurely > request_.tpot_limit) {
+    // By then one of those that run has likely ended.
+    return refuse("each further token", placement.predicted_tpot, "the service tier allows", request_.tpot_limit,
+                  placement.predicted_tpot * kTypicalOutputTokens);
+  }
+  return absl::OkStatus();
 }
 
 StartLeg RequestSession::MakeStart(absl::Time now) const {

@@ -95,7 +95,8 @@ class RequestSession {
     bool open() const { return id.is_set(); }
   };
   StartLeg MakeStart(absl::Time now) const;
-  // RESOURCE_EXHAUSTED: the first token is predicted to come after the deadline, or after the request's limit.
+  // RESOURCE_EXHAUSTED: the first token is predicted to come after the deadline, or after the request's limit, or the
+  // others to take longer each than it allows.
   absl::Status CheckInTime(const Placement& placement, absl::Time now) const;
   void OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
   // For a last token: prefill's is the only one, and its KV goes nowhere.

@@ -412,6 +412,27 @@ TEST_F(RequestSessionTest, IsRefusedAtOnceWhereTheFirstTokenWouldComeTooLate) {
   EXPECT_THAT(place().finished.value(), StatusIs(absl::StatusCode::kResourceExhausted));
 }
 
+TEST_F(RequestSessionTest, IsRefusedAtOnceWhereFurtherTokensWouldTakeTooLong) {
+  Placement placement{kPrefill, kDecode};
+  placement.predicted_tpot = absl::Milliseconds(100);
+  const auto place = [&]() -> const SessionActions& {
+    session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
+    Do(session_->Begin());
+    return Do(session_->OnPlaced(placement, view_, kNow));
+  };
+  request_.tpot_limit = absl::Milliseconds(79);
+  EXPECT_FALSE(place().finished.has_value());  // Nobody runs there: it may show that it goes faster.
+  placement.is_sure_to_share = true;
+  const absl::Status slow = place().finished.value();
+  EXPECT_THAT(slow, StatusIs(absl::StatusCode::kResourceExhausted,
+                             HasSubstr("each further token is predicted to come in 100ms, and the service tier allows "
+                                       "79ms")));
+  EXPECT_EQ(GetRetryAfter(slow), absl::Milliseconds(6400));
+  EXPECT_THAT(last_.starts, IsEmpty());
+  request_.tpot_limit = absl::Milliseconds(81);
+  EXPECT_FALSE(place().finished.has_value());  // It might just do.
+}
+
 TEST_F(RequestSessionTest, ACallsFurtherSamplesAreNotRefusedForTheFirst) {
   request_.ttft_limit = absl::Seconds(1);
   Placement placement{kPrefill, kDecode};

@@ -135,7 +135,8 @@ TEST_F(RequestBuilderTest, KeepsASeedThatWasGiven) {
 TEST_F(RequestBuilderTest, TiersSetPriorityAndLimit) {
   const RequestBuilder builder(
       "smollm2", SmolLm2(), nullptr,
-      {{.name = "default", .priority = 1}, {.name = "priority", .priority = 60, .ttft = absl::Seconds(2)}});
+      {{.name = "default", .priority = 1},
+       {.name = "priority", .priority = 60, .ttft = absl::Seconds(2), .tpot = absl::Milliseconds(50)}});
   for (const char* name : {"", "auto", "default"}) {
     raw_.service_tier = name;
     ASSERT_OK_AND_ASSIGN(const Request request, builder.Build(raw_));
@@ -147,6 +148,7 @@ TEST_F(RequestBuilderTest, TiersSetPriorityAndLimit) {
   ASSERT_OK_AND_ASSIGN(const Request request, builder.Build(raw_));
   EXPECT_EQ(request.priority, 100);  // As high as there is.
   EXPECT_EQ(request.ttft_limit, absl::Seconds(2));
+  EXPECT_EQ(request.tpot_limit, absl::Milliseconds(50));
   raw_.service_tier = "flex";
   EXPECT_THAT(builder.Build(raw_), StatusIs(absl::StatusCode::kInvalidArgument,
                                             HasSubstr("there is no \"flex\"; there are: default, priority")));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
@@ -18,6 +19,7 @@ namespace {
 // What a call's headers say.
 struct CallHeaders {
   std::string name, session, trace_parent;
+  absl::Duration timeout = absl::InfiniteDuration();
 };
 
 // A body that was understood.
@@ -57,6 +59,25 @@ absl::StatusOr<std::string> NameOf(const HttpHeaders& headers) {
     return absl::InvalidArgumentError("request_id: must be printable ASCII without spaces");
   }
   return std::string(id);
+}
+
+// In seconds, for the whole answer; without it there is no limit.
+absl::StatusOr<absl::Duration> TimeoutOf(const HttpHeaders& headers) {
+  const absl::string_view text = headers.Get("X-Request-Timeout");
+  double seconds = 0;
+  if (text.empty()) return absl::InfiniteDuration();
+  if (!absl::SimpleAtod(text, &seconds) || !(seconds > 0)) {
+    return absl::InvalidArgumentError(absl::StrCat("request_timeout: expected seconds over 0, got \"", text, "\""));
+  }
+  return absl::Seconds(seconds);
+}
+
+absl::StatusOr<CallHeaders> ReadHeaders(const HttpHeaders& headers) {
+  CallHeaders out{.session = std::string(headers.Get("X-Session-Id")),
+                  .trace_parent = std::string(headers.Get("traceparent"))};
+  ASSIGN_OR_RETURN(out.name, NameOf(headers));
+  ASSIGN_OR_RETURN(out.timeout, TimeoutOf(headers));
+  return out;
 }
 
 // Thread-safety: the HTTP server's thread, but for Prepare.
@@ -154,8 +175,9 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
       auto owned = std::make_shared<Request>(std::move(request));
       owned->tenant = tenant_;
       // The call's own prompts are no reason to refuse it.
-      if (!requests_.empty()) owned->ttft_limit = absl::InfiniteDuration();
+      if (!requests_.empty()) owned->ttft_limit = owned->tpot_limit = absl::InfiniteDuration();
       owned->arrival = arrival_;
+      owned->deadline = arrival_ + headers_.timeout;
       owned->sink = shared_.relay.NewSink(shared_from_this(), static_cast<int>(requests_.size()));
       requests_.push_back(std::move(owned));
     }
@@ -267,16 +289,13 @@ void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenan
     return;
   }
   reply->OnOver([&shared] { shared.gate.Leave(); });
-  absl::StatusOr<std::string> name = NameOf(request.headers);
-  if (!name.ok()) {
-    shared.core.CountRefused(name.status());
-    reply->Send(OpenAiError(name.status()));
+  absl::StatusOr<CallHeaders> headers = ReadHeaders(request.headers);
+  if (!headers.ok()) {
+    shared.core.CountRefused(headers.status());
+    reply->Send(OpenAiError(headers.status()));
     return;
   }
-  CallHeaders headers{.name = *std::move(name),
-                      .session = std::string(request.headers.Get("X-Session-Id")),
-                      .trace_parent = std::string(request.headers.Get("traceparent"))};
-  std::make_shared<OpenAiCall>(shared, endpoint, tenant, std::move(headers), std::move(reply))
+  std::make_shared<OpenAiCall>(shared, endpoint, tenant, *std::move(headers), std::move(reply))
       ->Begin(std::move(request.body));
 }
 

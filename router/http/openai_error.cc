@@ -73,11 +73,9 @@ absl::string_view FieldOf(absl::string_view message) {
 }
 
 absl::string_view NameInBody(absl::string_view field) {
-  static constexpr std::pair<absl::string_view, absl::string_view> kOthers[] = {{"text", "prompt"},
-                                                                                {"token_ids", "prompt"},
-                                                                                {"chat.messages", "messages"},
-                                                                                {"chat", "messages"},
-                                                                                {"request_id", "X-Request-Id"}};
+  static constexpr std::pair<absl::string_view, absl::string_view> kOthers[] = {
+      {"text", "prompt"},   {"token_ids", "prompt"},        {"chat.messages", "messages"},
+      {"chat", "messages"}, {"request_id", "X-Request-Id"}, {"request_timeout", "X-Request-Timeout"}};
   for (const auto& [ours, theirs] : kOthers) {
     if (field == ours) return theirs;
   }

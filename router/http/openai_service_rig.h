@@ -69,31 +69,36 @@ class OpenAiServiceTest : public testing::Test {
     core_.Stop();
   }
 
-  void RegisterWorker() {
-    core_.OnRegister(LettersWorker("decode-0", kDecode),
-                     [](const absl::Status& status) { EXPECT_THAT(status, IsOk()); });
-    core_.OnWorkerSession(kDecode, true);
-    core_.OnHeartbeat(kDecode, {.free_pages = 100, .pages = {{"free", 100}}, .state = "ready", .sequence = 1});
+  void RegisterWorker(const std::string& name = "decode-0", Incarnation worker = kDecode) {
+    core_.OnRegister(LettersWorker(name, worker), [](const absl::Status& status) { EXPECT_THAT(status, IsOk()); });
+    core_.OnWorkerSession(worker, true);
+    core_.OnHeartbeat(worker, {.free_pages = 100, .pages = {{"free", 100}}, .state = "ready", .sequence = 1});
   }
-  // The legs that the worker was told to start, once there are so many.
-  std::vector<StartLeg> AwaitStarts(size_t count) {
-    std::vector<StartLeg> starts;
+  // The legs that workers were told to start, once there are so many.
+  std::vector<std::pair<Incarnation, StartLeg>> AwaitPlacedStarts(size_t count) {
+    std::vector<std::pair<Incarnation, StartLeg>> starts;
     AwaitOnOwner([&] {
       if (outside_.starts.size() < count) return false;
-      for (const auto& [worker, start] : outside_.starts) starts.push_back(start);
+      starts.assign(outside_.starts.begin(), outside_.starts.end());
       return true;
     });
+    return starts;
+  }
+  std::vector<StartLeg> AwaitStarts(size_t count) {
+    std::vector<StartLeg> starts;
+    for (auto& [worker, start] : AwaitPlacedStarts(count)) starts.push_back(std::move(start));
     return starts;
   }
   void AwaitCancels(size_t count) {
     AwaitOnOwner([&] { return outside_.cancels.size() >= count; });
   }
-  void Generate(RequestId leg, const std::string& letters, LegFinish finish = LegFinish::kNone) {
+  void Generate(RequestId leg, const std::string& letters, LegFinish finish = LegFinish::kNone,
+                Incarnation worker = kDecode) {
     LegEvent event{.id = leg, .finish = finish};
     for (char letter : letters) {
       event.tokens.push_back({.token = letter - 'a', .logprob = -0.5f, .top = {{letter - 'a', -0.5f}}});
     }
-    core_.OnWorkerEvents(kDecode, {{std::move(event)}});
+    core_.OnWorkerEvents(worker, {{std::move(event)}});
   }
   // The data of the next events, up to `count`.
   std::vector<std::string> ReadEvents(size_t count) {

@@ -1,5 +1,6 @@
 // OpenAI's calls over real sockets, with a core whose workers the test plays.
 
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -158,6 +159,52 @@ TEST_F(OpenAiServiceTest, AFailureBeforeTheFirstTokenIsAStatus) {
   HttpAnswer answer = client_.Read();
   EXPECT_EQ(answer.status, 503);
   EXPECT_THAT(At(answer.body, "/error/message"), HasSubstr("gave up after 0 retries"));
+}
+
+TEST_F(OpenAiServiceTest, ATimeoutEndsARequestWith504) {
+  RegisterWorker();
+  client_.SendRequest("POST", kCompletions, R"({"prompt":"abc"})", "X-Request-Timeout: 0.5\r\n");
+  EXPECT_EQ(AwaitStarts(1)[0].remaining, absl::Milliseconds(500));
+  clock_.Advance(absl::Milliseconds(600));
+  const HttpAnswer answer = client_.Read();
+  EXPECT_EQ(answer.status, 504);
+  EXPECT_EQ(At(answer.body, "/error/message"), "\"deadline passed\"");
+  AwaitCancels(1);
+  for (const char* wrong : {"0", "-1", "nan", "2s"}) {
+    const HttpAnswer refused =
+        client_.Ask("POST", kCompletions, R"({"prompt":"abc"})", absl::StrCat("X-Request-Timeout: ", wrong, "\r\n"));
+    EXPECT_EQ(refused.status, 400) << wrong;
+    EXPECT_EQ(At(refused.body, "/error/param"), "\"X-Request-Timeout\"") << wrong;
+  }
+}
+
+TEST_F(OpenAiServiceTest, WorkersKnowTheTraceThatTheHeaderNames) {
+  RegisterWorker();
+  const std::string trace = "0af7651916cd43dd8448eb211c80319c";
+  client_.SendRequest("POST", kCompletions, R"({"prompt":"abc"})",
+                      absl::StrCat("traceparent: 00-", trace, "-b7ad6b7169203331-01\r\n"));
+  EXPECT_THAT(AwaitStarts(1)[0].trace_parent, testing::StartsWith("00-" + trace + "-"));
+}
+
+TEST_F(OpenAiServiceTest, ASessionOfTheHeaderStaysWhereItWas) {
+  RegisterWorker();
+  RegisterWorker("decode-1", Incarnation(12));
+  std::set<Incarnation> used;
+  size_t count = 0;
+  for (int session = 0; session < 8; ++session) {
+    std::set<Incarnation> of_session;
+    for (int i = 0; i < 3; ++i) {
+      client_.SendRequest("POST", kCompletions, R"({"prompt":"abc","max_tokens":1})",
+                          absl::StrCat("X-Session-Id: s", session, "\r\n"));
+      const auto [worker, start] = AwaitPlacedStarts(++count).back();
+      of_session.insert(worker);
+      Generate(start.id, "x", LegFinish::kLength, worker);
+      EXPECT_EQ(client_.Read().status, 200);
+    }
+    EXPECT_EQ(of_session.size(), 1) << session;
+    used.insert(of_session.begin(), of_session.end());
+  }
+  EXPECT_EQ(used.size(), 2);
 }
 
 TEST_F(OpenAiServiceTest, AFailureInAStreamIsAnErrorEventAndNotDone) {
