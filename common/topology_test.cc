@@ -188,6 +188,23 @@ TEST(TopologyTest, TlsNeedsAllItsFilesAndFindsThemBesideTheTopology) {
               StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("tls.key"), HasSubstr("tls.authorities"))));
 }
 
+TEST(TopologyTest, ListensOnLoopbackUnlessToldOtherwise) {
+  ASSERT_OK_AND_ASSIGN(const Topology topology, Topology::Parse(R"(model: {path: m, served_name: m}
+pools: [{name: p, role: prefill}, {name: d, role: decode}]
+)",
+                                                                "/t.yaml"));
+  int count = 0;
+  for (const ProcessPlan& process : topology.Processes()) {
+    for (const std::string& address :
+         {process.service_address, process.http_address, process.link_address, process.metrics_address}) {
+      if (address.empty()) continue;
+      ++count;
+      EXPECT_THAT(address, testing::StartsWith("127.0.0.1:")) << process.name;
+    }
+  }
+  EXPECT_EQ(count, 8);
+}
+
 TEST(TopologyTest, ReadsTheShippedFiles) {
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/laptop.yaml")), IsOk());
   EXPECT_THAT(Topology::Load(SourcePath("deploy/topologies/gpu_pair.yaml")), IsOk());

@@ -274,13 +274,19 @@ TEST(RouterMetricsTest, TellsTheSameUnderTheNamesOfVllm) {
   RouterMetrics metrics(server, "letters");
   metrics.ObserveUpdate({.tokens = {{}}, .has_first_token = true, .latency = absl::Milliseconds(30)});
   metrics.ObserveUpdate({.tokens = {{}, {}}, .finish = RequestFinish::kStop, .latency = absl::Milliseconds(3)});
-  metrics.ObserveEnd({.prompt_tokens = 7, .completion_tokens = 3, .cached_tokens = 4, .latency = absl::Seconds(1)},
+  metrics.ObserveEnd({.prompt_tokens = 7,
+                      .completion_tokens = 3,
+                      .cached_tokens = 4,
+                      .stages = {.queue = absl::Milliseconds(250)},
+                      .latency = absl::Seconds(1)},
                      absl::OkStatus());
   ClusterView view;
   WorkerRegistration decode{.worker_id = "decode-0", .incarnation = kDecode, .role = Role::kDecode, .total_pages = 100};
   view.Register(decode, absl::UnixEpoch());
-  view.OnHeartbeat(kDecode, {.free_pages = 25, .sequence = 1}, absl::UnixEpoch());
-  metrics.SetState(view, /*active=*/5, /*waiting=*/2);
+  for (int64_t preemptions : {2, 5}) {
+    view.OnHeartbeat(kDecode, {.free_pages = 25, .preemptions = preemptions, .sequence = 1}, absl::UnixEpoch());
+    metrics.SetState(view, /*active=*/5, /*waiting=*/2);
+  }
   const std::string text = server.Text(), labels = "{engine=\"0\",model_name=\"letters\"}";
   for (const auto& [name, value] : {std::pair{"time_to_first_token_seconds_count", "1"},
                                     {"inter_token_latency_seconds_count", "1"},
@@ -289,6 +295,8 @@ TEST(RouterMetricsTest, TellsTheSameUnderTheNamesOfVllm) {
                                     {"prefix_cache_queries_total", "7"},
                                     {"prefix_cache_hits_total", "4"},
                                     {"e2e_request_latency_seconds_sum", "1"},
+                                    {"request_inference_time_seconds_sum", "0.75"},
+                                    {"num_preemptions_total", "5"},
                                     {"num_requests_running", "3"},
                                     {"num_requests_waiting", "2"},
                                     {"kv_cache_usage_perc", "0.75"}}) {

@@ -1,6 +1,7 @@
 #include "router/vllm_metrics.h"
 
 #include <map>
+#include <utility>
 #include <vector>
 
 namespace tandem {
@@ -31,6 +32,9 @@ VllmMetrics::VllmMetrics(MetricsServer& server, const std::string& model)
       waiting_(server.Gauge("vllm:num_requests_waiting", "Samples that wait for workers.", LabelsOf(model))),
       cache_usage_(server.Gauge("vllm:kv_cache_usage_perc", "Used share of the decode workers' KV pages, 0 to 1.",
                                 LabelsOf(model))),
+      preemptions_(server.Counter("vllm:num_preemptions_total",
+                                  "Sequences that lost their KV pages to others and were computed again.",
+                                  LabelsOf(model))),
       prompt_tokens_(server.Counter("vllm:prompt_tokens_total", "Prompt tokens of finished samples.", LabelsOf(model))),
       generated_tokens_(server.Counter("vllm:generation_tokens_total", "Tokens sent to clients.", LabelsOf(model))),
       cache_queries_(server.Counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in prefix caches.",
@@ -53,6 +57,8 @@ VllmMetrics::VllmMetrics(MetricsServer& server, const std::string& model)
                                 LabelsOf(model))),
       decode_(server.Histogram("vllm:request_decode_time_seconds", "Second token until the last.", kRequestSeconds,
                                LabelsOf(model))),
+      inference_(server.Histogram("vllm:request_inference_time_seconds", "Beginning of prefill until the last token.",
+                                  kRequestSeconds, LabelsOf(model))),
       prompt_length_(server.Histogram("vllm:request_prompt_tokens", "Prompt tokens of a finished sample.", kTokens,
                                       LabelsOf(model))),
       output_length_(server.Histogram("vllm:request_generation_tokens", "Tokens generated for a finished sample.",
@@ -75,6 +81,7 @@ void VllmMetrics::ObserveEnd(const RequestUsage& usage) {
   queue_.Observe(absl::ToDoubleSeconds(usage.stages.queue));
   prefill_.Observe(absl::ToDoubleSeconds(usage.stages.prefill));
   decode_.Observe(absl::ToDoubleSeconds(usage.stages.decode));
+  inference_.Observe(absl::ToDoubleSeconds(usage.latency - usage.stages.queue));
   prompt_length_.Observe(usage.prompt_tokens);
   output_length_.Observe(usage.completion_tokens);
 }
@@ -83,11 +90,16 @@ void VllmMetrics::SetState(const ClusterView& view, int64_t active, int64_t wait
   running_.Set(static_cast<double>(active - waiting));
   waiting_.Set(static_cast<double>(waiting));
   double free = 0, total = 0;
+  absl::flat_hash_map<Incarnation, int64_t> preemptions;
   for (const auto& [incarnation, worker] : view.workers()) {
+    const int64_t now = preemptions[incarnation] = worker.heartbeat.preemptions;
+    const auto before = preemptions_of_.find(incarnation);
+    preemptions_.Increment(static_cast<double>(now - (before == preemptions_of_.end() ? 0 : before->second)));
     if (worker.registration.role != Role::kDecode) continue;
     free += worker.heartbeat.free_pages;
     total += worker.registration.total_pages;
   }
+  preemptions_of_ = std::move(preemptions);
   cache_usage_.Set(total > 0 ? 1 - free / total : 0);
 }
 

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "common/ids.h"
 #include "common/metrics.h"
 #include "router/cluster_view.h"
 #include "router/request.h"
@@ -22,8 +25,11 @@ class VllmMetrics {
 
  private:
   prometheus::Gauge &running_, &waiting_, &cache_usage_;
+  prometheus::Counter& preemptions_;
+  absl::flat_hash_map<Incarnation, int64_t> preemptions_of_;  // Counted already, of the workers that are there.
   prometheus::Counter &prompt_tokens_, &generated_tokens_, &cache_queries_, &cache_hits_, &stopped_, &cut_;
-  prometheus::Histogram &ttft_, &itl_, &e2e_, &queue_, &prefill_, &decode_, &prompt_length_, &output_length_;
+  prometheus::Histogram &ttft_, &itl_, &e2e_, &queue_, &prefill_, &decode_, &inference_, &prompt_length_,
+      &output_length_;
 };
 
 }  // namespace tandem

@@ -73,7 +73,8 @@ absl::StatusOr<absl::Duration> TimeoutOf(const HttpHeaders& headers) {
 }
 
 absl::StatusOr<CallHeaders> ReadHeaders(const HttpHeaders& headers) {
-  CallHeaders out{.session = std::string(headers.Get("X-Session-Id")),
+  const absl::string_view session = headers.Get("X-Session-Id");
+  CallHeaders out{.session = std::string(session.empty() ? headers.Get("X-Session-Affinity") : session),  // aiperf's.
                   .trace_parent = std::string(headers.Get("traceparent"))};
   ASSIGN_OR_RETURN(out.name, NameOf(headers));
   ASSIGN_OR_RETURN(out.timeout, TimeoutOf(headers));

@@ -62,6 +62,30 @@ TEST(OpenAiRequestTest, ReadsEveryField) {
   EXPECT_EQ(sampling.logprobs, 4);
 }
 
+// The fields that vllm/benchmarks/lib/endpoint_request_func.py sends.
+TEST(OpenAiRequestTest, ReadsWhatVllmBenchServeSends) {
+  ASSERT_OK_AND_ASSIGN(
+      const OpenAiRequest completion,
+      ParseCompletion(R"({"model":"m","prompt":"hello","repetition_penalty":1.0,"max_tokens":128,"logprobs":null,
+                          "stream":true,"stream_options":{"include_usage":true},"ignore_eos":true})"));
+  ASSERT_OK_AND_ASSIGN(const OpenAiRequest chat,
+                       ParseOpenAiRequest(OpenAiEndpoint::kChatCompletions,
+                                          R"({"model":"m","messages":[{"role":"user","content":[{"type":"text","text":
+                                              "hello"}]}],"max_completion_tokens":128,"stream":true,
+                                              "stream_options":{"include_usage":true},"ignore_eos":true})"));
+  for (const OpenAiRequest* request : {&completion, &chat}) {
+    EXPECT_TRUE(request->stream && request->include_usage);
+    ASSERT_THAT(request->prompts, SizeIs(1));
+    const SamplingParams& sampling = request->prompts[0].sampling;
+    EXPECT_EQ(sampling.max_tokens, 128);
+    EXPECT_EQ(sampling.repetition_penalty, 1);
+    EXPECT_EQ(sampling.logprobs, std::nullopt);
+    EXPECT_TRUE(sampling.ignore_eos);
+  }
+  EXPECT_EQ(std::get<std::string>(completion.prompts[0].prompt), "hello");
+  EXPECT_EQ(std::get<ChatPrompt>(chat.prompts[0].prompt).messages[0].content, "hello");
+}
+
 TEST(OpenAiRequestTest, HasOpenAisDefaults) {
   ASSERT_OK_AND_ASSIGN(OpenAiRequest chat,
                        ParseChat(R"(,"max_tokens":null,"seed":null,"stop":null,"user":"u","x":[1])"));

@@ -194,8 +194,9 @@ TEST_F(OpenAiServiceTest, ASessionOfTheHeaderStaysWhereItWas) {
   for (int session = 0; session < 8; ++session) {
     std::set<Incarnation> of_session;
     for (int i = 0; i < 3; ++i) {
-      client_.SendRequest("POST", kCompletions, R"({"prompt":"abc","max_tokens":1})",
-                          absl::StrCat("X-Session-Id: s", session, "\r\n"));
+      client_.SendRequest(
+          "POST", kCompletions, R"({"prompt":"abc","max_tokens":1})",
+          absl::StrCat(session % 2 == 0 ? "X-Session-Id" : "X-Session-Affinity", ": s", session, "\r\n"));
       const auto [worker, start] = AwaitPlacedStarts(++count).back();
       of_session.insert(worker);
       Generate(start.id, "x", LegFinish::kLength, worker);
