@@ -10,6 +10,7 @@
 #include "tests/support/http_client.h"
 #include "tests/support/process_cluster.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_certificates.h"
 
 namespace tandem {
 namespace {
@@ -81,6 +82,30 @@ TEST(AccessTest, WithTlsEverythingWorksAndNothingGoesInTheClear) {
     EXPECT_EQ(HttpClient(cluster.http_address()).Ask("GET", "/health").status, 400);
     EXPECT_TRUE(cluster.AwaitAllPagesFree());
   }
+}
+
+TEST(AccessTest, WithMutualTlsOnlyClientsWithACertificateAreHeard) {
+  ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1, .tls = true, .mutual_tls = true});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  const GenerateOptions ask{.text = "Water boils at", .sampling = {.max_tokens = 4}};
+  EXPECT_THAT(cluster.Ask(ask).summary, IsOk());
+  TlsIdentity known = *cluster.client_tls(), unknown = known, stranger = known;
+  known.name = unknown.name = stranger.name = "tandem";
+  unknown.certificate = unknown.key = "";
+  const TestAuthority::Signed forged = TestAuthority("clients").Sign({"client"});  // Another one of that name.
+  stranger.certificate = forged.certificate;
+  stranger.key = forged.key;
+  const auto ask_over_http = [&](const TlsIdentity& identity) {
+    HttpClient http(cluster.http_address(), *TlsContext::ForClient(identity));
+    return http.Ask("POST", "/v1/completions", R"({"prompt":"Water boils at","max_tokens":4})").status;
+  };
+  EXPECT_EQ(ask_over_http(known), 200);
+  for (const TlsIdentity& identity : {unknown, stranger}) {
+    EXPECT_EQ(ask_over_http(identity), 0);  // No answer: the connection ends in the handshake.
+    RouterClient grpc(cluster.router(), {.tls = std::make_shared<const TlsIdentity>(identity)});
+    EXPECT_THAT(grpc.Status().status(), StatusIs(absl::StatusCode::kUnavailable));
+  }
+  EXPECT_EQ(ask_over_http(known), 200);
 }
 
 }  // namespace

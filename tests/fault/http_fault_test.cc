@@ -118,6 +118,9 @@ TEST(HttpFaultTest, TenThousandSlowConnectionsDoNotStopTheRouterAndCostLittle) {
   EXPECT_EQ(answer.status, 200);
   EXPECT_FALSE(TextOf(answer).empty());
   EXPECT_LT(cluster.ResidentBytes("router") - before, 60 << 20);
+  // After half a minute each is told that it is too slow, and the connection ends.
+  for (const auto& client : slow) ASSERT_GT(client->DrainFor(/*seconds=*/40), 0);
+  EXPECT_LT(cluster.ResidentBytes("router") - before, 60 << 20);
 }
 
 // Prompts of 100 KB each; a request that waits is held as tokens, not as its text.

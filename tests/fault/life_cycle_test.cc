@@ -10,7 +10,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "client/rolling_restart.h"
@@ -96,35 +95,75 @@ TEST(LifeCycleTest, AWorkerOfSeveralRanksRestartsWithAllOfThem) {
   }
 }
 
+// decode-1 beside a cluster that has a decode-0 only, as somebody would add it: by a file with one replica more.
+class AddedWorker {
+ public:
+  explicit AddedWorker(ProcessCluster& cluster, std::vector<std::string> flags = {}) {
+    std::ifstream file(cluster.topology_file());
+    const std::string text(std::istreambuf_iterator<char>(file), {});
+    const std::string larger = cluster.topology_file() + ".larger.yaml";
+    std::ofstream(larger) << absl::StrReplaceAll(text, {{"role: decode, replicas: 1", "role: decode, replicas: 2"}});
+    const std::string program = absl::StrCat(TANDEM_BINARY_DIR, "/bin/tandem-decode");
+    flags.insert(flags.begin(), {program, "--topology=" + larger, "--worker=decode-1"});
+    std::vector<char*> arguments;
+    for (std::string& flag : flags) arguments.push_back(flag.data());
+    arguments.push_back(nullptr);
+    EXPECT_EQ(posix_spawn(&pid_, program.c_str(), nullptr, nullptr, arguments.data(), environ), 0);
+  }
+  ~AddedWorker() {
+    if (has_left_) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  // Within half a minute, by itself, with exit code 0.
+  bool LeavesWell() {
+    int status = 0;
+    for (const absl::Time begin = Clock::Real().Now(); !has_left_ && Clock::Real().Now() - begin < absl::Seconds(30);) {
+      has_left_ = waitpid(pid_, &status, WNOHANG) == pid_;
+    }
+    return has_left_ && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  }
+
+ private:
+  pid_t pid_ = 0;
+  bool has_left_ = false;
+};
+
 TEST(LifeCycleTest, AWorkerThatNoTopologyOfTheClusterNamesJoinsAndLeaves) {
   ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1});
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
   Traffic traffic(cluster);
-  // As somebody would add one: by a file with one replica more.
-  std::ifstream file(cluster.topology_file());
-  std::string text(std::istreambuf_iterator<char>(file), {});
-  const std::string larger = cluster.topology_file() + ".larger.yaml";
-  std::ofstream(larger) << absl::StrReplaceAll(text, {{"role: decode, replicas: 1", "role: decode, replicas: 2"}});
-  std::string program = absl::StrCat(TANDEM_BINARY_DIR, "/bin/tandem-decode"), topology = "--topology=" + larger,
-              worker = "--worker=decode-1";
-  char* arguments[] = {program.data(), topology.data(), worker.data(), nullptr};
-  pid_t pid = 0;
-  ASSERT_EQ(posix_spawn(&pid, program.c_str(), nullptr, nullptr, arguments, environ), 0);
-  bool has_left = false;
-  const absl::Cleanup end_it = [&] {
-    if (has_left) return;
-    kill(pid, SIGKILL);
-    waitpid(pid, nullptr, 0);
-  };
+  AddedWorker added(cluster);
   EXPECT_TRUE(cluster.AwaitWorkers(/*workers=*/3, /*links=*/2));
   EXPECT_THAT(cluster.client().Drain("decode-1"), IsOk());
-  int status = 0;
-  for (const absl::Time begin = Clock::Real().Now(); !has_left && Clock::Real().Now() - begin < absl::Seconds(30);) {
-    has_left = waitpid(pid, &status, WNOHANG) == pid;
-  }
-  EXPECT_TRUE(has_left && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_TRUE(added.LeavesWell());
   EXPECT_TRUE(cluster.AwaitWorkers(2, 1));
   EXPECT_GT(traffic.Stop(), 0);
+}
+
+TEST(LifeCycleTest, WhatRunsWhenTheDrainTimeoutIsOverGoesOnElsewhere) {
+  ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1, .router_extra = "  placement: least_load\n"});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  const GenerateOptions ask{.text = "The first lighthouse stood", .sampling = {.max_tokens = 300, .ignore_eos = true}};
+  const ProcessCluster::Answer reference = cluster.Ask(ask);
+  AddedWorker added(cluster, {"--drain_timeout=100ms"});
+  ASSERT_TRUE(cluster.AwaitWorkers(/*workers=*/3, /*links=*/2));
+  // One is on decode-0, so that the other goes to decode-1.
+  std::atomic<bool> over = false;
+  std::thread other([&] {
+    while (!over) cluster.Ask(ask, [&](int) { return !over; });
+  });
+  EXPECT_TRUE(cluster.AwaitActive(1));
+  const ProcessCluster::Answer answer =
+      cluster.Ask(ask, [&](int tokens) { return tokens != 20 || cluster.client().Drain("decode-1").ok(); });
+  over = true;
+  other.join();
+  ASSERT_THAT(answer.summary, IsOk());
+  EXPECT_EQ(answer.tokens, reference.tokens);
+  EXPECT_EQ(answer.summary->retries, 1);
+  EXPECT_EQ(answer.summary->decode_worker, "decode-0");
+  EXPECT_TRUE(added.LeavesWell());
+  EXPECT_TRUE(cluster.AwaitAllPagesFree());
 }
 
 }  // namespace

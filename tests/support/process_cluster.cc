@@ -66,7 +66,9 @@ std::string TopologyText(const ProcessCluster::Options& options, const std::stri
       "metrics_listen: \"\"\n",
       options.router_extra, "pools:\n", pools, "links: {transports: [", options.transports,
       "], checksums: ", options.checksums ? "true" : "false", "}\n",
-      options.tls ? "tls: {certificate: own.pem, key: own.key, authorities: authority.pem}\n" : "",
+      options.tls ? absl::StrCat("tls: {certificate: own.pem, key: own.key, authorities: authority.pem",
+                                 options.mutual_tls ? ", client_authorities: clients.pem" : "", "}\n")
+                  : "",
       options.topology_extra);
 }
 
@@ -84,7 +86,15 @@ ProcessCluster::ProcessCluster(const Options& options) : options_(options) {
     std::ofstream(folder_ + "/own.pem") << own.certificate;
     std::ofstream(folder_ + "/own.key") << own.key;
     std::ofstream(folder_ + "/authority.pem") << authority.certificate();
-    client_tls_ = std::make_shared<const TlsIdentity>(TlsIdentity{.authorities = authority.certificate()});
+    TlsIdentity client{.authorities = authority.certificate()};
+    if (options.mutual_tls) {
+      const TestAuthority clients("clients");
+      std::ofstream(folder_ + "/clients.pem") << clients.certificate();
+      const TestAuthority::Signed of_client = clients.Sign({"client"});
+      client.certificate = of_client.certificate;
+      client.key = of_client.key;
+    }
+    client_tls_ = std::make_shared<const TlsIdentity>(client);
   }
   std::ofstream(file_) << TopologyText(options_, router_);
   absl::StatusOr<Topology> topology = Topology::Load(file_);

@@ -37,6 +37,7 @@ class ProcessCluster {
     std::string router_extra;    // More lines of the router's mapping.
     std::string api_key;         // Of client().
     bool tls = false;            // Everywhere; the router listens at a TCP port then.
+    bool mutual_tls = false;     // With tls: of clients, too; client_tls() has a certificate.
     std::string topology_extra;  // More lines of the topology.
     int conditional_prefill_tokens = 0;
     std::string limits = "{}";  // Of all pools.
@@ -52,7 +53,7 @@ class ProcessCluster {
   ~ProcessCluster();
 
   RouterClient& client() { return *client_; }
-  // Of a client without a certificate; null without TLS.
+  // Of a client without a certificate, or, with mutual_tls, with one; null without TLS.
   const std::shared_ptr<const TlsIdentity>& client_tls() const { return client_tls_; }
   const std::string& router() const { return router_; }
   // Of the router of this number.
