@@ -11,6 +11,11 @@ namespace {
 
 constexpr double kLent = 0.8;  // Of all places: so many may be taken by whoever comes.
 
+absl::Status Refused(absl::string_view why, absl::Duration retry_after) {
+  return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull, why,
+                   std::clamp(retry_after, absl::Milliseconds(10), absl::Seconds(30)));
+}
+
 }  // namespace
 
 Admission::Admission(int64_t max_active, const std::vector<ApiKeySettings>& tenants) : max_active_(max_active) {
@@ -24,17 +29,28 @@ Admission::Admission(int64_t max_active, const std::vector<ApiKeySettings>& tena
   }
 }
 
+absl::Duration Admission::RetryAfter(int count, absl::Time now) const {
+  const absl::Duration since_release =
+      last_release_ == absl::InfinitePast() ? absl::ZeroDuration() : now - last_release_;
+  return absl::Nanoseconds(mean_gap_ns_.load(std::memory_order_relaxed)) * count - since_release;
+}
+
 absl::Status Admission::Refuse(absl::string_view why, int count, absl::Time now) const {
-  absl::Duration since_release = last_release_ == absl::InfinitePast() ? absl::ZeroDuration() : now - last_release_;
-  absl::Duration hint = std::clamp(mean_gap_ * count - since_release, absl::Milliseconds(10), absl::Seconds(30));
-  return MakeError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull, why, hint);
+  return Refused(why, RetryAfter(count, now));
+}
+
+absl::Status Admission::RefuseAsFull(absl::Duration retry_after) const {
+  return Refused(absl::StrCat("the router is full: ", active_.load(), " of ", max_active_, " requests are active"),
+                 retry_after);
+}
+
+absl::Status Admission::CheckRoom() const {
+  if (active_.load(std::memory_order_relaxed) < max_active_) return absl::OkStatus();
+  return RefuseAsFull(absl::Nanoseconds(mean_gap_ns_.load(std::memory_order_relaxed)));
 }
 
 absl::Status Admission::Admit(Tenant tenant, int count, absl::Time now) {
-  if (active_ + count > max_active_) {
-    return Refuse(absl::StrCat("the router is full: ", active_, " of ", max_active_, " requests are active"), count,
-                  now);
-  }
+  if (active_ + count > max_active_) return RefuseAsFull(RetryAfter(count, now));
   if (tenant != kAnyone) {
     Share& share = shares_[tenant];
     if (count > share.limit) {
@@ -60,7 +76,10 @@ absl::Status Admission::Admit(Tenant tenant, int count, absl::Time now) {
 void Admission::Release(Tenant tenant, absl::Time now) {
   --active_;
   if (tenant != kAnyone) --shares_[tenant].active;
-  if (last_release_ != absl::InfinitePast()) mean_gap_ = 0.9 * mean_gap_ + 0.1 * (now - last_release_);
+  if (last_release_ != absl::InfinitePast()) {
+    const double gap = absl::ToDoubleNanoseconds(now - last_release_);
+    mean_gap_ns_ = static_cast<int64_t>(0.9 * static_cast<double>(mean_gap_ns_.load()) + 0.1 * gap);
+  }
   last_release_ = now;
 }
 

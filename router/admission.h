@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -16,12 +17,15 @@ namespace tandem {
 // Each tenant has a share of the places, by its weight. One may take places over its share only while a fifth of all
 // is free: so whoever is under its share finds a place soon.
 //
-// Thread-safety: not thread-safe; the router's owner thread owns it.
+// Thread-safety: not thread-safe, but for CheckRoom; the router's owner thread owns it.
 class Admission {
  public:
   // `tenants` may be empty: all requests are kAnyone's then.
   Admission(int64_t max_active, const std::vector<ApiKeySettings>& tenants);
 
+  // RESOURCE_EXHAUSTED, as Admit, while all places are taken: before a call's text is read, which costs more than to
+  // refuse it. From any thread.
+  absl::Status CheckRoom() const;
   // Takes `count` places (one per sample) or none. RESOURCE_EXHAUSTED (QUEUE_FULL) with
   // retry-after: the time in which that many requests have lately finished.
   absl::Status Admit(Tenant tenant, int count, absl::Time now);
@@ -36,13 +40,16 @@ class Admission {
     int64_t places = 0;
     int64_t active = 0;
   };
+  absl::Status RefuseAsFull(absl::Duration retry_after) const;
+  // When `count` places may be free again.
+  absl::Duration RetryAfter(int count, absl::Time now) const;
   absl::Status Refuse(absl::string_view why, int count, absl::Time now) const;
 
   const int64_t max_active_;
   std::vector<Share> shares_;  // By tenant.
-  int64_t active_ = 0;
+  std::atomic<int64_t> active_ = 0;
   absl::Time last_release_ = absl::InfinitePast();
-  absl::Duration mean_gap_ = absl::Milliseconds(100);  // Between releases; moving average.
+  std::atomic<int64_t> mean_gap_ns_ = 100'000'000;  // Between releases; moving average.
 };
 
 }  // namespace tandem

@@ -162,6 +162,10 @@ class GenerateCall final : public ResponseSink {
       Submit(tenant.status(), arrival, deadline);
       return;
     }
+    if (absl::Status room = shared_.core.CheckRoom(); !room.ok()) {
+      Submit(room, arrival, deadline);
+      return;
+    }
     const size_t bytes = proto_.ByteSizeLong();
     if (bytes <= LongTexts::kLongBytes || proto_.has_token_ids()) {
       Submit(shared_.builder.Build(Raw()), arrival, deadline);
@@ -186,7 +190,7 @@ class GenerateCall final : public ResponseSink {
   void Submit(absl::StatusOr<Request> request, absl::Time arrival, absl::Time deadline) {
     if (finishing_) return;  // The client left while its text was tokenised.
     if (!request.ok()) {
-      shared_.core.CountRefused(request.status());
+      shared_.core.CountRefused(proto_.request_id(), tenant_, request.status());
       Finish(request.status(), {});
       return;
     }

@@ -85,7 +85,13 @@ void RouterCore::Submit(std::shared_ptr<const Request> request) {
   Post([this, request = std::move(request)]() mutable { SubmitNow(std::move(request)); });
 }
 
-void RouterCore::CountRefused(const absl::Status& status) {
+void RouterCore::CountRefused(const std::string& name, Tenant tenant, const absl::Status& status) {
+  if (options_.access_log) {
+    LogInfo("request ended", {{"request", name},
+                              {"outcome", absl::StatusCodeToString(status.code())},
+                              {"tenant", NameOf(tenant)},
+                              {"error", status.message()}});
+  }
   // Only its code crosses: ThreadSanitizer does not see how Debian's abseil counts a shared status.
   Post([this, code = status.code()] { metrics_.CountRequest(absl::Status(code, "")); });
 }
@@ -452,7 +458,7 @@ void RouterCore::FinishCall(const Request& request, const absl::Status& status, 
                               {"decode", usage.decode_worker},
                               {"retries", usage.retries},
                               {"trace", request.trace.trace_id},
-                              {"tenant", request.tenant == kAnyone ? "" : options_.tenants[request.tenant].name},
+                              {"tenant", NameOf(request.tenant)},
                               {"error", status.message()}});
   }
   request.sink->Finish(status, usage);

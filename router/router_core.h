@@ -100,8 +100,10 @@ class RouterCore {
 
   // A client's call. Its sink gets everything that follows.
   void Submit(std::shared_ptr<const Request> request);
-  // Counts a call that was refused before it became a request.
-  void CountRefused(const absl::Status& status);
+  // Not OK: a call would be refused now, whatever it wants. From any thread, at once.
+  absl::Status CheckRoom() const { return admission_.CheckRoom(); }
+  // Counts and logs a call that was refused before it became a request. `name`: empty where it has none yet.
+  void CountRefused(const std::string& name, Tenant tenant, const absl::Status& status);
   // Ends a call: its client is gone. Nothing when it ended already.
   void CancelCall(std::shared_ptr<const Request> request);
   // Ends a call by its name; `done` gets OK or NOT_FOUND.
@@ -159,6 +161,7 @@ class RouterCore {
   void End(Session* session, const absl::Status& status);
   // The last word on a call: counted, logged and told.
   void FinishCall(const Request& request, const absl::Status& status, const RequestUsage& usage);
+  const char* NameOf(Tenant tenant) const { return tenant == kAnyone ? "" : options_.tenants[tenant].name.c_str(); }
   // The open legs, with what they add to their workers' counts.
   struct LegEntry {
     Session* session;

@@ -208,7 +208,7 @@ TEST_F(RouterCoreTest, AWorkerThatRegistersAgainLosesItsLegsAndKeepsItsNewStream
 }
 
 TEST_F(RouterCoreTest, CallsThatAreNoRequestsAreCountedToo) {
-  core_.CountRefused(absl::InvalidArgumentError("temperature: must not be negative"));
+  core_.CountRefused("r", kAnyone, absl::InvalidArgumentError("temperature: must not be negative"));
   Settle();
   EXPECT_THAT(metrics_server_.Text(), HasSubstr("tandem_requests_total{outcome=\"INVALID_ARGUMENT\"} 1"));
 }

@@ -33,6 +33,19 @@ TEST(AdmissionTest, RefusesOverTheLimitWithARetryHint) {
   EXPECT_THAT(admission.Admit(kAnyone, 2, kNow), IsOk());
 }
 
+TEST(AdmissionTest, SaysWithoutTheOwnerThatAllPlacesAreTaken) {
+  Admission admission(2, {});
+  EXPECT_THAT(admission.Admit(kAnyone, 1, kNow), IsOk());
+  EXPECT_THAT(admission.CheckRoom(), IsOk());
+  EXPECT_THAT(admission.Admit(kAnyone, 1, kNow), IsOk());
+  const absl::Status full = admission.CheckRoom();
+  EXPECT_EQ(GetErrorReason(full), ErrorReason::kQueueFull);
+  EXPECT_THAT(full, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("2 of 2 requests are active")));
+  EXPECT_TRUE(GetRetryAfter(full).has_value());
+  admission.Release(kAnyone, kNow);
+  EXPECT_THAT(admission.CheckRoom(), IsOk());
+}
+
 TEST(AdmissionTest, TheHintFollowsThePaceOfReleases) {
   Admission slow(1, {}), fast(1, {});
   for (int i = 0; i < 100; ++i) {

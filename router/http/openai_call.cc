@@ -242,7 +242,7 @@ class OpenAiCall final : public RequestListener, public std::enable_shared_from_
   // It never reached the core.
   void Refuse(const absl::Status& status) {
     over_ = true;
-    shared_.core.CountRefused(status);
+    shared_.core.CountRefused(headers_.name, tenant_, status);
     reply_->Send(OpenAiError(status));
   }
 
@@ -285,15 +285,16 @@ void StartOpenAiCall(OpenAiShared& shared, OpenAiEndpoint endpoint, Tenant tenan
                      std::shared_ptr<HttpReply> reply) {
   if (!shared.gate.Enter()) {
     const absl::Status status = absl::UnavailableError("the router is shutting down");
-    shared.core.CountRefused(status);
+    shared.core.CountRefused("", tenant, status);
     reply->Send(OpenAiError(status));
     return;
   }
   reply->OnOver([&shared] { shared.gate.Leave(); });
   absl::StatusOr<CallHeaders> headers = ReadHeaders(request.headers);
-  if (!headers.ok()) {
-    shared.core.CountRefused(headers.status());
-    reply->Send(OpenAiError(headers.status()));
+  const absl::Status entry = headers.ok() ? shared.core.CheckRoom() : headers.status();
+  if (!entry.ok()) {
+    shared.core.CountRefused(headers.ok() ? headers->name : "", tenant, entry);
+    reply->Send(OpenAiError(entry));
     return;
   }
   std::make_shared<OpenAiCall>(shared, endpoint, tenant, *std::move(headers), std::move(reply))

@@ -56,7 +56,7 @@ void OpenAiService::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply
   if (NeedsKey(request.path)) {
     tenant = shared_.api_keys.Check(request.headers.Get("Authorization"));
     if (!tenant.ok()) {
-      shared_.core.CountRefused(tenant.status());
+      shared_.core.CountRefused("", kAnyone, tenant.status());
       HttpResponse refusal = OpenAiError(tenant.status());
       refusal.headers.emplace_back("WWW-Authenticate", "Bearer");
       reply->Send(std::move(refusal));

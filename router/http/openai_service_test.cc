@@ -241,6 +241,8 @@ TEST_F(OpenAiServiceTest, RefusesOverTheLimitWithRetryAfter) {
   EXPECT_EQ(answer.status, 429);
   EXPECT_THAT(answer.body, HasSubstr("8 requests are active"));
   EXPECT_EQ(answer.headers["retry-after"], "1");
+  // Its text is not even looked at.
+  EXPECT_EQ(client_.Ask("POST", kCompletions, "no JSON").status, 429);
 }
 
 TEST_F(OpenAiServiceTest, ACallThatCanNeverBeAdmittedIsNoCaseForARetry) {

@@ -59,6 +59,13 @@ TEST(AccessTest, OnlyKnownKeysMayCallAndOnlyOperatorsDrain) {
                 .status,
             200);
   EXPECT_TRUE(cluster.AwaitOutput("tenant=user"));
+  // The log has those, too, that never became requests.
+  EXPECT_TRUE(cluster.AwaitOutput("outcome=UNAUTHENTICATED"));
+  EXPECT_EQ(HttpClient(cluster.http_address())
+                .Ask("POST", "/v1/completions", "{}", header + "X-Request-Id: empty-one\r\n")
+                .status,
+            400);
+  EXPECT_TRUE(cluster.AwaitOutput("request=empty-one outcome=INVALID_ARGUMENT"));
   EXPECT_THAT(cluster.client().Drain("prefill-0"), IsOk());
   // No secret in any log.
   EXPECT_THAT(cluster.Output(), AllOf(Not(HasSubstr("sk-")), Not(HasSubstr("cluster-0123"))));
