@@ -17,6 +17,7 @@
 #include "model/safetensors.h"
 #include "tests/support/engine_fixture.h"
 #include "tests/support/golden_file.h"
+#include "tests/support/ranked_engine.h"
 #include "tests/support/safetensors_writer.h"
 #include "tests/support/status_matchers.h"
 
@@ -201,6 +202,21 @@ TEST_P(QuantisedCheckpointTest, GivesTheLogitsOfItsValues) {
     if (!TestsRunOnGpu()) {
       EXPECT_GT(largest, 0);
     }
+  }
+}
+
+// Ranks have shares of rows and columns, with the scales that belong to them.
+TEST_P(QuantisedCheckpointTest, TwoRanksGiveTheLogitsOfOne) {
+  if (TestsRunOnGpu() && NumTestGpus() < 2) GTEST_SKIP() << "there are fewer than two GPUs";
+  const FolderPair folders(GetParam());
+  const Engine::Options options = {.precision = TestsRunOnGpu() ? Precision::kBf16 : Precision::kFull};
+  EngineFixture alone(folders.few(), options);
+  RankedEngine ranks(folders.few(), options, 2);
+  for (int length : {5, 40, 60}) {
+    std::vector<TokenId> prompt;
+    for (int i = 0; i < length; ++i) prompt.push_back(3 + (29 * i + length) % 300);
+    const double largest = LargestDifference(FirstLogprobs(alone, prompt), FirstLogprobs(ranks.first(), prompt));
+    EXPECT_LE(largest, TestsRunOnGpu() ? 0.15 : 1e-3) << length;
   }
 }
 
