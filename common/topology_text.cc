@@ -30,6 +30,7 @@ class Section {
     node_[key] = value;
     return *this;
   }
+  Section& Set(const char* key, double value) { return Set(key, absl::StrFormat("%.15g", value)); }
   Section& Set(const char* key, absl::Duration value) { return Set(key, absl::FormatDuration(value)); }
   Section& Set(const char* key, const Section& section) { return Set(key, section.node_); }
   Section& SetList(const char* key, const std::vector<Section>& sections) {

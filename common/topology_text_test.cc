@@ -29,7 +29,7 @@ router:
     - {name: batch, priority: 3}
   tracing: {otlp_endpoint: "127.0.0.1:4318", share: 0.25}
   api_keys:
-    - {name: ann, key_file: /k/ann, max_active_requests: 5, weight: 0.5, operator: true}
+    - {name: ann, key_file: /k/ann, max_active_requests: 5, weight: 0.1, operator: true}
     - {name: bob, key_env: BOB}
   access_log: true
   placement: least_load

@@ -7,6 +7,7 @@
 #include "common/process.h"
 #include "decode/decode_process.h"
 #include "decode/rank_process.h"
+#include "kvtransfer/network_device.h"
 
 ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
 ABSL_FLAG(std::string, worker, "", "Which process of the topology this is, such as decode-0 or decode-0-rank-1.");
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
   absl::ParseCommandLine(argc, argv);
   tandem::ProcessConfig config =
       tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), absl::GetFlag(FLAGS_worker), "tandem-decode");
+  tandem::KeepUcxAt(config.topology.pools[config.process.pool].host);
   if (absl::GetFlag(FLAGS_check)) tandem::ExitWithNeeds(tandem::DecodeProcess::Check(config.topology, config.process));
   if (config.process.tp_rank > 0) {
     tandem::ExitUnlessOk(tandem::RunRankProcess(config.topology, config.process));

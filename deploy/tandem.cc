@@ -16,11 +16,13 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
+#include "absl/flags/reflection.h"
 #include "absl/flags/usage.h"
 #include "absl/flags/usage_config.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cluster_screen.h"
@@ -412,8 +414,12 @@ int Run(const std::vector<char*>& arguments) {
 int main(int argc, char** argv) {
   // As people type it: --max-tokens for --max_tokens.
   for (char* argument : absl::MakeSpan(argv + 1, std::max(argc - 1, 0))) {
-    if (!absl::StartsWith(argument, "--")) continue;
-    for (char* at = argument + 2; *at != '\0' && *at != '='; ++at) *at = *at == '-' ? '_' : *at;
+    if (absl::string_view(argument) == "--") break;
+    absl::string_view name = argument;
+    if (!absl::ConsumePrefix(&name, "--")) continue;
+    name = name.substr(0, name.find('='));
+    const std::string flag = absl::StrReplaceAll(name, {{"-", "_"}});
+    if (absl::FindCommandLineFlag(flag) != nullptr) std::copy(flag.begin(), flag.end(), argument + 2);
   }
   absl::SetProgramUsageMessage(tandem::kUsage);
   // --help shows the flags of all commands.

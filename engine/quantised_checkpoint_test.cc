@@ -147,7 +147,8 @@ class QuantisedCheckpointTest : public testing::TestWithParam<const char*> {};
 double LargestDifference(absl::Span<const float> wanted, absl::Span<const float> got) {
   double largest = wanted.size() == got.size() ? 0 : INFINITY;
   for (size_t token = 0; token < got.size(); ++token) {
-    if (wanted[token] > -8) largest = std::max<double>(largest, std::abs(got[token] - wanted[token]));
+    if (const double off = std::abs(got[token] - wanted[token]); wanted[token] > -8 && !(off <= largest)) largest = off;
+    if (std::isnan(largest)) break;
   }
   return largest;
 }
@@ -163,6 +164,8 @@ std::vector<float> FirstLogprobs(EngineFixture& fixture, const std::vector<Token
   EXPECT_THAT(fixture.engine().Add(std::move(request)), IsOk());
   std::vector<float> logprobs(vocabulary);
   for (const SequenceEvent& event : fixture.RunToEnd()) {
+    EXPECT_THAT(event.error, IsOk());
+    if (!event.token.has_value()) continue;
     for (const TokenLogprob& entry : event.token->top) logprobs[entry.token] = entry.logprob;
   }
   return logprobs;

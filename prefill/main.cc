@@ -5,6 +5,7 @@
 #include "absl/flags/usage.h"
 #include "common/log.h"
 #include "common/process.h"
+#include "kvtransfer/network_device.h"
 #include "prefill/prefill_process.h"
 
 ABSL_FLAG(std::string, topology, "", "Topology file (YAML).");
@@ -18,6 +19,7 @@ int main(int argc, char** argv) {
   absl::ParseCommandLine(argc, argv);
   tandem::ProcessConfig config =
       tandem::LoadProcessConfigOrExit(absl::GetFlag(FLAGS_topology), absl::GetFlag(FLAGS_worker), "tandem-prefill");
+  tandem::KeepUcxAt(config.topology.pools[config.process.pool].host);
   if (absl::GetFlag(FLAGS_check)) tandem::ExitWithNeeds(tandem::PrefillProcess::Check(config.topology, config.process));
   auto process = tandem::PrefillProcess::Start(config.topology, config.process);
   tandem::ExitUnlessOk(process.status());

@@ -6,8 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/log.h"
 #include "common/rpc/authorization.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_codec.h"
@@ -81,6 +83,16 @@ RawRequest ToRaw(const v1::GenerateRequest& proto) {
 
 using RouterService = v1::Router::AsyncService;
 
+class GenerateCall;
+
+// As HttpServer::Options has it for HTTP.
+constexpr size_t kMaxPendingBytes = 1 << 20;
+constexpr absl::Duration kWriteTimeout = absl::Seconds(30);
+constexpr absl::Duration kBetweenLooks = absl::Seconds(1);
+
+// What a token takes about, and each alternative of it.
+constexpr size_t kTokenBytes = 32;
+
 // What all Generate calls share.
 struct GenerateShared {
   RouterService& service;
@@ -91,11 +103,13 @@ struct GenerateShared {
   const Clock& clock;
   CompletionLoop* loop = nullptr;
   LongTexts& long_texts;
+  absl::flat_hash_set<GenerateCall*> calls = {};  // Those with a client; the owner thread's.
+  absl::Time next_look = absl::InfinitePast();
 };
 
 // One Generate call, from waiting for a client to the last message. Updates that come while a write
-// is in flight wait; consecutive ones of one sample are merged, so a client that reads slowly costs
-// the memory of its output.
+// is in flight wait; consecutive ones of one sample are merged. A client that reads slowly costs the memory of its
+// output, up to a bound; one that reads nothing is dropped.
 //
 // Thread-safety: the owner thread only, or the one that drains the queue after it.
 // Ownership: keeps itself alive until gRPC reported its last event; the core's sink keeps it until
@@ -123,7 +137,13 @@ class GenerateCall final : public ResponseSink {
     target.mutable_text()->append(update.text);
     for (const SampledToken& token : update.tokens) EncodeToken(token, target.add_tokens());
     target.set_finish_reason(EncodeFinish(update.finish));
-    if (goes_at_once) WriteOutgoing();
+    if (goes_at_once) {
+      WriteOutgoing();
+      return;
+    }
+    pending_bytes_ += update.text.size();
+    for (const SampledToken& token : update.tokens) pending_bytes_ += kTokenBytes * (1 + token.top.size());
+    if (pending_bytes_ > kMaxPendingBytes) Drop("more waits for it than it may");
   }
   void Finish(const absl::Status& status, const RequestUsage& usage) override {
     request_ = nullptr;
@@ -138,7 +158,23 @@ class GenerateCall final : public ResponseSink {
     WriteNext();
   }
 
+  // Called again and again: where the same write is in flight for too long, the client is dropped.
+  void DropIfStuck(absl::Time now) {
+    const bool in_flight = writing_ || (finishing_ && !finished_);
+    if (!in_flight || std::exchange(seen_writes_, writes_) != writes_) {
+      seen_at_ = now;
+    } else if (now - seen_at_ > kWriteTimeout) {
+      Drop("it takes nothing");
+    }
+  }
+
  private:
+  void Drop(absl::string_view why) {
+    if (std::exchange(dropped_, true)) return;
+    LogWarning("a client is dropped", {{"request", name_}, {"why", why}});
+    context_.TryCancel();
+  }
+
   void OnRequested(bool ok) {
     if (!ok) {  // The server shuts down; there was no client, and OnDone never comes.
       use_.End();
@@ -148,6 +184,7 @@ class GenerateCall final : public ResponseSink {
     const absl::Time arrival = shared_.clock.Now();
     Listen(shared_);
     entered_ = shared_.gate.Enter();
+    shared_.calls.insert(this);
     absl::Time deadline = absl::InfiniteFuture();
     if (context_.deadline() != std::chrono::system_clock::time_point::max()) {
       deadline = arrival + (absl::FromChrono(context_.deadline()) - absl::Now());
@@ -248,10 +285,12 @@ class GenerateCall final : public ResponseSink {
     }
     outgoing_ = std::move(pending_.front());
     pending_.erase(pending_.begin());
+    if (pending_.empty()) pending_bytes_ = 0;
     WriteOutgoing();
   }
 
   void WriteOutgoing() {
+    ++writes_;
     if (!std::exchange(name_told_, true)) outgoing_.set_request_id(name_);
     if (pending_.empty() && final_status_.has_value() && final_status_->ok()) {
       // The last message and the end go out together.
@@ -265,12 +304,14 @@ class GenerateCall final : public ResponseSink {
 
   void FinishCall(const grpc::Status& status) {
     if (std::exchange(finishing_, true)) return;
+    ++writes_;
     writer_.Finish(status, finished_event_.tag());
   }
 
   void EndIfOver() {
     if (!finished_ || !done_came_) return;
     if (std::exchange(entered_, false)) shared_.gate.Leave();
+    shared_.calls.erase(this);
     use_.End();     // The core may still hold the call.
     self_.reset();  // May destroy this.
   }
@@ -294,6 +335,10 @@ class GenerateCall final : public ResponseSink {
   bool finishing_ = false;  // Finish was called.
   bool finished_ = false;   // And reported.
   bool done_came_ = false;
+  bool dropped_ = false;
+  size_t pending_bytes_ = 0;               // About; of pending_.
+  uint64_t writes_ = 0, seen_writes_ = 0;  // So far, and when DropIfStuck looked.
+  absl::Time seen_at_;                     // When it was another one.
 };
 
 void EncodeView(const ClusterView& view, int64_t active, bool ready, v1::ClusterStatusResponse* response) {
@@ -340,6 +385,12 @@ class GenerateServiceParts final : public GenerateService {
     shared_.loop = &loop;
     GenerateCall::Listen(shared_);
     ServeRareCalls(loop);
+  }
+  void DropStuckClients() override {
+    const absl::Time now = shared_.clock.Now();
+    if (now < shared_.next_look) return;
+    shared_.next_look = now + kBetweenLooks;
+    for (GenerateCall* call : shared_.calls) call->DropIfStuck(now);
   }
 
  private:

@@ -37,6 +37,9 @@ class GenerateService {
   virtual HostedService hosted() = 0;
   // Begins to take calls from the loop's queue.
   virtual void Start(CompletionLoop& loop) = 0;
+  // Ends calls whose clients have taken nothing for half a minute. To be called again and again, on the owner thread;
+  // looks once a second.
+  virtual void DropStuckClients() = 0;
 };
 
 }  // namespace tandem

@@ -112,8 +112,16 @@ class Chooser {
     return QueuedTokens(worker) > 0 && worker.speed.prefill_tokens_per_second().has_value();
   }
 
+  // Those that get a token of each step; others wait.
+  static int Decoding(const WorkerView& worker) {
+    return std::max(worker.heartbeat.running_requests, worker.decoding_legs);
+  }
   static bool IsSureToShare(const WorkerView& worker) {
-    return Running(worker) > 0 && worker.speed.TimePerToken(1).has_value();
+    return Decoding(worker) > 0 && worker.speed.TimePerToken(1).has_value();
+  }
+  static absl::Duration SharedTimePerToken(const WorkerView& worker) {
+    const int batch = Decoding(worker) + 1;
+    return worker.speed.TimePerToken(batch).value_or(AssumedTimePerToken(batch));
   }
 
   // The last token is always computed: its logits are wanted.
@@ -128,7 +136,8 @@ class Chooser {
     return std::max(worker.heartbeat.running_requests + worker.heartbeat.waiting_requests, worker.legs);
   }
 
-  // Each page that is missing counts as a request more: others must end first.
+  // What a place there costs. Each request that waits counts as one that runs, and so does each page that is missing:
+  // others must end first.
   double TimePerToken(const WorkerView& worker, int hit) const {
     const int pages_needed = (prompt_tokens_ - hit) / worker.registration.page_tokens + 1;
     const int batch = Running(worker) + 1 + std::max(0, pages_needed - worker.heartbeat.free_pages);
@@ -168,14 +177,14 @@ class Chooser {
     for (size_t i = 0; i < candidates.size(); ++i) {
       if (cost_of(candidates[i]) <= least * (1 + (has_affinity ? kAffinityCost : kSameCost))) equals.push_back(i);
     }
+    // Links between domains are shared by many, which a test of one link alone does not tell.
+    const auto is_near = [&](size_t i) { return candidates[i].is_in_domain; };
+    if (std::any_of(equals.begin(), equals.end(), is_near)) std::erase_if(equals, std::not_fn(is_near));
     const auto name_of = [&](size_t i) -> const std::string& { return candidates[i].worker->registration.worker_id; };
     if (has_affinity) {
       return *std::max_element(equals.begin(), equals.end(),
                                [&](size_t a, size_t b) { return Fit(name_of(a)) < Fit(name_of(b)); });
     }
-    // Links between domains are shared by many, which a test of one link alone does not tell.
-    const auto is_near = [&](size_t i) { return candidates[i].is_in_domain; };
-    if (std::any_of(equals.begin(), equals.end(), is_near)) std::erase_if(equals, std::not_fn(is_near));
     // The view has no order of its own; a draw needs one.
     std::sort(equals.begin(), equals.end(), [&](size_t a, size_t b) { return name_of(a) < name_of(b); });
     const size_t first = equals[request_.random % equals.size()];
@@ -288,7 +297,7 @@ class Chooser {
     placement.decode_hit_tokens = decode.hit_tokens;
     placement.predicted_ttft = absl::Seconds(first_token_seconds);
     placement.is_sure_to_wait = IsSureToWait(*decode.worker);
-    placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
+    placement.predicted_tpot = SharedTimePerToken(*decode.worker);
     placement.is_sure_to_share = IsSureToShare(*decode.worker);
     placement.reason = absl::StrCat(decode.worker->registration.worker_id, " alone: ", Describe(decode, placement),
                                     "; ", DescribeDecode(*decode.worker));
@@ -303,7 +312,7 @@ class Chooser {
     placement.decode_hit_tokens = decode.hit_tokens;
     placement.predicted_ttft = absl::Seconds(prefill.seconds);
     placement.is_sure_to_wait = IsSureToWait(*prefill.worker);
-    placement.predicted_tpot = absl::Seconds(TimePerToken(*decode.worker, decode.hit_tokens));
+    placement.predicted_tpot = SharedTimePerToken(*decode.worker);
     placement.is_sure_to_share = IsSureToShare(*decode.worker);
     placement.reason = absl::StrCat(prefill.worker->registration.worker_id, " and ",
                                     decode.worker->registration.worker_id, ": ", Describe(prefill, placement), "; ",

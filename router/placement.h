@@ -46,8 +46,8 @@ struct Placement {
   // Others are before it, and predicted_ttft is of a rate that was measured. Who would be the first may always come:
   // a rate that was measured in a bad moment must not keep all away who could show a better one.
   bool is_sure_to_wait = false;
-  absl::Duration predicted_tpot;
-  // Others run on the decode worker, and predicted_tpot is of what was measured of it.
+  absl::Duration predicted_tpot;  // Beside those that decode there now.
+  // Others decode on the decode worker, and predicted_tpot is of what was measured of it.
   bool is_sure_to_share = false;
   std::string reason;  // The figures of the choice, for logs.
 };

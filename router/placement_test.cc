@@ -222,6 +222,11 @@ TEST_F(PlacementTest, SaysWhereOthersRunThatWereMeasured) {
   EXPECT_FALSE(is_sure());
   for (uint64_t id : {11, 12}) MeasureDecode(id, absl::Milliseconds(20));
   EXPECT_TRUE(is_sure());
+  for (uint64_t id : {11, 12}) {
+    State(id).waiting_requests = 50;
+    State(id).free_pages = 0;
+  }
+  EXPECT_EQ(Run()->predicted_tpot, view_.Find(Incarnation(11))->speed.TimePerToken(2)) << "what waits is no batch";
   for (uint64_t id : {11, 12}) State(id).running_requests = 0;
   EXPECT_FALSE(is_sure());
 }
@@ -242,8 +247,10 @@ TEST_F(PlacementTest, OfEqualsThoseInTheDomainOfPrefillAreTaken) {
   view_.Find(Incarnation(2))->registration.domain = "far";
   view_.Find(Incarnation(12))->registration.domain = "far";
   for (uint64_t random : {0ull, 1ull, 1ull << 32, 1ull + (1ull << 32)}) {
-    ASSERT_OK_AND_ASSIGN(Placement placement, Run({.random = random}));
-    EXPECT_EQ(placement.prefill.value() == 2, placement.decode.value() == 12) << random;
+    for (uint64_t affinity : {0, 5, 6, 7}) {
+      ASSERT_OK_AND_ASSIGN(Placement placement, Run({.affinity = affinity, .random = random}));
+      EXPECT_EQ(placement.prefill.value() == 2, placement.decode.value() == 12) << random << " " << affinity;
+    }
   }
   State(11).running_requests = 10;  // Its tokens take longer than a link between domains costs.
   ASSERT_OK_AND_ASSIGN(Placement placement, Run());

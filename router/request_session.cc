@@ -25,6 +25,14 @@ uint64_t SampleSeed(uint64_t seed, int sample) {
   return XXH3_64bits(pair, sizeof(pair));
 }
 
+// That the answer has, whatever the model says.
+int LeastTokens(const Request& request) {
+  const SamplingParams& sampling = request.sampling;
+  if (sampling.format != nullptr) return 1;  // It may be complete.
+  const bool ends_at_limit = sampling.ignore_eos && request.stops.empty() && sampling.stop_token_ids.empty();
+  return std::max({1, sampling.min_tokens, ends_at_limit ? sampling.max_tokens : 1});
+}
+
 }  // namespace
 
 RequestSession::RequestSession(const Options& options, const Request& request, int sample, const Tokenizer& tokenizer,
@@ -33,7 +41,6 @@ RequestSession::RequestSession(const Options& options, const Request& request, i
       request_(request),
       sample_(sample),
       text_(tokenizer, request.stops),
-      tokens_(request.prompt),
       waiting_since_(now),
       arrival_(request.arrival) {}
 
@@ -45,14 +52,18 @@ SessionActions RequestSession::Begin() {
   return actions;
 }
 
-PlacementRequest RequestSession::placement_request() const {
+PlacementRequest RequestSession::placement_request() {
   PlacementRequest request;
-  request.tokens = tokens_;
+  request.tokens = request_.prompt;
+  if (!output_.empty()) {
+    tokens_to_place_ = TokensSoFar();
+    request.tokens = tokens_to_place_;
+  }
   request.split = options_.split;
   request.avoid = avoid_;
   request.place = request_.place();
   if (request_.sampling.max_tokens > 0) {
-    request.max_output_tokens = request_.sampling.max_tokens - static_cast<int>(output().size());
+    request.max_output_tokens = request_.sampling.max_tokens - static_cast<int>(output_.size());
   }
   request.affinity = request_.affinity;
   if (state_ == State::kAwaitingDecode) request.fixed_prefill = prefill_.worker;
@@ -61,6 +72,7 @@ PlacementRequest RequestSession::placement_request() const {
 
 SessionActions RequestSession::OnPlaced(const absl::StatusOr<Placement>& placement, const ClusterView& view,
                                         absl::Time now) {
+  tokens_to_place_ = {};
   SessionActions actions;
   if (!placement.ok()) {
     if (!IsRetryable(placement.status())) Fail(placement.status(), actions);
@@ -94,26 +106,41 @@ absl::Status RequestSession::CheckInTime(const Placement& placement, absl::Time 
         absl::StrCat(what, " is predicted to come in ", rounded(predicted), ", and ", allows, " ", rounded(allowed)),
         std::clamp(retry_after, absl::Milliseconds(10), absl::Seconds(30)));
   };
-  const absl::Duration left = std::min(request_.deadline - now, arrival_ + request_.ttft_limit - now);
-  const absl::Duration earliest = placement.predicted_ttft * kSurely;
-  if (placement.is_sure_to_wait && earliest > left) {
+  const absl::Duration first = placement.is_sure_to_wait ? placement.predicted_ttft * kSurely : absl::ZeroDuration();
+  const absl::Duration further = placement.is_sure_to_share ? placement.predicted_tpot * kSurely : absl::ZeroDuration();
+  const absl::Duration until_deadline = request_.deadline - now;
+  const absl::Duration left = std::min(until_deadline, arrival_ + request_.ttft_limit - now);
+  if (placement.is_sure_to_wait && first > left) {
     return refuse("the first token", placement.predicted_ttft, "the deadline or the service tier leaves", left,
-                  earliest - left);
+                  first - left);
   }
-  if (placement.is_sure_to_share && placement.predicted_tpot * kSurely > request_.tpot_limit) {
+  if (request_.sampling.max_tokens == 1) return absl::OkStatus();
+  if (further > request_.tpot_limit) {
     // By then one of those that run has likely ended.
     return refuse("each further token", placement.predicted_tpot, "the service tier allows", request_.tpot_limit,
                   placement.predicted_tpot * kTypicalOutputTokens);
   }
+  const absl::Duration whole = first + further * (LeastTokens(request_) - 1);
+  if (placement.is_sure_to_share && whole > until_deadline) {
+    return refuse("the whole answer", whole / kSurely, "the deadline leaves", until_deadline, whole - until_deadline);
+  }
   return absl::OkStatus();
+}
+
+std::vector<TokenId> RequestSession::TokensSoFar() const {
+  std::vector<TokenId> tokens;
+  tokens.reserve(request_.prompt.size() + output_.size());
+  tokens.insert(tokens.end(), request_.prompt.begin(), request_.prompt.end());
+  tokens.insert(tokens.end(), output_.begin(), output_.end());
+  return tokens;
 }
 
 StartLeg RequestSession::MakeStart(absl::Time now) const {
   StartLeg start;
   start.name = request_.name;
   start.trace_parent = TraceParentOf(request_.trace);
-  start.tokens = tokens_;
-  start.output_tokens = static_cast<int>(output().size());
+  start.tokens = TokensSoFar();
+  start.output_tokens = static_cast<int>(output_.size());
   start.sampling = request_.sampling;
   start.sampling.seed = SampleSeed(start.sampling.seed, sample_);
   start.priority = request_.priority;
@@ -281,8 +308,8 @@ void RequestSession::OnDecodeEvent(LegEvent event, absl::Time now, SessionAction
 
 void RequestSession::Deliver(std::vector<SampledToken> tokens, absl::Time now, SessionActions& actions) {
   for (SampledToken& token : tokens) {
-    tokens_.push_back(token.token);
-    const int num_output = static_cast<int>(output().size());
+    output_.push_back(token.token);
+    const int num_output = static_cast<int>(output_.size());
     if (!actions.has_update) actions.update.latency = now - (num_output == 1 ? arrival_ : last_token_time_);
     if (num_output == 1) {
       first_token_time_ = now;
@@ -346,7 +373,7 @@ bool RequestSession::CountRetry(const absl::Status& cause, SessionActions& actio
 void RequestSession::Retry(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions) {
   if (!CountRetry(cause, actions)) return;
   LogInfo("request starts again",
-          {{"request", request_.name}, {"tokens_kept", output().size()}, {"cause", cause.message()}});
+          {{"request", request_.name}, {"tokens_kept", output_.size()}, {"cause", cause.message()}});
   CloseLegs(actions);
   avoid_ = {avoid};
   early_tokens_.clear();
@@ -412,7 +439,7 @@ SessionActions RequestSession::OnTick(absl::Time now) {
 RequestUsage RequestSession::usage() const {
   RequestUsage usage;
   usage.prompt_tokens = prompt_tokens();
-  usage.completion_tokens = static_cast<int>(output().size());
+  usage.completion_tokens = static_cast<int>(output_.size());
   usage.cached_tokens = cached_tokens_;
   usage.retries = retries_;
   usage.stages = stages_;
@@ -426,7 +453,7 @@ RequestUsage RequestSession::usage() const {
   if (second_token_time_ < absl::InfiniteFuture()) {
     usage.stages.decode = last_token_time_ - second_token_time_;
     absl::Duration step =
-        output().size() > 2 ? usage.stages.decode / static_cast<int64_t>(output().size() - 2) : absl::ZeroDuration();
+        output_.size() > 2 ? usage.stages.decode / static_cast<int64_t>(output_.size() - 2) : absl::ZeroDuration();
     usage.stages.handover = std::max(absl::ZeroDuration(), second_token_time_ - first_token_time_ - step);
   }
   return usage;

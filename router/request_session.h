@@ -43,7 +43,8 @@ struct SessionActions {
 // Pure: no thread, clock or RPC; time is passed in.
 //
 // Thread-safety: not thread-safe; the router's owner thread owns it.
-// Ownership: borrows the tokenizer.
+// Ownership: borrows the request, whose prompt may be long and has no second copy here, and the tokenizer; both outlive
+// it.
 class RequestSession {
  public:
   struct Options {
@@ -56,8 +57,9 @@ class RequestSession {
 
   // Asks for a first placement.
   SessionActions Begin();
-  // What to place now: a pair, or only a decode worker for KV that prefill holds.
-  PlacementRequest placement_request() const;
+  // What to place now: a pair, or only a decode worker for KV that prefill holds. Its tokens are the session's, until
+  // OnPlaced.
+  PlacementRequest placement_request();
   // Opens the legs. An error that is not retryable ends the session; a retryable one keeps it
   // waiting.
   SessionActions OnPlaced(const absl::StatusOr<Placement>& placement, const ClusterView& view, absl::Time now);
@@ -95,8 +97,8 @@ class RequestSession {
     bool open() const { return id.is_set(); }
   };
   StartLeg MakeStart(absl::Time now) const;
-  // RESOURCE_EXHAUSTED: the first token is predicted to come after the deadline, or after the request's limit, or the
-  // others to take longer each than it allows.
+  // RESOURCE_EXHAUSTED: the first token is predicted to come after the deadline, or after the request's limit; or the
+  // others to take longer each than it allows, or as many as there must be to end after the deadline.
   absl::Status CheckInTime(const Placement& placement, absl::Time now) const;
   void OpenBothLegs(const Placement& placement, const ClusterView& view, absl::Time now, SessionActions& actions);
   // For a last token: prefill's is the only one, and its KV goes nowhere.
@@ -113,20 +115,21 @@ class RequestSession {
   // Looks for another decode worker for the KV that prefill has. Counts as a retry, unless decode was just full: that
   // is bounded by the time for which prefill holds KV.
   void FindAnotherDecode(const absl::Status& cause, Incarnation avoid, absl::Time now, SessionActions& actions);
-  // The tokens that were delivered.
-  absl::Span<const TokenId> output() const { return absl::MakeConstSpan(tokens_).subspan(request_.prompt.size()); }
+  // The prompt, and what was delivered.
+  std::vector<TokenId> TokensSoFar() const;
   bool CountRetry(const absl::Status& cause, SessionActions& actions);
   void CloseLegs(SessionActions& actions);
   void Close(Leg& leg, SessionActions& actions);
 
   const Options options_;
-  const Request request_;
+  const Request& request_;
   const int sample_;
   OutputText text_;
   State state_ = State::kQueued;
   Leg prefill_, decode_;
   HandoverId handover_;
-  std::vector<TokenId> tokens_;             // The prompt, and what was delivered, of all attempts.
+  std::vector<TokenId> output_;             // What was delivered, of all attempts.
+  std::vector<TokenId> tokens_to_place_;    // What placement_request() has, where that is not the prompt alone.
   bool first_token_seen_ = false;           // Of this attempt.
   std::vector<SampledToken> early_tokens_;  // Decode's, that overtook prefill's first token.
   std::optional<LegEvent> early_end_;

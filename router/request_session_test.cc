@@ -429,8 +429,23 @@ TEST_F(RequestSessionTest, IsRefusedAtOnceWhereFurtherTokensWouldTakeTooLong) {
                                        "79ms")));
   EXPECT_EQ(GetRetryAfter(slow), absl::Milliseconds(6400));
   EXPECT_THAT(last_.starts, IsEmpty());
+  request_.sampling.max_tokens = 1;
+  EXPECT_FALSE(place().finished.has_value());  // It has no further token.
+  request_.sampling.max_tokens = 200;
   request_.tpot_limit = absl::Milliseconds(81);
   EXPECT_FALSE(place().finished.has_value());  // It might just do.
+  // 200 tokens of 80 ms or more.
+  request_.deadline = kNow + absl::Seconds(15.9);
+  EXPECT_FALSE(place().finished.has_value());  // It may end sooner.
+  request_.sampling.ignore_eos = true;
+  EXPECT_THAT(place().finished.value(), StatusIs(absl::StatusCode::kResourceExhausted,
+                                                 HasSubstr("the whole answer is predicted to come in 19.9s, and the "
+                                                           "deadline leaves 15.9s")));
+  request_.deadline = kNow + absl::Seconds(16);
+  EXPECT_FALSE(place().finished.has_value());
+  request_.sampling.ignore_eos = false;
+  request_.sampling.min_tokens = 300;
+  EXPECT_THAT(place().finished.value(), StatusIs(absl::StatusCode::kResourceExhausted));
 }
 
 TEST_F(RequestSessionTest, ACallsFurtherSamplesAreNotRefusedForTheFirst) {

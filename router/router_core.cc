@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/error_reason.h"
@@ -12,6 +13,7 @@ namespace tandem {
 namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(20);
+constexpr size_t kLongestLoggedName = 256;
 
 }  // namespace
 
@@ -87,7 +89,10 @@ void RouterCore::Submit(std::shared_ptr<const Request> request) {
 
 void RouterCore::CountRefused(const std::string& name, Tenant tenant, const absl::Status& status) {
   if (options_.access_log) {
-    LogInfo("request ended", {{"request", name},
+    // Nobody has checked it yet.
+    const bool is_name =
+        name.size() <= kLongestLoggedName && std::all_of(name.begin(), name.end(), absl::ascii_isgraph);
+    LogInfo("request ended", {{"request", is_name ? name : ""},
                               {"outcome", absl::StatusCodeToString(status.code())},
                               {"tenant", NameOf(tenant)},
                               {"error", status.message()}});

@@ -283,7 +283,9 @@ TEST(RouterMetricsTest, TellsTheSameUnderTheNamesOfVllm) {
   ClusterView view;
   WorkerRegistration decode{.worker_id = "decode-0", .incarnation = kDecode, .role = Role::kDecode, .total_pages = 100};
   view.Register(decode, absl::UnixEpoch());
-  for (int64_t preemptions : {2, 5}) {
+  for (int64_t preemptions : {2, 5, 5}) {
+    view.Register(decode, absl::UnixEpoch());  // Lost and there again, with the count of before.
+    metrics.SetState(view, /*active=*/5, /*waiting=*/2);
     view.OnHeartbeat(kDecode, {.free_pages = 25, .preemptions = preemptions, .sequence = 1}, absl::UnixEpoch());
     metrics.SetState(view, /*active=*/5, /*waiting=*/2);
   }

@@ -62,7 +62,10 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   }
   void Direct(Incarnation worker, const RouterDirective& directive) override { control_.Direct(worker, directive); }
   void Expel(Incarnation worker, const std::string& reason) override { control_.Expel(worker, reason); }
-  void EndTurn() override { relay_.EndTurn(); }
+  void EndTurn() override {
+    relay_.EndTurn();
+    if (generate_ != nullptr) generate_->DropStuckClients();
+  }
   void Export(std::vector<Span> spans) override { spans_->Add(std::move(spans)); }
 
   // OwnerWait.

@@ -56,10 +56,10 @@ std::vector<Span> SpansOf(const Request& request, const TraceContext& trace, con
        .attributes = {{"tandem.request_id", request.name},
                       {"tandem.prefill_worker", usage.prefill_worker},
                       {"tandem.decode_worker", usage.decode_worker},
-                      {"gen_ai.usage.input_tokens", absl::StrCat(usage.prompt_tokens)},
-                      {"gen_ai.usage.output_tokens", absl::StrCat(usage.completion_tokens)},
-                      {"tandem.cached_tokens", absl::StrCat(usage.cached_tokens)},
-                      {"tandem.retries", absl::StrCat(usage.retries)}},
+                      {"gen_ai.usage.input_tokens", int64_t{usage.prompt_tokens}},
+                      {"gen_ai.usage.output_tokens", int64_t{usage.completion_tokens}},
+                      {"tandem.cached_tokens", int64_t{usage.cached_tokens}},
+                      {"tandem.retries", int64_t{usage.retries}}},
        .error = status.ok() ? "" : absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message())});
   const std::string root = spans[0].span_id;
   const auto add = [&](const char* name, absl::Time start, absl::Duration length) {

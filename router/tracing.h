@@ -2,6 +2,7 @@
 
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -16,7 +17,7 @@ struct Span {
   std::string trace_id, span_id, parent_id;  // In hex: 32, 16 and 16 digits; no parent: "".
   std::string name;
   absl::Time start, end;
-  std::vector<std::pair<std::string, std::string>> attributes;
+  std::vector<std::pair<std::string, std::variant<std::string, int64_t>>> attributes;
   std::string error;  // Empty: it ended well.
 };
 

@@ -90,16 +90,16 @@ void VllmMetrics::SetState(const ClusterView& view, int64_t active, int64_t wait
   running_.Set(static_cast<double>(active - waiting));
   waiting_.Set(static_cast<double>(waiting));
   double free = 0, total = 0;
-  absl::flat_hash_map<Incarnation, int64_t> preemptions;
   for (const auto& [incarnation, worker] : view.workers()) {
-    const int64_t now = preemptions[incarnation] = worker.heartbeat.preemptions;
-    const auto before = preemptions_of_.find(incarnation);
-    preemptions_.Increment(static_cast<double>(now - (before == preemptions_of_.end() ? 0 : before->second)));
+    // A worker counts since its start, and may be lost for a while.
+    int64_t& counted = preemptions_of_[incarnation];
+    if (const int64_t now = worker.heartbeat.preemptions; now > counted) {
+      preemptions_.Increment(static_cast<double>(now - std::exchange(counted, now)));
+    }
     if (worker.registration.role != Role::kDecode) continue;
     free += worker.heartbeat.free_pages;
     total += worker.registration.total_pages;
   }
-  preemptions_of_ = std::move(preemptions);
   cache_usage_.Set(total > 0 ? 1 - free / total : 0);
 }
 

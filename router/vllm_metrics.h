@@ -26,7 +26,7 @@ class VllmMetrics {
  private:
   prometheus::Gauge &running_, &waiting_, &cache_usage_;
   prometheus::Counter& preemptions_;
-  absl::flat_hash_map<Incarnation, int64_t> preemptions_of_;  // Counted already, of the workers that are there.
+  absl::flat_hash_map<Incarnation, int64_t> preemptions_of_;  // Counted already.
   prometheus::Counter &prompt_tokens_, &generated_tokens_, &cache_queries_, &cache_hits_, &stopped_, &cut_;
   prometheus::Histogram &ttft_, &itl_, &e2e_, &queue_, &prefill_, &decode_, &inference_, &prompt_length_,
       &output_length_;

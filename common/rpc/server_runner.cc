@@ -16,6 +16,10 @@ namespace tandem {
 namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
+// Of what all connections have sent and nobody has taken yet.
+constexpr size_t kMaxMemoryBytes = size_t{1} << 30;
+// A peer that does not answer a ping within a timeout is gone, though its connection says nothing.
+constexpr int kKeepaliveMs = 60'000, kKeepaliveTimeoutMs = 20'000;
 
 }  // namespace
 
@@ -26,6 +30,9 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
   int port = 0;
   builder.AddListeningPort(address, ServerCredentialsOf(trust, address, callers), &port);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.SetResourceQuota(grpc::ResourceQuota("tandem").Resize(kMaxMemoryBytes));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // As the channels of common/rpc/channel.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);

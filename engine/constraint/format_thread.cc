@@ -15,7 +15,8 @@ constexpr size_t kStackBytes = size_t{512} << 20;
 
 }  // namespace
 
-FormatThread::FormatThread(const Checkpoint& checkpoint) : checkpoint_(checkpoint), compiler_(nullptr) {
+int FormatThread::EnsureThread() {
+  if (has_thread_) return 0;
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, kStackBytes);
@@ -23,29 +24,32 @@ FormatThread::FormatThread(const Checkpoint& checkpoint) : checkpoint_(checkpoin
     static_cast<FormatThread*>(self)->Main();
     return nullptr;
   };
-  thread_error_ = pthread_create(&thread_, &attributes, main, this);
+  const int error = pthread_create(&thread_, &attributes, main, this);
   pthread_attr_destroy(&attributes);
+  has_thread_ = error == 0;
+  return error;
 }
 
 FormatThread::~FormatThread() {
   {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
+    if (!has_thread_) return;
   }
-  if (thread_error_ == 0) pthread_join(thread_, nullptr);
+  pthread_join(thread_, nullptr);
 }
 
 std::shared_ptr<FormatJob> FormatThread::Start(std::shared_ptr<const OutputFormat> format,
                                                std::vector<TokenId> output) {
   auto job = std::make_shared<FormatJob>(std::move(format), std::move(output));
-  if (thread_error_ != 0) {
-    absl::MutexLock lock(&job->mu_);
+  absl::MutexLock lock(&mu_);
+  if (const int error = EnsureThread(); error != 0) {
+    absl::MutexLock job_lock(&job->mu_);
     job->result_ = absl::FailedPreconditionError(
         absl::StrCat("response_format: needs a thread with a stack of ", FormatBytes(kStackBytes),
-                     " of address space, which cannot be made: ", strerror(thread_error_)));
+                     " of address space, which cannot be made: ", strerror(error)));
     return job;
   }
-  absl::MutexLock lock(&mu_);
   // Those whose requests have ended: they may be many, while one takes long.
   std::erase_if(jobs_, [](const std::shared_ptr<FormatJob>& waiting) { return waiting.use_count() == 1; });
   jobs_.push_back(job);

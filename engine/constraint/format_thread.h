@@ -48,18 +48,20 @@ class FormatJob {
 // Ownership: owns the thread and the compiler; borrows the checkpoint.
 class FormatThread {
  public:
-  explicit FormatThread(const Checkpoint& checkpoint);
+  explicit FormatThread(const Checkpoint& checkpoint) : checkpoint_(checkpoint), compiler_(nullptr) {}
   // Waits for the format that is being compiled, which nothing can cut short; those that wait are never done.
   ~FormatThread();
   FormatThread(const FormatThread&) = delete;
   FormatThread& operator=(const FormatThread&) = delete;
 
   // Compiles `format`, and takes it through `output`, which an answer begins with. FAILED_PRECONDITION, as the job's
-  // result: there is no such thread.
+  // result: there can be no such thread now.
   std::shared_ptr<FormatJob> Start(std::shared_ptr<const OutputFormat> format, std::vector<TokenId> output)
       ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
+  // Begins with the first format. Not 0: why it cannot, as errno; the next format tries again.
+  int EnsureThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Main() ABSL_LOCKS_EXCLUDED(mu_);
   FormatJob::Result Compile(const FormatJob& job);
   bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !jobs_.empty(); }
@@ -69,8 +71,8 @@ class FormatThread {
   absl::Mutex mu_;
   std::deque<std::shared_ptr<FormatJob>> jobs_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  pthread_t thread_{};
-  int thread_error_ = 0;  // Why there is no thread, as errno; set by the constructor only.
+  bool has_thread_ ABSL_GUARDED_BY(mu_) = false;
+  pthread_t thread_{};  // Where there is one.
 };
 
 }  // namespace tandem

@@ -136,10 +136,10 @@ absl::StatusOr<std::unique_ptr<ConstraintCompiler>> ConstraintCompiler::Create(c
                                        .more_end_tokens = ends.data() + 1,
                                        .num_more_end_tokens = static_cast<uint32_t>(ends.size() - 1)};
   char error[512] = "";
-  std::shared_ptr<llguidance::Tokenizer> vocabulary(library->new_tokenizer(&init, error, sizeof(error)),
-                                                    library->free_tokenizer);
+  llguidance::Tokenizer* vocabulary = library->new_tokenizer(&init, error, sizeof(error));
   if (vocabulary == nullptr) return absl::InternalError(absl::StrCat("llguidance: ", error));
-  return std::unique_ptr<ConstraintCompiler>(new ConstraintCompiler(*library, std::move(vocabulary)));
+  return std::unique_ptr<ConstraintCompiler>(
+      new ConstraintCompiler(*library, std::shared_ptr<llguidance::Tokenizer>(vocabulary, library->free_tokenizer)));
 }
 
 absl::StatusOr<std::unique_ptr<TokenConstraint>> ConstraintCompiler::Compile(const OutputFormat& format) const {

@@ -136,17 +136,17 @@ class CudaOps final : public Ops {
                   Activation& scratch, Activation& out) override {
     if (rows == 0) return;
     SkinnyLinearArguments call = SkinnyCall(in, weight, rows, out);
-    const bool is_streamed = IsStreamed(call, compute_major_);
+    const bool has_norm_before = WantsNormBefore(call, compute_major_);
     call.norm = Data(norm);
     call.epsilon = epsilon;
-    if (is_streamed || !RunFewRows(call)) Ops::NormLinear(in, norm, epsilon, weight, rows, scratch, out);
+    if (has_norm_before || !RunFewRows(call)) Ops::NormLinear(in, norm, epsilon, weight, rows, scratch, out);
   }
 
   void NormGatedLinear(const Activation& in, const VectorWeight& norm, float epsilon, const LinearWeight& weight,
                        int rows, Activation& scratch, Activation& gate_up, Activation& out) override {
     SkinnyLinearArguments call = SkinnyCall(in, weight, rows, out);
     call.is_gated = true;
-    if (IsStreamed(call, compute_major_)) {
+    if (WantsNormBefore(call, compute_major_)) {
       RmsNorm(in, norm, epsilon, rows, scratch);
       call.in = Cuda(scratch).data();
     } else {

@@ -5,10 +5,10 @@
 #include "engine/cuda/skinny_linear.h"
 
 // How it works. A block takes tiles of 16 features, one after the other; each of its warps takes the same part of the
-// input features of all of them. A warp multiplies on tensor cores, weights on the left and up to 8 tokens on the
-// right, straight from what it loaded: the order in which products are summed is free, so each thread's 16 bytes of a
-// weight row stand for the places that the instruction wants from it, and the same is done with the tokens. The warps'
-// sums meet in shared memory. Weights of 4 or 8 bits become bf16 in registers.
+// input features of all of them. A warp multiplies on tensor cores, weights on the left and 8 tokens on the right, up
+// to four times with the same weights, straight from what it loaded: the order in which products are summed is free, so
+// each thread's 16 bytes of a weight row stand for the places that the instruction wants from it, and the same is done
+// with the tokens. The warps' sums meet in shared memory. Weights of 4 or 8 bits become bf16 in registers.
 //
 // What counts is that the weights never stop coming: loads are ordered a batch ahead, the first ones before the
 // kernel's input is there, and a block takes no more than half of a multiprocessor, so that the next kernel's first
@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(kThreads, 2) SkinnyLinearKernel(SkinnyLinearAr
   constexpr bool k4Bits = kKind == WeightKind::kInt4 || kKind == WeightKind::kFloat4;
   constexpr int kStep = kStepFeatures<kKind>;
   constexpr int kStepBytes = 64;
-  constexpr int kPerThread = kStep / 4;  // Features of 16 bytes.
-  constexpr int kDepth = kGated ? 2 : 4;
+  constexpr int kPerThread = kStep / 4;                             // Features of 16 bytes.
+  constexpr int kDepth = (kGated ? 2 : 4) / (kGroups > 2 ? 2 : 1);  // What registers have room for.
   constexpr int kTokens = 8 * kGroups;
   constexpr int kSumStride = kTokens + 1;
   constexpr int kSums = kMatrices * kTileRows * kSumStride;  // Of one warp.
@@ -376,12 +376,15 @@ WeightKind KindOf(const SkinnyLinearArguments& a) {
   return a.float8.codes != nullptr ? WeightKind::kFloat8 : a.few_bits.kind;
 }
 
+// Of 8 tokens, as there is code for.
+int GroupsOf(const SkinnyLinearArguments& a) { return a.rows <= 8 ? 1 : a.rows <= 16 ? 2 : 4; }
+
 struct SharedNeeds {
   size_t bytes = 0;          // Of a block.
   int staged_row_bytes = 0;  // 0: the input is not kept there.
 };
 SharedNeeds SharedNeedsOf(const SkinnyLinearArguments& a) {
-  const int groups = a.rows <= 8 ? 1 : 2, row_bytes = a.in_features * 2 + RowPad(KindOf(a));
+  const int groups = GroupsOf(a), row_bytes = a.in_features * 2 + RowPad(KindOf(a));
   SharedNeeds needs;
   needs.bytes = size_t{2} * kWarps * (a.is_gated ? 2 : 1) * kTileRows * (8 * groups + 1) * sizeof(float);
   if (a.norm == nullptr && a.rows * row_bytes > kMaxStaged) return needs;
@@ -404,18 +407,33 @@ cudaError_t Launch(const SkinnyLinearArguments& a, int multiprocessors, cudaStre
 template <int kGroups, bool kGated>
 cudaError_t LaunchFor(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
   switch (KindOf(a)) {
-    case WeightKind::kFloat8:
-      return Launch<kGroups, kGated, WeightKind::kFloat8>(a, multiprocessors, stream);
     case WeightKind::kInt8:
       return Launch<kGroups, kGated, WeightKind::kInt8>(a, multiprocessors, stream);
     case WeightKind::kInt4:
       return Launch<kGroups, kGated, WeightKind::kInt4>(a, multiprocessors, stream);
     case WeightKind::kFloat4:
       return Launch<kGroups, kGated, WeightKind::kFloat4>(a, multiprocessors, stream);
-    case WeightKind::kBf16:
+    default:
       break;
   }
-  return Launch<kGroups, kGated, WeightKind::kBf16>(a, multiprocessors, stream);
+  if constexpr (kGroups <= 2) {
+    return KindOf(a) == WeightKind::kFloat8 ? Launch<kGroups, kGated, WeightKind::kFloat8>(a, multiprocessors, stream)
+                                            : Launch<kGroups, kGated, WeightKind::kBf16>(a, multiprocessors, stream);
+  } else {
+    return cudaErrorInvalidValue;
+  }
+}
+
+template <bool kGated>
+cudaError_t LaunchForRows(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
+  switch (GroupsOf(a)) {
+    case 1:
+      return LaunchFor<1, kGated>(a, multiprocessors, stream);
+    case 2:
+      return LaunchFor<2, kGated>(a, multiprocessors, stream);
+    default:
+      return LaunchFor<4, kGated>(a, multiprocessors, stream);
+  }
 }
 
 }  // namespace
@@ -423,16 +441,15 @@ cudaError_t LaunchFor(const SkinnyLinearArguments& a, int multiprocessors, cudaS
 bool IsSkinny(const SkinnyLinearArguments& a) {
   const int tile = a.is_gated ? 2 * kTileRows : kTileRows;
   constexpr size_t kMostShared = 224 << 10;  // A block may have 227 KB, of which some is the kernel's own.
-  return a.rows >= 1 && a.rows <= kMaxSkinnyRows && HasFewRowsForm(a) && a.in_features % StepFeatures(KindOf(a)) == 0 &&
+  const bool takes_rows =
+      a.rows <= kMaxSkinnyRows || (IsFewBits(a.few_bits.kind) && a.norm == nullptr && a.rows <= kMaxFewBitRows);
+  return a.rows >= 1 && takes_rows && HasFewRowsForm(a) && a.in_features % StepFeatures(KindOf(a)) == 0 &&
          a.out_features % tile == 0 && SharedNeedsOf(a).bytes <= kMostShared;
 }
 
 cudaError_t LaunchSkinnyLinear(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
-  if (a.rows <= 8) {
-    return a.is_gated ? LaunchFor<1, true>(a, multiprocessors, stream)
-                      : LaunchFor<1, false>(a, multiprocessors, stream);
-  }
-  return a.is_gated ? LaunchFor<2, true>(a, multiprocessors, stream) : LaunchFor<2, false>(a, multiprocessors, stream);
+  return a.is_gated ? LaunchForRows<true>(a, multiprocessors, stream)
+                    : LaunchForRows<false>(a, multiprocessors, stream);
 }
 
 }  // namespace tandem

@@ -36,6 +36,7 @@ inline bool HasFewRowsForm(const SkinnyLinearArguments& a) {
 }
 
 inline constexpr int kMaxSkinnyRows = 16;
+inline constexpr int kMaxFewBitRows = 32;  // Of weights of few bits, without a norm.
 
 // Whether the kernel has code for it.
 bool IsSkinny(const SkinnyLinearArguments& arguments);

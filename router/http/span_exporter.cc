@@ -16,8 +16,13 @@ namespace {
 constexpr size_t kMostWaiting = 8192;
 constexpr absl::Duration kBetweenWarnings = absl::Minutes(1);
 
-void AppendAttribute(absl::string_view key, absl::string_view value, std::string& out) {
-  absl::StrAppend(&out, "{\"key\":", JsonString(key), ",\"value\":{\"stringValue\":", JsonString(value), "}}");
+void AppendAttribute(absl::string_view key, const std::variant<std::string, int64_t>& value, std::string& out) {
+  absl::StrAppend(&out, "{\"key\":", JsonString(key), ",\"value\":{");
+  if (const auto* number = std::get_if<int64_t>(&value)) {
+    absl::StrAppend(&out, "\"intValue\":\"", *number, "\"}}");  // 64 bits are strings in protobuf's JSON.
+  } else {
+    absl::StrAppend(&out, "\"stringValue\":", JsonString(std::get<std::string>(value)), "}}");
+  }
 }
 
 void AppendSpan(const Span& span, std::string& out) {
@@ -40,7 +45,7 @@ void AppendSpan(const Span& span, std::string& out) {
 
 std::string OtlpJson(const std::vector<Span>& spans, absl::string_view service) {
   std::string out = "{\"resourceSpans\":[{\"resource\":{\"attributes\":[";
-  AppendAttribute("service.name", service, out);
+  AppendAttribute("service.name", std::string(service), out);
   out += "]},\"scopeSpans\":[{\"scope\":{\"name\":\"tandem\"},\"spans\":[";
   for (const Span& span : spans) {
     if (&span != &spans.front()) out += ",";

@@ -46,7 +46,7 @@ Span SomeSpan() {
           .name = "tandem.request",
           .start = absl::FromUnixNanos(1'000'000'000'000'000'001),
           .end = absl::FromUnixNanos(1'000'000'000'000'000'002),
-          .attributes = {{"k", "v\"w"}},
+          .attributes = {{"k", "v\"w"}, {"n", int64_t{7}}},
           .error = "UNAVAILABLE: gone"};
 }
 
@@ -56,11 +56,12 @@ TEST(SpanExporterTest, SpansAreOtlpInJson) {
   ASSERT_FALSE(error);
   EXPECT_EQ(boost::json::serialize(value.at_pointer("/resourceSpans/0/resource/attributes/0/value/stringValue")),
             "\"s\"");
-  EXPECT_EQ(boost::json::serialize(value.at_pointer("/resourceSpans/0/scopeSpans/0/spans/1")),
-            R"({"traceId":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","spanId":"bbbbbbbbbbbbbbbb","parentSpanId":"",)"
-            R"("name":"tandem.request","kind":2,"startTimeUnixNano":"1000000000000000001",)"
-            R"("endTimeUnixNano":"1000000000000000002","attributes":[{"key":"k","value":{"stringValue":"v\"w"}}],)"
-            R"("status":{"code":2,"message":"UNAVAILABLE: gone"}})");
+  EXPECT_EQ(
+      boost::json::serialize(value.at_pointer("/resourceSpans/0/scopeSpans/0/spans/1")),
+      R"({"traceId":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","spanId":"bbbbbbbbbbbbbbbb","parentSpanId":"",)"
+      R"("name":"tandem.request","kind":2,"startTimeUnixNano":"1000000000000000001",)"
+      R"("endTimeUnixNano":"1000000000000000002","attributes":[{"key":"k","value":{"stringValue":"v\"w"}},{"key":"n","value":{"intValue":"7"}}],)"
+      R"("status":{"code":2,"message":"UNAVAILABLE: gone"}})");
 }
 
 TEST(SpanExporterTest, SendsWhatItIsGivenAtTheLatestAtItsEnd) {

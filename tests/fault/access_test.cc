@@ -91,6 +91,19 @@ TEST(AccessTest, WithTlsEverythingWorksAndNothingGoesInTheClear) {
   }
 }
 
+TEST(AccessTest, NothingListensBeyondLoopback) {
+  // UCX listens as well; with TLS the router is at a TCP port.
+  ProcessCluster cluster({.transports = "ucx", .tls = true});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  for (const char* process : {"router", "prefill-0", "prefill-1", "decode-0", "decode-1"}) {
+    const std::vector<std::string> addresses = cluster.ListeningAt(process);
+    EXPECT_GE(addresses.size(), 2) << process;
+    for (const std::string& address : addresses) {  // IPv4's 127.0.0.1, or that within IPv6.
+      EXPECT_THAT(address, testing::ContainsRegex("^(0000000000000000FFFF0000)?0100007F:")) << process;
+    }
+  }
+}
+
 TEST(AccessTest, WithMutualTlsOnlyClientsWithACertificateAreHeard) {
   ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1, .tls = true, .mutual_tls = true});
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();

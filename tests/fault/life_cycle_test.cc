@@ -8,6 +8,7 @@
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -108,10 +109,11 @@ class AddedWorker {
     std::vector<char*> arguments;
     for (std::string& flag : flags) arguments.push_back(flag.data());
     arguments.push_back(nullptr);
-    EXPECT_EQ(posix_spawn(&pid_, program.c_str(), nullptr, nullptr, arguments.data(), environ), 0);
+    if (posix_spawn(&pid_, program.c_str(), nullptr, nullptr, arguments.data(), environ) != 0) pid_ = -1;
+    EXPECT_GT(pid_, 0) << program;
   }
   ~AddedWorker() {
-    if (has_left_) return;
+    if (has_left_ || pid_ <= 0) return;
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
   }
@@ -125,7 +127,7 @@ class AddedWorker {
   }
 
  private:
-  pid_t pid_ = 0;
+  pid_t pid_ = -1;
   bool has_left_ = false;
 };
 
@@ -150,12 +152,14 @@ TEST(LifeCycleTest, WhatRunsWhenTheDrainTimeoutIsOverGoesOnElsewhere) {
   ASSERT_TRUE(cluster.AwaitWorkers(/*workers=*/3, /*links=*/2));
   // One is on decode-0, so that the other goes to decode-1.
   std::atomic<bool> over = false;
-  std::thread other([&] {
-    while (!over) cluster.Ask(ask, [&](int) { return !over; });
-  });
+  GenerateOptions long_ask = ask;
+  long_ask.sampling.max_tokens = 6000;
+  std::thread other([&] { cluster.Ask(long_ask, [&](int) { return !over; }); });
   EXPECT_TRUE(cluster.AwaitActive(1));
-  const ProcessCluster::Answer answer =
-      cluster.Ask(ask, [&](int tokens) { return tokens != 20 || cluster.client().Drain("decode-1").ok(); });
+  bool is_draining = false;
+  const ProcessCluster::Answer answer = cluster.Ask(ask, [&](int tokens) {
+    return tokens < 20 || std::exchange(is_draining, true) || cluster.client().Drain("decode-1").ok();
+  });
   over = true;
   other.join();
   ASSERT_THAT(answer.summary, IsOk());

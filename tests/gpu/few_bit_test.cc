@@ -229,11 +229,12 @@ TEST_P(FewBitTest, WidenedIsWhatTheCheckpointSays) {
 
 TEST_P(FewBitTest, LinearOfFewRowsIsThatOfTheHost) {
   std::vector<LinearCase> cases;
-  for (int rows : {1, 3, 8, 9, 16, 17, 31, 48}) {  // More than 16 in several passes.
-    cases.push_back({.rows = rows, .in = 512, .out = 256, .norm = true});
-    cases.push_back({.rows = rows, .in = 640, .out = 512, .norm = true, .gated = true});
+  for (int rows : {1, 3, 8, 9, 16, 17, 31, 32, 33, 64}) {  // More than 32 in two passes.
+    const bool norm = rows <= 16;
+    cases.push_back({.rows = rows, .in = 512, .out = 256, .norm = norm});
+    cases.push_back({.rows = rows, .in = 640, .out = 512, .norm = norm, .gated = true});
     cases.push_back({.rows = rows, .in = 14336, .out = 128, .add = true});
-    cases.push_back({.rows = rows, .in = 4096, .out = 1024, .norm = true, .bias = true});
+    cases.push_back({.rows = rows, .in = 4096, .out = 1024, .norm = norm, .bias = true});
     cases.push_back({.rows = rows, .in = 128, .out = 16});
     cases.push_back({.rows = rows, .in = 256, .out = 64, .is_float = true});
   }
@@ -265,8 +266,9 @@ TEST_P(FewBitTest, LinearOfFewRowsIsThatOfTheHost) {
 TEST_P(FewBitTest, ManyRowsAreForWidenedWeights) {
   SkinnyLinearArguments a;
   a.few_bits.kind = GetParam().kind;
-  a.rows = 49, a.in_features = 512, a.out_features = 256;
+  a.rows = 65, a.in_features = 512, a.out_features = 256;
   EXPECT_FALSE(RunFewRows(a, multiprocessors_, compute_major_, nullptr));
+  EXPECT_TRUE(WantsNormBefore(a, compute_major_));
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, FewBitTest, testing::ValuesIn(kFormats),

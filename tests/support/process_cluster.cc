@@ -9,9 +9,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "common/clock.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/test_certificates.h"
@@ -179,11 +182,11 @@ bool ProcessCluster::AwaitWorkers(int workers, int links) {
   });
 }
 
-bool ProcessCluster::AwaitAllPagesFree() {
+bool ProcessCluster::AwaitAllPagesFree(int have_left) {
   std::string problem;
   bool free = AwaitStatus(kAftermath, [&](const ClusterSummary& status) {
     problem = status.active_requests > 0 ? absl::StrCat(status.active_requests, " requests are active\n") : "";
-    if (status.workers.size() != options_.prefill_replicas + options_.decode_replicas) {
+    if (status.workers.size() != options_.prefill_replicas + options_.decode_replicas - have_left) {
       absl::StrAppend(&problem, "only ", status.workers.size(), " workers are registered\n");
     }
     for (const WorkerSummary& worker : status.workers) {
@@ -219,6 +222,35 @@ void ProcessCluster::Signal(const std::string& process, int signal) {
   absl::MutexLock lock(&mu_);
   --wanted_;
   if (pid_t pid = launcher_->pid(process); pid > 0) kill(pid, signal);
+}
+
+std::vector<std::string> ProcessCluster::ListeningAt(const std::string& process) {
+  pid_t pid = 0;
+  {
+    ++wanted_;
+    absl::MutexLock lock(&mu_);
+    --wanted_;
+    pid = launcher_->pid(process);
+  }
+  std::set<std::string> sockets;  // Of the process, by inode.
+  for (const auto& entry : std::filesystem::directory_iterator(absl::StrCat("/proc/", pid, "/fd"))) {
+    std::error_code error;
+    absl::string_view target;
+    const std::string link = std::filesystem::read_symlink(entry.path(), error);
+    target = link;
+    if (!error && absl::ConsumePrefix(&target, "socket:[")) sockets.insert(std::string(absl::StripSuffix(target, "]")));
+  }
+  std::vector<std::string> addresses;
+  for (const char* name : {"tcp", "tcp6"}) {
+    std::ifstream file(absl::StrCat("/proc/", pid, "/net/", name));
+    std::string line;
+    while (std::getline(file, line)) {
+      const std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
+      constexpr char kListens[] = "0A";
+      if (fields.size() > 9 && fields[3] == kListens && sockets.contains(fields[9])) addresses.push_back(fields[1]);
+    }
+  }
+  return addresses;
 }
 
 int64_t ProcessCluster::ResidentBytes(const std::string& process) {

@@ -68,10 +68,13 @@ class ProcessCluster {
   bool AwaitActive(int requests);
   // No request is active, every worker's pages sum to its pool and none is granted, committed, in
   // use or quarantined: within 5 s. Prints what is wrong when that does not come true.
-  bool AwaitAllPagesFree();
+  // `have_left`: workers that were drained for good.
+  bool AwaitAllPagesFree(int have_left = 0);
   // Some worker shows pages in this state.
   bool AwaitPagesInState(const std::string& state);
   void Signal(const std::string& process, int signal);
+  // host:port, in hex as /proc/net/tcp has them, at which a process listens over TCP, of IPv4 and IPv6.
+  std::vector<std::string> ListeningAt(const std::string& process);
   // Resident memory of a process, now.
   int64_t ResidentBytes(const std::string& process);
   int restarts(const std::string& process);
