@@ -287,6 +287,11 @@ void RouterCore::OnWorkerEvents(Incarnation worker, EventFrame frame) {
         }
       }
       if (event.finish != LegFinish::kNone || !event.error.ok()) CloseLeg(id);
+      // It says so before its next heartbeat does, until which its requests would go there again and again.
+      if (WorkerView* view = view_.Find(worker);
+          view != nullptr && GetErrorReason(event.error) == ErrorReason::kWorkerDraining) {
+        view->heartbeat.state = "draining";
+      }
       Apply(session, session->machine->OnLegEvent(kind, std::move(event), now));
     }
     if (WorkerView* view = view_.Find(worker); view != nullptr && decoded > 0) {

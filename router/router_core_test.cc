@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "common/error_reason.h"
 #include "common/fake_clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -186,6 +187,23 @@ TEST_F(RouterCoreTest, ADrainedWorkerThatLeavesIsNotLost) {
   const std::string metrics = metrics_server_.Text();
   EXPECT_THAT(metrics, Not(HasSubstr("worker=\"decode-11\"")));
   EXPECT_THAT(metrics, HasSubstr("tandem_workers_lost_total{worker=\"decode-12\"} 1"));
+}
+
+TEST_F(RouterCoreTest, AWorkerThatRefusesSinceItDrainsIsNotAskedAgain) {
+  Register(kDecode);
+  Submit(/*samples=*/1);
+  ASSERT_EQ(outside_.starts.size(), 1);
+  core_.OnWorkerEvents(
+      kDecode,
+      {{{.id = outside_.starts[0].second.id,
+         .error = MakeError(absl::StatusCode::kUnavailable, ErrorReason::kWorkerDraining, "the worker is draining")}}});
+  Settle();
+  EXPECT_EQ(outside_.starts.size(), 1);  // It waits, though no heartbeat has told of it yet.
+  EXPECT_THAT(sink_->ends, testing::IsEmpty());
+  const Incarnation other(77);
+  Register(other);
+  ASSERT_EQ(outside_.starts.size(), 2);
+  EXPECT_EQ(outside_.starts[1].first, other);
 }
 
 TEST_F(RouterCoreTest, ADrainingWorkerThatDiesWithWorkIsLost) {

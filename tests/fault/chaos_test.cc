@@ -70,7 +70,8 @@ TEST(Chaos, AThousandRequestsWithCancelsDeadlinesAndKills) {
           ++whole;
         } else if (code == absl::StatusCode::kCancelled && kind == 0) {
           ++cancelled;
-        } else if (code == absl::StatusCode::kDeadlineExceeded && kind == 1) {
+        } else if ((code == absl::StatusCode::kDeadlineExceeded || code == absl::StatusCode::kResourceExhausted) &&
+                   kind == 1) {  // Or refused, since it was predicted to.
           ++expired;
         } else {
           right = false;
