@@ -42,10 +42,13 @@ class RequestSessionTest : public testing::Test {
     request_.prompt = {0, 1, 2};
     request_.arrival = kNow;
   }
+  void Begin(int sample = 0) {
+    session_ = std::make_unique<RequestSession>(options_, request_, sample, *tokenizer_, kNow);
+    EXPECT_TRUE(Do(session_->Begin()).needs_placement);
+  }
   // Begins and places on the first pair.
   void Start() {
-    session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
-    EXPECT_TRUE(Do(session_->Begin()).needs_placement);
+    Begin();
     Place(kPrefill, kDecode);
   }
   const SessionActions& Place(Incarnation prefill, Incarnation decode) {
@@ -375,8 +378,7 @@ TEST_F(RequestSessionTest, PlacementKnowsHowManyTokensThereMayBe) {
 
 TEST_F(RequestSessionTest, TellsWorkersWhenItsFirstTokenIsWanted) {
   const auto due_after = [&](absl::Duration waited) {
-    session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
-    Do(session_->Begin());
+    Begin();
     now_ = kNow + waited;
     Place(kPrefill, kDecode);
     EXPECT_EQ(last_.starts[0].second.due, last_.starts[1].second.due);
@@ -394,8 +396,7 @@ TEST_F(RequestSessionTest, IsRefusedAtOnceWhereTheFirstTokenWouldComeTooLate) {
   Placement placement{kPrefill, kDecode};
   placement.predicted_ttft = absl::Seconds(10);
   const auto place = [&]() -> const SessionActions& {
-    session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
-    Do(session_->Begin());
+    Begin();
     return Do(session_->OnPlaced(placement, view_, kNow + absl::Seconds(1)));
   };
   request_.ttft_limit = absl::Seconds(5);
@@ -416,8 +417,7 @@ TEST_F(RequestSessionTest, IsRefusedAtOnceWhereFurtherTokensWouldTakeTooLong) {
   Placement placement{kPrefill, kDecode};
   placement.predicted_tpot = absl::Milliseconds(100);
   const auto place = [&]() -> const SessionActions& {
-    session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
-    Do(session_->Begin());
+    Begin();
     return Do(session_->OnPlaced(placement, view_, kNow));
   };
   request_.tpot_limit = absl::Milliseconds(79);
@@ -453,8 +453,7 @@ TEST_F(RequestSessionTest, ACallsFurtherSamplesAreNotRefusedForTheFirst) {
   Placement placement{kPrefill, kDecode};
   placement.predicted_ttft = absl::Seconds(10);
   placement.is_sure_to_wait = true;
-  session_ = std::make_unique<RequestSession>(options_, request_, /*sample=*/1, *tokenizer_, kNow);
-  Do(session_->Begin());
+  Begin(/*sample=*/1);
   EXPECT_FALSE(Do(session_->OnPlaced(placement, view_, kNow)).finished.has_value());
 }
 
@@ -470,8 +469,7 @@ TEST_F(RequestSessionTest, WhatHasBegunIsNotRefusedForComingLate) {
 }
 
 TEST_F(RequestSessionTest, WaitsForWorkersOnlySoLong) {
-  session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
-  Do(session_->Begin());
+  Begin();
   Do(session_->OnPlaced(Retryable(ErrorReason::kLinkDown), view_, kNow));
   EXPECT_TRUE(session_->waits_for_placement());
   EXPECT_FALSE(Do(session_->OnTick(kNow + absl::Seconds(9))).finished.has_value());
@@ -481,8 +479,7 @@ TEST_F(RequestSessionTest, WaitsForWorkersOnlySoLong) {
 
 TEST_F(RequestSessionTest, OneWorkerDoesBothWithoutAHandover) {
   options_.split = false;
-  session_ = std::make_unique<RequestSession>(options_, request_, 0, *tokenizer_, kNow);
-  Do(session_->Begin());
+  Begin();
   Place(Incarnation(), kDecode);
   ASSERT_THAT(last_.starts, SizeIs(1));
   EXPECT_FALSE(last_.starts[0].second.handover.is_set());
@@ -495,8 +492,7 @@ TEST_F(RequestSessionTest, SamplesHaveSeedsOfTheirOwn) {
   request_.sampling.seed = 5;
   std::vector<uint64_t> seeds;
   for (int sample : {0, 1, 2}) {
-    session_ = std::make_unique<RequestSession>(options_, request_, sample, *tokenizer_, kNow);
-    Do(session_->Begin());
+    Begin(sample);
     Place(kPrefill, kDecode);
     seeds.push_back(last_.starts[0].second.sampling.seed);
   }
