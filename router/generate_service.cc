@@ -154,6 +154,7 @@ class GenerateCall final : public ResponseSink {
       EncodeUsage(usage, pending_.back().mutable_usage());
     } else {
       pending_.clear();
+      pending_bytes_ = 0;
     }
     WriteNext();
   }
@@ -285,7 +286,8 @@ class GenerateCall final : public ResponseSink {
     }
     outgoing_ = std::move(pending_.front());
     pending_.erase(pending_.begin());
-    if (pending_.empty()) pending_bytes_ = 0;
+    pending_bytes_ -= outgoing_.text().size();
+    for (const v1::GeneratedToken& token : outgoing_.tokens()) pending_bytes_ -= kTokenBytes * (1 + token.top_size());
     WriteOutgoing();
   }
 

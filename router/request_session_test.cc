@@ -46,6 +46,11 @@ class RequestSessionTest : public testing::Test {
     session_ = std::make_unique<RequestSession>(options_, request_, sample, *tokenizer_, kNow);
     EXPECT_TRUE(Do(session_->Begin()).needs_placement);
   }
+  // What became of it when it was placed so.
+  std::optional<absl::Status> EndOf(const Placement& placement, absl::Time now, int sample = 0) {
+    Begin(sample);
+    return Do(session_->OnPlaced(placement, view_, now)).finished;
+  }
   // Begins and places on the first pair.
   void Start() {
     Begin();
@@ -395,57 +400,51 @@ TEST_F(RequestSessionTest, TellsWorkersWhenItsFirstTokenIsWanted) {
 TEST_F(RequestSessionTest, IsRefusedAtOnceWhereTheFirstTokenWouldComeTooLate) {
   Placement placement{kPrefill, kDecode};
   placement.predicted_ttft = absl::Seconds(10);
-  const auto place = [&]() -> const SessionActions& {
-    Begin();
-    return Do(session_->OnPlaced(placement, view_, kNow + absl::Seconds(1)));
-  };
+  const auto place = [&] { return EndOf(placement, kNow + absl::Seconds(1)); };
   request_.ttft_limit = absl::Seconds(5);
-  EXPECT_FALSE(place().finished.has_value());  // Nobody is before it: it may show that it goes faster.
+  EXPECT_FALSE(place().has_value());  // Nobody is before it: it may show that it goes faster.
   placement.is_sure_to_wait = true;
-  const absl::Status late = place().finished.value();
+  const absl::Status late = place().value();
   EXPECT_THAT(late, StatusIs(absl::StatusCode::kResourceExhausted,
                              HasSubstr("in 10s, and the deadline or the service tier leaves 4s")));
   EXPECT_EQ(GetRetryAfter(late), absl::Seconds(4));  // What it will be about.
   EXPECT_THAT(last_.starts, IsEmpty());
   request_.ttft_limit = absl::Seconds(9);
-  EXPECT_FALSE(place().finished.has_value());  // It might just do.
+  EXPECT_FALSE(place().has_value());  // It might just do.
   request_.deadline = kNow + absl::Seconds(4);
-  EXPECT_THAT(place().finished.value(), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(place().value(), StatusIs(absl::StatusCode::kResourceExhausted));
 }
 
 TEST_F(RequestSessionTest, IsRefusedAtOnceWhereFurtherTokensWouldTakeTooLong) {
   Placement placement{kPrefill, kDecode};
   placement.predicted_tpot = absl::Milliseconds(100);
-  const auto place = [&]() -> const SessionActions& {
-    Begin();
-    return Do(session_->OnPlaced(placement, view_, kNow));
-  };
+  const auto place = [&] { return EndOf(placement, kNow); };
   request_.tpot_limit = absl::Milliseconds(79);
-  EXPECT_FALSE(place().finished.has_value());  // Nobody runs there: it may show that it goes faster.
+  EXPECT_FALSE(place().has_value());  // Nobody runs there: it may show that it goes faster.
   placement.is_sure_to_share = true;
-  const absl::Status slow = place().finished.value();
+  const absl::Status slow = place().value();
   EXPECT_THAT(slow, StatusIs(absl::StatusCode::kResourceExhausted,
                              HasSubstr("each further token is predicted to come in 100ms, and the service tier allows "
                                        "79ms")));
   EXPECT_EQ(GetRetryAfter(slow), absl::Milliseconds(6400));
   EXPECT_THAT(last_.starts, IsEmpty());
   request_.sampling.max_tokens = 1;
-  EXPECT_FALSE(place().finished.has_value());  // It has no further token.
+  EXPECT_FALSE(place().has_value());  // It has no further token.
   request_.sampling.max_tokens = 200;
   request_.tpot_limit = absl::Milliseconds(81);
-  EXPECT_FALSE(place().finished.has_value());  // It might just do.
+  EXPECT_FALSE(place().has_value());  // It might just do.
   // 200 tokens of 80 ms or more.
   request_.deadline = kNow + absl::Seconds(15.9);
-  EXPECT_FALSE(place().finished.has_value());  // It may end sooner.
+  EXPECT_FALSE(place().has_value());  // It may end sooner.
   request_.sampling.ignore_eos = true;
-  EXPECT_THAT(place().finished.value(), StatusIs(absl::StatusCode::kResourceExhausted,
-                                                 HasSubstr("the whole answer is predicted to come in 19.9s, and the "
-                                                           "deadline leaves 15.9s")));
+  EXPECT_THAT(place().value(), StatusIs(absl::StatusCode::kResourceExhausted,
+                                        HasSubstr("the whole answer is predicted to come in 19.9s, and the "
+                                                  "deadline leaves 15.9s")));
   request_.deadline = kNow + absl::Seconds(16);
-  EXPECT_FALSE(place().finished.has_value());
+  EXPECT_FALSE(place().has_value());
   request_.sampling.ignore_eos = false;
   request_.sampling.min_tokens = 300;
-  EXPECT_THAT(place().finished.value(), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(place().value(), StatusIs(absl::StatusCode::kResourceExhausted));
 }
 
 TEST_F(RequestSessionTest, ACallsFurtherSamplesAreNotRefusedForTheFirst) {
@@ -453,8 +452,7 @@ TEST_F(RequestSessionTest, ACallsFurtherSamplesAreNotRefusedForTheFirst) {
   Placement placement{kPrefill, kDecode};
   placement.predicted_ttft = absl::Seconds(10);
   placement.is_sure_to_wait = true;
-  Begin(/*sample=*/1);
-  EXPECT_FALSE(Do(session_->OnPlaced(placement, view_, kNow)).finished.has_value());
+  EXPECT_FALSE(EndOf(placement, kNow, /*sample=*/1).has_value());
 }
 
 TEST_F(RequestSessionTest, WhatHasBegunIsNotRefusedForComingLate) {

@@ -92,9 +92,9 @@ void VllmMetrics::SetState(const ClusterView& view, int64_t active, int64_t wait
   double free = 0, total = 0;
   for (const auto& [incarnation, worker] : view.workers()) {
     // A worker counts since its start, and may be lost for a while.
-    int64_t& counted = preemptions_of_[incarnation];
-    if (const int64_t now = worker.heartbeat.preemptions; now > counted) {
-      preemptions_.Increment(static_cast<double>(now - std::exchange(counted, now)));
+    if (const int64_t now = worker.heartbeat.preemptions; now > 0) {
+      const int64_t counted = std::exchange(preemptions_of_[incarnation], now);
+      if (now > counted) preemptions_.Increment(static_cast<double>(now - counted));
     }
     if (worker.registration.role != Role::kDecode) continue;
     free += worker.heartbeat.free_pages;
