@@ -101,9 +101,10 @@ struct GenerateShared {
   RouterCore& core;
   Gate& gate;
   const Clock& clock;
-  CompletionLoop* loop = nullptr;
   LongTexts& long_texts;
-  absl::flat_hash_set<GenerateCall*> calls = {};  // Those with a client; the owner thread's.
+  CompletionLoop* loop = nullptr;                  // The server's, once it has started.
+  const ServerConnections* connections = nullptr;  // Likewise; null for a unix socket.
+  absl::flat_hash_set<GenerateCall*> calls = {};   // Those with a client; the owner thread's.
   absl::Time next_look = absl::InfinitePast();
 };
 
@@ -138,6 +139,7 @@ class GenerateCall final : public ResponseSink {
     for (const SampledToken& token : update.tokens) EncodeToken(token, target.add_tokens());
     target.set_finish_reason(EncodeFinish(update.finish));
     if (goes_at_once) {
+      shared_.loop->turn_hold().Hold(connection_);
       WriteOutgoing();
       return;
     }
@@ -186,6 +188,8 @@ class GenerateCall final : public ResponseSink {
     Listen(shared_);
     entered_ = shared_.gate.Enter();
     shared_.calls.insert(this);
+    if (shared_.connections != nullptr) connection_ = shared_.connections->Find(context_.peer());
+    if (connection_ != nullptr) ++connection_->calls;
     absl::Time deadline = absl::InfiniteFuture();
     if (context_.deadline() != std::chrono::system_clock::time_point::max()) {
       deadline = arrival + (absl::FromChrono(context_.deadline()) - absl::Now());
@@ -314,6 +318,7 @@ class GenerateCall final : public ResponseSink {
     if (!finished_ || !done_came_) return;
     if (std::exchange(entered_, false)) shared_.gate.Leave();
     shared_.calls.erase(this);
+    if (connection_ != nullptr) --connection_->calls;
     use_.End();     // The core may still hold the call.
     self_.reset();  // May destroy this.
   }
@@ -327,7 +332,8 @@ class GenerateCall final : public ResponseSink {
       finished_event_{*this, &GenerateCall::OnFinished}, done_{*this, &GenerateCall::OnDone};
   // Co-owners: gRPC until its last event, the core until the call's end, the tokenising thread.
   std::shared_ptr<GenerateCall> self_;
-  std::shared_ptr<const Request> request_;  // While the core knows it; co-owner: the core.
+  std::shared_ptr<const Request> request_;        // While the core knows it; co-owner: the core.
+  std::shared_ptr<ServerConnection> connection_;  // Null: not known. Co-owners: the table, other calls of it.
   std::string name_;
   Tenant tenant_ = kAnyone;
   v1::GenerateResponse outgoing_;
@@ -380,13 +386,14 @@ class GenerateServiceParts final : public GenerateService {
  public:
   GenerateServiceParts(const GenerateServiceOptions& options, const ApiKeys& api_keys, const RequestBuilder& builder,
                        RouterCore& core, LongTexts& long_texts, Gate& gate, const Clock& clock)
-      : options_(options), shared_{service_, api_keys, builder, core, gate, clock, nullptr, long_texts} {}
+      : options_(options), shared_{service_, api_keys, builder, core, gate, clock, long_texts} {}
 
   HostedService hosted() override { return {&service_, v1::Router::service_full_name()}; }
-  void Start(CompletionLoop& loop) override {
-    shared_.loop = &loop;
+  void Start(ServerRunner& server) override {
+    shared_.loop = &server.loop();
+    shared_.connections = server.connections();
     GenerateCall::Listen(shared_);
-    ServeRareCalls(loop);
+    ServeRareCalls(server.loop());
   }
   void DropStuckClients() override {
     const absl::Time now = shared_.clock.Now();

@@ -35,8 +35,8 @@ class GenerateService {
   virtual ~GenerateService() = default;
   // To register with the server.
   virtual HostedService hosted() = 0;
-  // Begins to take calls from the loop's queue.
-  virtual void Start(CompletionLoop& loop) = 0;
+  // Begins to take calls from the queue of the server's loop.
+  virtual void Start(ServerRunner& server) = 0;
   // Ends calls whose clients have taken nothing for half a minute. To be called again and again, on the owner thread;
   // looks once a second.
   virtual void DropStuckClients() = 0;

@@ -174,7 +174,7 @@ absl::Status RouterParts::Build(const Topology& topology, const ProcessPlan& pla
   tls_ = trust.tls;
   ASSIGN_OR_RETURN(server_, ServerRunner::Start(plan.service_address, {generate_->hosted(), control_.hosted()},
                                                 std::move(trust), Callers::kClientsAsWell));
-  generate_->Start(server_->loop());
+  generate_->Start(*server_);
   control_.Start(server_->loop(), *core_, api_keys_);
   if (!plan.http_address.empty()) RETURN_IF_ERROR(StartHttp(topology, plan));
   core_->Start(this);

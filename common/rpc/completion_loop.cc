@@ -43,13 +43,19 @@ void CompletionLoop::Wake() {
   }
 }
 
+void CompletionLoop::Handle(void* tag, bool ok) {
+  static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
+  turn_hold_.EndTurn();
+}
+
 void CompletionLoop::WaitAndHandle(absl::Duration timeout) {
+  turn_hold_.EndTurn();  // What the caller has written between two calls.
   const int64_t microseconds = std::max<int64_t>(0, absl::ToInt64Microseconds(timeout));
   gpr_timespec deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(microseconds, GPR_TIMESPAN));
   void* tag = nullptr;
   bool ok = false;
   for (int i = 0; i < kMaxEvents && queue_->AsyncNext(&tag, &ok, deadline) == grpc::CompletionQueue::GOT_EVENT; ++i) {
-    static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
+    Handle(tag, ok);
     deadline = gpr_time_0(GPR_CLOCK_MONOTONIC);
   }
 }
@@ -61,10 +67,10 @@ void CompletionLoop::HandleUntilStopped() {
   bool ok = false;
   // Each use ends with an event, and Stop brings one.
   while (!stop_->came || uses_ > 0) {
-    if (queue_->Next(&tag, &ok)) static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
+    if (queue_->Next(&tag, &ok)) Handle(tag, ok);
   }
   queue_->Shutdown();
-  while (queue_->Next(&tag, &ok)) static_cast<CompletionEvent*>(tag)->OnCompletion(ok);
+  while (queue_->Next(&tag, &ok)) Handle(tag, ok);
 }
 
 }  // namespace tandem

@@ -10,6 +10,7 @@
 
 #include "absl/time/time.h"
 #include "common/rpc/peer_trust.h"
+#include "common/rpc/server_connections.h"
 
 namespace tandem {
 
@@ -70,6 +71,8 @@ class CompletionLoop {
 
   grpc::ServerCompletionQueue* queue() { return queue_.get(); }
   const PeerTrust& trust() const { return trust_; }
+  // Its turns end with each event that was handled, and before each wait.
+  TurnHold& turn_hold() { return turn_hold_; }
   // Waits up to `timeout` for a first event, then handles those that are there: some hundred at most, since callers
   // have other things to do, too.
   void WaitAndHandle(absl::Duration timeout);
@@ -82,10 +85,13 @@ class CompletionLoop {
  private:
   class WakeEvent;
   class StopEvent;
+  void Handle(void* tag, bool ok);
+
   const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   const PeerTrust trust_;
   const std::unique_ptr<WakeEvent> wake_;
   const std::unique_ptr<StopEvent> stop_;
+  TurnHold turn_hold_;
   std::atomic<int> uses_ = 0;
   grpc::Alarm wake_alarm_, stop_alarm_;
 };

@@ -21,19 +21,34 @@ constexpr size_t kMaxMemoryBytes = size_t{1} << 30;
 // A peer that does not answer a ping within a timeout is gone, though its connection says nothing.
 constexpr int kKeepaliveMs = 60'000, kKeepaliveTimeoutMs = 20'000;
 
+absl::Status CannotListen(absl::string_view address, absl::string_view why) {
+  return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", why));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::string& address,
                                                                   const std::vector<HostedService>& services,
                                                                   PeerTrust trust, Callers callers) {
   grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(address, ServerCredentialsOf(trust, address, callers), &port);
+  const auto credentials = ServerCredentialsOf(trust, address, callers);
+  const bool is_unix = absl::StartsWith(address, "unix:");
+  std::unique_ptr<ServerConnections> connections;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
+  if (is_unix) {
+    builder.AddListeningPort(address, credentials);
+  } else {
+    absl::StatusOr<std::unique_ptr<ServerConnections>> listening = ServerConnections::Listen(address);
+    if (!listening.ok()) return CannotListen(address, listening.status().message());
+    connections = *std::move(listening);
+    using Experimental = grpc::ServerBuilder::experimental_type;
+    acceptor = builder.experimental().AddExternalConnectionAcceptor(Experimental::ExternalConnectionType::FROM_FD,
+                                                                    credentials);
+  }
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetResourceQuota(grpc::ResourceQuota("tandem").Resize(kMaxMemoryBytes));
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // As the channels of common/rpc/channel.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
@@ -50,13 +65,15 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
   builder.RegisterService(reflection->service());
   std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": is the address in use?"));
-  }
+  if (server == nullptr) return CannotListen(address, "is the address in use?");
   std::string bound = address;
-  if (!absl::StartsWith(address, "unix:")) bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+  if (connections != nullptr) {
+    bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", connections->port());
+    connections->Serve(std::move(acceptor));
+  }
   std::unique_ptr<ServerRunner> runner(new ServerRunner(std::move(server), std::move(queue), std::move(health),
-                                                        std::move(reflection), std::move(bound), std::move(trust)));
+                                                        std::move(reflection), std::move(connections), std::move(bound),
+                                                        std::move(trust)));
   runner->health_->Start(runner->loop_);
   runner->reflection_->Start(runner->loop_);
   return runner;
@@ -64,10 +81,11 @@ absl::StatusOr<std::unique_ptr<ServerRunner>> ServerRunner::Start(const std::str
 
 ServerRunner::ServerRunner(std::unique_ptr<grpc::Server> server, std::unique_ptr<grpc::ServerCompletionQueue> queue,
                            std::unique_ptr<HealthService> health, std::unique_ptr<ReflectionService> reflection,
-                           std::string address, PeerTrust trust)
+                           std::unique_ptr<ServerConnections> connections, std::string address, PeerTrust trust)
     : health_(std::move(health)),
       reflection_(std::move(reflection)),
       server_(std::move(server)),
+      connections_(std::move(connections)),
       address_(std::move(address)),
       loop_(std::move(queue), std::move(trust)) {}
 
@@ -89,6 +107,7 @@ void ServerRunner::SetServing(bool serving) { health_->SetServing(serving); }
 
 void ServerRunner::Shutdown(absl::Duration grace) {
   health_->Close();
+  if (connections_ != nullptr) connections_->Stop();
   server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
   server_->Wait();
 }

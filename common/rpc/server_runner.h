@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/rpc/completion_loop.h"
+#include "common/rpc/server_connections.h"
 
 namespace grpc {
 class Server;
@@ -43,6 +44,8 @@ class ServerRunner {
   // The address that clients use: with the port in use.
   const std::string& address() const { return address_; }
   CompletionLoop& loop() { return loop_; }
+  // Null where the address is a unix socket's.
+  const ServerConnections* connections() const { return connections_.get(); }
   // Handles the loop's events on a thread of the runner's own. Without it the caller does.
   void StartThread();
   // Whether the health service says SERVING; it does from the start.
@@ -53,10 +56,11 @@ class ServerRunner {
  private:
   ServerRunner(std::unique_ptr<grpc::Server> server, std::unique_ptr<grpc::ServerCompletionQueue> queue,
                std::unique_ptr<HealthService> health, std::unique_ptr<ReflectionService> reflection,
-               std::string address, PeerTrust trust);
+               std::unique_ptr<ServerConnections> connections, std::string address, PeerTrust trust);
   const std::unique_ptr<HealthService> health_;
   const std::unique_ptr<ReflectionService> reflection_;
   const std::unique_ptr<grpc::Server> server_;
+  const std::unique_ptr<ServerConnections> connections_;
   const std::string address_;
   CompletionLoop loop_;
   std::thread thread_;

@@ -1,14 +1,21 @@
 // A prefill and a decode worker without a model: they register, say that they are linked, and
-// replay tokens. They are the load behind router_bench, so that the router's own cost shows.
+// replay tokens. They are the load behind router_load, so that the router's own cost shows; with a time for prefill and
+// a number of requests that go on at once, their capacity is known.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/process.h"
 #include "common/rpc/server_runner.h"
 #include "common/rpc/session_server.h"
@@ -22,28 +29,16 @@ namespace {
 
 constexpr TokenId kToken = 504;
 
-// Answers starts at once with a first token and a hand-over.
-class ReplayPrefill final : public SessionHandler {
- public:
-  void OnCommands(SessionId session, CommandFrame frame) override {
-    EventFrame events;
-    for (const StartLeg& start : frame.starts) {
-      const bool last = start.sampling.max_tokens == 1;
-      events.events.push_back(
-          {.id = start.id, .tokens = {{.token = kToken}}, .finish = last ? LegFinish::kLength : LegFinish::kNone});
-      if (!last)
-        events.events.push_back({.id = start.id, .finish = LegFinish::kHandedOver, .handover = start.handover});
-    }
-    if (!events.events.empty()) sessions_.Send(session, std::move(events));
-  }
-  void OnSessionClosed(SessionId) override {}
-  SessionServer sessions_{*this};
+struct Pace {
+  absl::Duration prefill;         // Zero: answered at once.
+  absl::Duration token_interval;  // Of each request.
+  size_t at_once;                 // Requests of each worker; others wait in their order.
 };
 
-// Sends one frame per interval with a token of every running request.
+// Sends one frame per interval with a token of every request that goes on: once its prefill has handed it over.
 class ReplayDecode final : public SessionHandler {
  public:
-  explicit ReplayDecode(absl::Duration interval) : interval_(interval), thread_([this] { Main(); }) {}
+  explicit ReplayDecode(const Pace& pace) : pace_(pace), thread_([this] { Main(); }) {}
   ~ReplayDecode() override {
     {
       absl::MutexLock lock(&mu_);
@@ -53,18 +48,38 @@ class ReplayDecode final : public SessionHandler {
   }
   void OnCommands(SessionId session, CommandFrame frame) override {
     absl::MutexLock lock(&mu_);
-    for (const StartLeg& start : frame.starts) running_[start.id] = {session, start.sampling.max_tokens - 1};
-    for (const CancelLeg& cancel : frame.cancels) running_.erase(cancel.id);
+    for (const StartLeg& start : frame.starts) {
+      Leg leg = {session, start.id, start.handover, start.sampling.max_tokens - 1};
+      (early_.erase(start.handover) > 0 ? legs_ : waiting_).push_back(leg);
+    }
+    for (const CancelLeg& cancel : frame.cancels) {
+      std::erase_if(waiting_, [&](const Leg& leg) { return leg.id == cancel.id; });
+      std::erase_if(legs_, [&](const Leg& leg) { return leg.id == cancel.id; });
+    }
   }
-  void OnSessionClosed(SessionId) override {
+  void OnSessionClosed(SessionId session) override {
     absl::MutexLock lock(&mu_);
-    running_.clear();
+    std::erase_if(waiting_, [&](const Leg& leg) { return leg.session == session; });
+    std::erase_if(legs_, [&](const Leg& leg) { return leg.session == session; });
+  }
+  void OnHandedOver(HandoverId handover) {
+    absl::MutexLock lock(&mu_);
+    const auto leg = std::find_if(waiting_.begin(), waiting_.end(),
+                                  [&](const Leg& waiting) { return waiting.handover == handover; });
+    if (leg == waiting_.end()) {
+      early_.insert(handover);
+      return;
+    }
+    legs_.push_back(*leg);
+    waiting_.erase(leg);
   }
   SessionServer sessions_{*this};
 
  private:
   struct Leg {
     SessionId session;
+    RequestId id;
+    HandoverId handover;
     int left;
   };
   void Main() {
@@ -72,30 +87,103 @@ class ReplayDecode final : public SessionHandler {
       std::map<SessionId, EventFrame> frames;
       {
         absl::MutexLock lock(&mu_);
-        if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), interval_)) return;
-        for (auto entry = running_.begin(); entry != running_.end();) {
-          Leg& leg = entry->second;
-          LegEvent event{.id = entry->first, .tokens = {{.token = kToken}}, .taken_over = true};
+        if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), pace_.token_interval)) return;
+        for (size_t i = 0; i < std::min(legs_.size(), pace_.at_once); ++i) {
+          Leg& leg = legs_[i];
+          LegEvent event{.id = leg.id, .tokens = {{.token = kToken}}, .taken_over = true};
           if (--leg.left <= 0) event.finish = LegFinish::kLength;
           frames[leg.session].events.push_back(std::move(event));
-          entry = leg.left <= 0 ? running_.erase(entry) : std::next(entry);
+        }
+        std::erase_if(legs_, [](const Leg& leg) { return leg.left <= 0; });
+      }
+      for (auto& [session, frame] : frames) sessions_.Send(session, std::move(frame));
+    }
+  }
+  const Pace pace_;
+  absl::Mutex mu_;
+  std::vector<Leg> waiting_ ABSL_GUARDED_BY(mu_);
+  std::set<HandoverId> early_ ABSL_GUARDED_BY(mu_);  // Handed over, and not started here yet.
+  std::vector<Leg> legs_ ABSL_GUARDED_BY(mu_);       // In the order of their hand-over.
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread thread_;
+};
+
+// Answers starts with a first token and a hand-over, when their time has passed.
+class ReplayPrefill final : public SessionHandler {
+ public:
+  ReplayPrefill(const Pace& pace, ReplayDecode& decode) : pace_(pace), decode_(decode), thread_([this] { Main(); }) {}
+  ~ReplayPrefill() override {
+    {
+      absl::MutexLock lock(&mu_);
+      stopping_ = true;
+    }
+    thread_.join();
+  }
+  void OnCommands(SessionId session, CommandFrame frame) override {
+    if (pace_.prefill == absl::ZeroDuration()) {
+      EventFrame events;
+      for (const StartLeg& start : frame.starts) Answer(start, events);
+      if (!events.events.empty()) sessions_.Send(session, std::move(events));
+      return;
+    }
+    absl::MutexLock lock(&mu_);
+    for (StartLeg& start : frame.starts) legs_.push_back({session, std::move(start)});
+    for (const CancelLeg& cancel : frame.cancels) {
+      std::erase_if(legs_, [&](const Leg& leg) { return leg.start.id == cancel.id; });
+    }
+  }
+  void OnSessionClosed(SessionId session) override {
+    absl::MutexLock lock(&mu_);
+    std::erase_if(legs_, [&](const Leg& leg) { return leg.session == session; });
+  }
+  SessionServer sessions_{*this};
+
+ private:
+  struct Leg {
+    SessionId session;
+    StartLeg start;
+    absl::Time done = absl::InfiniteFuture();  // Once it goes on.
+  };
+  void Answer(const StartLeg& start, EventFrame& events) {
+    const bool last = start.sampling.max_tokens == 1;
+    events.events.push_back(
+        {.id = start.id, .tokens = {{.token = kToken}}, .finish = last ? LegFinish::kLength : LegFinish::kNone});
+    if (last) return;
+    events.events.push_back({.id = start.id, .finish = LegFinish::kHandedOver, .handover = start.handover});
+    decode_.OnHandedOver(start.handover);
+  }
+  void Main() {
+    while (true) {
+      std::map<SessionId, EventFrame> frames;
+      {
+        absl::MutexLock lock(&mu_);
+        if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), absl::Milliseconds(1))) return;
+        const absl::Time now = absl::Now();
+        std::erase_if(legs_, [&](const Leg& leg) {
+          if (leg.done > now) return false;
+          Answer(leg.start, frames[leg.session]);
+          return true;
+        });
+        for (size_t i = 0; i < std::min(legs_.size(), pace_.at_once); ++i) {
+          if (legs_[i].done == absl::InfiniteFuture()) legs_[i].done = now + pace_.prefill;
         }
       }
       for (auto& [session, frame] : frames) sessions_.Send(session, std::move(frame));
     }
   }
-  const absl::Duration interval_;
+  const Pace pace_;
+  ReplayDecode& decode_;
   absl::Mutex mu_;
-  std::map<RequestId, Leg> running_ ABSL_GUARDED_BY(mu_);
+  std::vector<Leg> legs_ ABSL_GUARDED_BY(mu_);  // In the order of their coming.
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::thread thread_;
 };
 
-int Run(const std::string& router, const std::string& model, absl::Duration interval) {
+int Run(const std::string& router, const std::string& model, const Pace& pace) {
   absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(model);
   ExitUnlessOk(checkpoint.status());
-  ReplayPrefill prefill;
-  ReplayDecode decode(interval);
+  ReplayDecode decode(pace);
+  ReplayPrefill prefill(pace, decode);
   std::unique_ptr<SessionService> prefill_service = NewPrefillService(prefill.sessions_);
   std::unique_ptr<SessionService> decode_service = NewDecodeService(decode.sessions_);
   auto server = ServerRunner::Start("127.0.0.1:0", {prefill_service->hosted(), decode_service->hosted()});
@@ -137,10 +225,15 @@ int Run(const std::string& router, const std::string& model, absl::Duration inte
 }  // namespace tandem
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    fprintf(stderr, "usage: replay_worker ROUTER MODEL TOKEN_INTERVAL_MS\n");
+  if (argc != 4 && argc != 6) {
+    fprintf(stderr, "usage: replay_worker ROUTER MODEL TOKEN_INTERVAL_MS [PREFILL_MS REQUESTS_AT_ONCE]\n");
     return 2;
   }
   tandem::StartProcess();
-  return tandem::Run(argv[1], argv[2], absl::Milliseconds(atoi(argv[3])));
+  const tandem::Pace pace = {
+      .prefill = absl::Milliseconds(argc == 6 ? atoi(argv[4]) : 0),
+      .token_interval = absl::Milliseconds(atoi(argv[3])),
+      .at_once = argc == 6 ? static_cast<size_t>(atoi(argv[5])) : std::numeric_limits<size_t>::max(),
+  };
+  return tandem::Run(argv[1], argv[2], pace);
 }
