@@ -1,5 +1,7 @@
 #include "common/secret.h"
 
+#include <sys/random.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -7,6 +9,7 @@
 #include <fstream>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace tandem {
@@ -42,6 +45,14 @@ absl::StatusOr<std::string> ReadSecret(const SecretSource& source) {
     return absl::InvalidArgumentError("a secret is printable ASCII without spaces");
   }
   return secret;
+}
+
+std::string DrawSecret() {
+  std::string bytes(16, '\0');
+  // So few bytes are never cut short, and only wait early in a machine's life.
+  while (getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
+  }
+  return absl::BytesToHexString(bytes);
 }
 
 bool IsSameSecret(absl::string_view given, absl::string_view secret) {

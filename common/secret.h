@@ -18,6 +18,9 @@ struct SecretSource {
 // secret: it cannot be read, has fewer than 16 or more than 512 characters, or others than printable ASCII.
 absl::StatusOr<std::string> ReadSecret(const SecretSource& source);
 
+// A new one: 128 bits of the kernel's randomness, in hex.
+std::string DrawSecret();
+
 // In a time that depends on the length of `given` only. False for an empty secret.
 bool IsSameSecret(absl::string_view given, absl::string_view secret);
 

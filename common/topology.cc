@@ -1,6 +1,7 @@
 #include "common/topology.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -289,6 +290,19 @@ void CheckPorts(const Topology& topology, ConfigNode& root, std::vector<ConfigNo
   }
 }
 
+// Processes join each other, and who can reach one of them could join them.
+void CheckSecret(const Topology& topology, ConfigNode& root, std::vector<ConfigNode>& pools) {
+  if (topology.cluster_secret.is_set() || topology.tls.is_set()) return;
+  const auto need = [](ConfigNode& node, const char* key, absl::string_view address) {
+    if (!IsReachable(address)) return;
+    node.AddError(key, absl::StrCat(address,
+                                    " can be reached from other machines: whoever does could join the cluster; set "
+                                    "cluster.secret_file or tls"));
+  };
+  need(root, "router", topology.router.listen);
+  for (size_t i = 0; i < pools.size(); ++i) need(pools[i], "host", absl::StrCat(topology.pools[i].host, ":0"));
+}
+
 // All workers of a model compute alike, or their KV would not go together.
 void CheckDevices(Topology& topology, ConfigNode& root, std::vector<ConfigNode>& pools, bool on_gpus) {
   for (size_t i = 0; i < pools.size(); ++i) {
@@ -376,11 +390,18 @@ absl::StatusOr<Topology> Read(ConfigNode root, const std::string& file) {
   CheckDevices(topology, root, pools, on_gpus);
   CheckPools(topology, root);
   CheckPorts(topology, root, pools);
+  CheckSecret(topology, root, pools);
   RETURN_IF_ERROR(root.Finish());
   return topology;
 }
 
 }  // namespace
+
+bool IsReachable(absl::string_view address) {
+  if (address.empty() || absl::StartsWith(address, "unix:")) return false;
+  const absl::string_view host = address.substr(0, address.rfind(':'));
+  return !absl::StartsWith(host, "127.") && host != "localhost" && host != "[::1]";
+}
 
 absl::string_view RoleName(Role role) {
   switch (role) {
@@ -459,6 +480,10 @@ absl::StatusOr<ProcessPlan> Topology::FindProcess(absl::string_view name) const 
 }
 
 absl::StatusOr<std::string> ReadClusterSecret(const Topology& topology) {
+  if (!topology.cluster_secret.is_set()) {
+    const bool was_drawn = std::getenv(kDrawnSecretVariable) != nullptr;
+    return was_drawn ? ReadSecret({.env = kDrawnSecretVariable}) : std::string();
+  }
   absl::StatusOr<std::string> secret = ReadSecret(topology.cluster_secret);
   if (secret.ok()) return secret;
   return absl::Status(

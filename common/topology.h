@@ -159,7 +159,14 @@ struct Topology {
   absl::StatusOr<ProcessPlan> FindProcess(absl::string_view name) const;
 };
 
-// The secret of the cluster, "" where it has none. Errors as of ReadSecret, with the topology's file and line.
+// Whether others than this machine's processes can reach host:port. False for "".
+bool IsReachable(absl::string_view address);
+
+// Where the launcher leaves a secret that it drew, for a topology that names none.
+inline constexpr char kDrawnSecretVariable[] = "TANDEM_CLUSTER_SECRET";
+
+// The secret of the cluster, else the one that was drawn; "" where there is none. Errors as of ReadSecret, with the
+// topology's file and line.
 absl::StatusOr<std::string> ReadClusterSecret(const Topology& topology);
 
 }  // namespace tandem

@@ -95,7 +95,7 @@ TEST(TopologyTest, RoutersHaveTheNextAddresses) {
                        Topology::Parse("model: {path: m.gguf, served_name: m}\n"
                                        "router: {replicas: 3, listen: '0.0.0.0:7000', http_listen: '127.0.0.1:0', "
                                        "metrics_listen: ''}\n"
-                                       "pools: [{name: decode, role: decode}]\n",
+                                       "pools: [{name: decode, role: decode}]\ncluster: {secret_env: X}\n",
                                        "/x/t.yaml"));
   EXPECT_THAT(topology.RouterAddresses(), testing::ElementsAre("0.0.0.0:7000", "0.0.0.0:7010", "0.0.0.0:7020"));
   const std::vector<ProcessPlan> processes = topology.Processes();
@@ -294,6 +294,12 @@ INSTANTIATE_TEST_SUITE_P(
                     "from 0 to 65534"},
         BadTopology{"PortOfAllAddresses", "service: 9110", "service: 9101}\n    host: 0.0.0.0\n    limits: {",
                     "0.0.0.0:9101 is used by prefill-1 and by decode-0"},
+        BadTopology{"ReachableRouterWithoutASecret", "127.0.0.1:9000", "0.0.0.0:9000",
+                    "router: 0.0.0.0:9000 can be reached from other machines: whoever does could join the cluster; set "
+                    "cluster.secret_file or tls"},
+        BadTopology{"ReachableWorkersWithoutASecret", "service: 9110",
+                    "service: 9110}\n    host: node-7\n    limits: {",
+                    "host: node-7:0 can be reached from other machines"},
         BadTopology{"NoMemory", "64 MiB", "0 B", "kv_memory: must be over 0 B"},
         BadTopology{"KeyTwice", "replicas: 2", "replicas: 2\n    replicas: 3", "stands here twice"},
         BadTopology{"ListForText", "served_name: m", "served_name: [m]", "served_name: expected a text"},

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
@@ -16,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/process.h"
+#include "common/secret.h"
 
 namespace tandem {
 
@@ -31,6 +33,9 @@ struct Launcher::Child {
 };
 
 Launcher::Launcher(const Topology& topology, Options options) : topology_(topology), options_(std::move(options)) {
+  if (!topology_.cluster_secret.is_set() && std::getenv(kDrawnSecretVariable) == nullptr) {
+    secret_setting_ = absl::StrCat(kDrawnSecretVariable, "=", DrawSecret());
+  }
   for (ProcessPlan& plan : topology_.Processes()) {
     auto child = std::make_unique<Child>();
     child->plan = std::move(plan);
@@ -81,6 +86,7 @@ void Launcher::Spawn(Child& child) {
     sigprocmask(SIG_SETMASK, &none, nullptr);
     dup2(pipe_fds[1], STDOUT_FILENO);
     dup2(pipe_fds[1], STDERR_FILENO);
+    if (!secret_setting_.empty()) putenv(secret_setting_.data());
     for (std::string& setting : extra) putenv(setting.data());
     execv(program.c_str(), arguments.data());
     _exit(127);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -72,6 +73,29 @@ TEST_F(LauncherTest, AProcessThatLeavesIsNotStartedAgain) {
   EXPECT_THAT(lines_, Contains("decode-0: last words"));
   EXPECT_THAT(lines_, Contains("decode-0: has left"));
   EXPECT_NE(launcher->pid("router"), 0);
+}
+
+TEST_F(LauncherTest, ItsProcessesHaveASecretThatNobodyElseKnows) {
+  for (const char* program : {"tandem-router", "tandem-decode"}) {
+    Script(program, "echo secret $TANDEM_CLUSTER_SECRET; exec sleep 100");
+  }
+  const auto drawn = [&] {
+    lines_.clear();
+    auto launcher = Start();
+    EXPECT_TRUE(RunUntil(*launcher, [&] { return lines_.size() == 2; }));
+    std::sort(lines_.begin(), lines_.end());
+    EXPECT_THAT(lines_[0], testing::MatchesRegex("decode-0: secret [0-9a-f]{32}"));
+    EXPECT_EQ(lines_[1].substr(lines_[1].find("secret")), lines_[0].substr(lines_[0].find("secret")));
+    return lines_[0];
+  };
+  EXPECT_NE(drawn(), drawn());
+  // Who starts them may choose it.
+  setenv("TANDEM_CLUSTER_SECRET", "chosen-0123456789", /*overwrite=*/1);
+  lines_.clear();
+  auto launcher = Start();
+  ASSERT_TRUE(RunUntil(*launcher, [&] { return lines_.size() == 2; }));
+  unsetenv("TANDEM_CLUSTER_SECRET");
+  EXPECT_THAT(lines_, Contains("decode-0: secret chosen-0123456789"));
 }
 
 TEST_F(LauncherTest, AProcessThatIsToStartAgainDoesSoAtOnce) {

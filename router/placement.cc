@@ -29,6 +29,9 @@ constexpr double kAffinityCost = 0.1;
 // That an answer is taken to have, where it may: weighs what its tokens cost against what its prompt does.
 constexpr int kTypicalOutputTokens = 64;
 
+// Prefill workers that are looked at where the first choice's links are slow.
+constexpr int kPairsTried = 4;
+
 // How much sooner decode must be for a prompt to be prefilled there, where it slows others down.
 constexpr double kClearlySooner = 0.8;
 
@@ -78,20 +81,40 @@ class Chooser {
 
   std::optional<Placement> Choose() {
     if (!request_.split) return ChooseAggregated();
-    std::vector<Candidate> prefills = PrefillCandidates();
-    while (!prefills.empty()) {
-      const size_t best = PickBest(prefills);
-      const Candidate prefill = prefills[best];
-      if (std::optional<Candidate> decode = BestDecode(prefill); decode.has_value()) {
-        if (std::optional<Placement> sooner = SoonerOnDecode(prefill); sooner.has_value()) return sooner;
-        return MakePlacement(prefill, *decode);
-      }
-      prefills.erase(prefills.begin() + static_cast<std::ptrdiff_t>(best));  // None is linked to it.
-    }
-    return std::nullopt;
+    const std::optional<Pair> best = BestPair();
+    if (!best.has_value()) return std::nullopt;
+    if (std::optional<Placement> sooner = SoonerOnDecode(best->prefill); sooner.has_value()) return sooner;
+    return MakePlacement(best->prefill, best->decode);
   }
 
  private:
+  struct Pair {
+    Candidate prefill, decode;
+    // Of the whole answer.
+    double Seconds(int output_tokens) const { return prefill.seconds + decode.seconds * output_tokens; }
+  };
+  // The prefill worker with the first token that comes first, and the best decode worker for it. Where the KV would
+  // come long after that token, another prefill worker may have a better link: a few are tried.
+  std::optional<Pair> BestPair() const {
+    std::optional<Pair> best;
+    std::vector<Candidate> prefills = PrefillCandidates();
+    for (int pairs = 0; !prefills.empty() && pairs < kPairsTried;) {
+      const size_t next = PickBest(prefills);
+      const Candidate prefill = prefills[next];
+      prefills.erase(prefills.begin() + static_cast<std::ptrdiff_t>(next));
+      const std::optional<Candidate> decode = BestDecode(prefill);
+      if (!decode.has_value()) continue;  // None is linked to it.
+      const Pair pair = {prefill, *decode};
+      ++pairs;
+      if (!best.has_value() || pair.Seconds(output_tokens_) < (1 - kSameCost) * best->Seconds(output_tokens_)) {
+        best = pair;
+      }
+      const bool kv_is_late = best->decode.gap_seconds > kSameCost * best->prefill.seconds;
+      if (!kv_is_late || request_.policy != PlacementPolicy::kPredicted) break;
+    }
+    return best;
+  }
+
   int HitTokens(const WorkerView& worker) const {
     const auto hit = hits_.find(worker.registration.incarnation);
     return hit == hits_.end() ? 0 : hit->second;

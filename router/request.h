@@ -22,6 +22,7 @@ struct StageDurations {
 
 struct RequestUsage {
   int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0, retries = 0;
+  int longest_sample = 0;  // Completion tokens; of a call.
   StageDurations stages;
   absl::Duration latency;  // Arrival to the last token.
   std::string prefill_worker, decode_worker;

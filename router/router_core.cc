@@ -420,6 +420,7 @@ void RouterCore::End(Session* session, const absl::Status& status) {
   metrics_.ObserveEnd(usage, status);
   call->usage.prompt_tokens = usage.prompt_tokens;
   call->usage.completion_tokens += usage.completion_tokens;
+  call->usage.longest_sample = std::max(call->usage.longest_sample, usage.completion_tokens);
   call->usage.cached_tokens = std::max(call->usage.cached_tokens, usage.cached_tokens);
   call->usage.retries += usage.retries;
   call->usage.stages = usage.stages;
@@ -431,10 +432,9 @@ void RouterCore::End(Session* session, const absl::Status& status) {
   StopWaiting(session);
   admission_.Release(call->request->tenant, now);
   sessions_.erase(session);
-  const bool failed = !status.ok();
   if (--call->open_samples > 0) {
     // One failed sample fails the call: the others end, too.
-    if (failed) CancelCallNow(call->request.get());
+    if (!status.ok()) CancelCallNow(call->request.get());
     return;
   }
   FinishCall(*call->request, call->status, call->usage);
@@ -455,7 +455,7 @@ void RouterCore::ExportSpans(const Request& request, const absl::Status& status,
 }
 
 void RouterCore::FinishCall(const Request& request, const absl::Status& status, const RequestUsage& usage) {
-  metrics_.CountRequest(status);
+  metrics_.ObserveCall(request, usage, status);
   if (options_.exports_spans) ExportSpans(request, status, usage);
   if (options_.access_log) {
     LogInfo("request ended", {{"request", request.name},

@@ -298,8 +298,11 @@ TEST(RouterMetricsTest, TellsTheSameUnderTheNamesOfVllm) {
                       .stages = {.queue = absl::Milliseconds(250)},
                       .latency = absl::Seconds(1)},
                      absl::OkStatus());
+  metrics.ObserveCall({.sampling = {.max_tokens = 60}, .num_samples = 2}, {.longest_sample = 3}, absl::OkStatus());
+  metrics.ObserveCall({}, {}, absl::UnavailableError(""));  // Counts as a failure, and in nothing of these.
   ClusterView view;
-  WorkerRegistration decode{.worker_id = "decode-0", .incarnation = kDecode, .role = Role::kDecode, .total_pages = 100};
+  WorkerRegistration decode{
+      .worker_id = "decode-0", .incarnation = kDecode, .role = Role::kDecode, .total_pages = 100, .page_tokens = 16};
   view.Register(decode, absl::UnixEpoch());
   for (int64_t preemptions : {2, 5, 5}) {
     view.Register(decode, absl::UnixEpoch());  // Lost and there again, with the count of before.
@@ -310,6 +313,11 @@ TEST(RouterMetricsTest, TellsTheSameUnderTheNamesOfVllm) {
   const std::string text = server.Text(), labels = "{engine=\"0\",model_name=\"letters\"}";
   for (const auto& [name, value] : {std::pair{"time_to_first_token_seconds_count", "1"},
                                     {"inter_token_latency_seconds_count", "1"},
+                                    {"time_per_output_token_seconds_count", "1"},
+                                    {"request_params_n_sum", "2"},
+                                    {"request_params_n_count", "1"},
+                                    {"request_params_max_tokens_sum", "60"},
+                                    {"request_max_num_generation_tokens_sum", "3"},
                                     {"generation_tokens_total", "3"},
                                     {"prompt_tokens_total", "7"},
                                     {"prefix_cache_queries_total", "7"},
@@ -322,6 +330,8 @@ TEST(RouterMetricsTest, TellsTheSameUnderTheNamesOfVllm) {
                                     {"kv_cache_usage_perc", "0.75"}}) {
     EXPECT_THAT(text, HasSubstr(absl::StrCat("vllm:", name, labels, " ", value))) << name;
   }
+  EXPECT_THAT(text, HasSubstr("vllm:cache_config_info{block_size=\"16\",engine=\"0\",model_name=\"letters\","
+                              "num_gpu_blocks=\"100\"} 1"));
   EXPECT_THAT(text, HasSubstr("vllm:request_success_total{engine=\"0\",finished_reason=\"stop\","
                               "model_name=\"letters\"} 1"));
 }

@@ -58,6 +58,11 @@ void RouterMetrics::ObserveEnd(const RequestUsage& usage, const absl::Status& ou
   observe(handover_, usage.stages.handover);
 }
 
+void RouterMetrics::ObserveCall(const Request& request, const RequestUsage& usage, const absl::Status& outcome) {
+  CountRequest(outcome);
+  if (outcome.ok()) vllm_.ObserveCall(request, usage);
+}
+
 void RouterMetrics::CountWorkerLost(const std::string& worker) {
   server_
       .Counter("tandem_workers_lost_total",

@@ -18,10 +18,13 @@ class RouterMetrics {
  public:
   // `model`: the name under which it is served.
   RouterMetrics(MetricsServer& server, const std::string& model);
+  // A call that was not submitted.
   void CountRequest(const absl::Status& outcome);
   // Called for each update, before it goes to the client.
   void ObserveUpdate(const SampleUpdate& update);
   void ObserveEnd(const RequestUsage& usage, const absl::Status& outcome);
+  // All samples of a call have ended.
+  void ObserveCall(const Request& request, const RequestUsage& usage, const absl::Status& outcome);
   void CountWorkerLost(const std::string& worker);
   // `active` samples are inside the router, of which `waiting` wait for workers.
   void SetState(const ClusterView& view, int64_t active, int64_t waiting);

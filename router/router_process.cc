@@ -109,13 +109,6 @@ absl::Status RouterParts::LoadModel(const Topology& topology) {
   return absl::OkStatus();
 }
 
-// Whether others than this machine's processes can reach it.
-bool IsReachable(absl::string_view address) {
-  if (address.empty() || absl::StartsWith(address, "unix:")) return false;
-  const absl::string_view host = address.substr(0, address.rfind(':'));
-  return !absl::StartsWith(host, "127.") && host != "localhost" && host != "[::1]";
-}
-
 void WarnOfOpenDoors(const Topology& topology) {
   for (const auto& [key, address] : {std::pair<absl::string_view, absl::string_view>{"listen", topology.router.listen},
                                      {"http_listen", topology.router.http_listen}}) {
@@ -130,13 +123,6 @@ void WarnOfOpenDoors(const Topology& topology) {
   }
   if (IsReachable(topology.router.metrics_listen)) {
     LogWarning("everybody who reaches it may read the metrics", {{"metrics_listen", topology.router.metrics_listen}});
-  }
-  if (topology.cluster_secret.is_set() || topology.tls.is_set()) return;
-  constexpr absl::string_view kNoSecret =
-      "whoever reaches it may pass for a process of the cluster: set cluster.secret_file";
-  if (IsReachable(topology.router.listen)) LogWarning(kNoSecret, {{"listen", topology.router.listen}});
-  for (const PoolSettings& pool : topology.pools) {
-    if (IsReachable(absl::StrCat(pool.host, ":0"))) LogWarning(kNoSecret, {{"pool", pool.name}, {"host", pool.host}});
   }
 }
 

@@ -1,8 +1,8 @@
 #include "router/vllm_metrics.h"
 
-#include <map>
-#include <utility>
 #include <vector>
+
+#include "absl/strings/str_cat.h"
 
 namespace tandem {
 namespace {
@@ -16,6 +16,7 @@ const std::vector<double> kItlSeconds = {.01, .025, .05, .075, .1,  .15, .2, .3,
                                          .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
 const std::vector<double> kRequestSeconds = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                              30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+const std::vector<double> kSamples = {1, 2, 5, 10, 20};
 const std::vector<double> kTokens = {1,    2,    5,    10,    20,    50,    100,    200,   500,
                                      1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
 
@@ -49,6 +50,9 @@ VllmMetrics::VllmMetrics(MetricsServer& server, const std::string& model)
                              kTtftSeconds, LabelsOf(model))),
       itl_(server.Histogram("vllm:inter_token_latency_seconds", "Between two tokens of a sample.", kItlSeconds,
                             LabelsOf(model))),
+      time_per_token_(server.Histogram("vllm:time_per_output_token_seconds",
+                                       "As inter_token_latency_seconds, by its older name.", kItlSeconds,
+                                       LabelsOf(model))),
       e2e_(server.Histogram("vllm:e2e_request_latency_seconds", "Arrival of a request until its last token.",
                             kRequestSeconds, LabelsOf(model))),
       queue_(server.Histogram("vllm:request_queue_time_seconds", "Arrival until prefill begins.", kRequestSeconds,
@@ -62,12 +66,21 @@ VllmMetrics::VllmMetrics(MetricsServer& server, const std::string& model)
       prompt_length_(server.Histogram("vllm:request_prompt_tokens", "Prompt tokens of a finished sample.", kTokens,
                                       LabelsOf(model))),
       output_length_(server.Histogram("vllm:request_generation_tokens", "Tokens generated for a finished sample.",
-                                      kTokens, LabelsOf(model))) {}
+                                      kTokens, LabelsOf(model))),
+      longest_sample_(server.Histogram("vllm:request_max_num_generation_tokens",
+                                       "Tokens generated for a call's longest sample.", kTokens, LabelsOf(model))),
+      samples_(server.Histogram("vllm:request_params_n", "Samples that a call asked for.", kSamples, LabelsOf(model))),
+      max_tokens_(server.Histogram("vllm:request_params_max_tokens", "Most tokens of a sample that a call allowed.",
+                                   kTokens, LabelsOf(model))),
+      server_(server),
+      model_(model) {}
 
 void VllmMetrics::ObserveUpdate(const SampleUpdate& update) {
   generated_tokens_.Increment(static_cast<double>(update.tokens.size()));
   if (!update.tokens.empty()) {
-    (update.has_first_token ? ttft_ : itl_).Observe(absl::ToDoubleSeconds(update.latency));
+    const double seconds = absl::ToDoubleSeconds(update.latency);
+    (update.has_first_token ? ttft_ : itl_).Observe(seconds);
+    if (!update.has_first_token) time_per_token_.Observe(seconds);
   }
   if (update.finish == RequestFinish::kStop) stopped_.Increment();
   if (update.finish == RequestFinish::kLength) cut_.Increment();
@@ -86,10 +99,17 @@ void VllmMetrics::ObserveEnd(const RequestUsage& usage) {
   output_length_.Observe(usage.completion_tokens);
 }
 
+void VllmMetrics::ObserveCall(const Request& request, const RequestUsage& usage) {
+  longest_sample_.Observe(usage.longest_sample);
+  samples_.Observe(request.num_samples);
+  max_tokens_.Observe(request.sampling.max_tokens);
+}
+
 void VllmMetrics::SetState(const ClusterView& view, int64_t active, int64_t waiting) {
   running_.Set(static_cast<double>(active - waiting));
   waiting_.Set(static_cast<double>(waiting));
   double free = 0, total = 0;
+  for (auto& [config, gauge] : cache_configs_) gauge->Set(0);
   for (const auto& [incarnation, worker] : view.workers()) {
     // A worker counts since its start, and may be lost for a while.
     if (const int64_t now = worker.heartbeat.preemptions; now > 0) {
@@ -99,6 +119,13 @@ void VllmMetrics::SetState(const ClusterView& view, int64_t active, int64_t wait
     if (worker.registration.role != Role::kDecode) continue;
     free += worker.heartbeat.free_pages;
     total += worker.registration.total_pages;
+    prometheus::Gauge*& config = cache_configs_[{worker.registration.page_tokens, worker.registration.total_pages}];
+    if (config == nullptr) {
+      config = &server_.Gauge("vllm:cache_config_info", "Decode workers whose KV cache has this form.",
+                              LabelsOf(model_, {{"block_size", absl::StrCat(worker.registration.page_tokens)},
+                                                {"num_gpu_blocks", absl::StrCat(worker.registration.total_pages)}}));
+    }
+    config->Increment();
   }
   cache_usage_.Set(total > 0 ? 1 - free / total : 0);
 }

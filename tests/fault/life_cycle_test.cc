@@ -1,8 +1,10 @@
 // Workers that are restarted on purpose, and workers that come and go, while requests run.
 
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <fstream>
@@ -11,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "client/rolling_restart.h"
@@ -97,6 +100,7 @@ TEST(LifeCycleTest, AWorkerOfSeveralRanksRestartsWithAllOfThem) {
 }
 
 // decode-1 beside a cluster that has a decode-0 only, as somebody would add it: by a file with one replica more.
+// With the cluster's secret, which is drawn otherwise.
 class AddedWorker {
  public:
   explicit AddedWorker(ProcessCluster& cluster, std::vector<std::string> flags = {}) {
@@ -109,13 +113,27 @@ class AddedWorker {
     std::vector<char*> arguments;
     for (std::string& flag : flags) arguments.push_back(flag.data());
     arguments.push_back(nullptr);
-    if (posix_spawn(&pid_, program.c_str(), nullptr, nullptr, arguments.data(), environ) != 0) pid_ = -1;
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    output_ = cluster.topology_file() + ".added.log";
+    posix_spawn_file_actions_addopen(&files, STDERR_FILENO, output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (posix_spawn(&pid_, program.c_str(), &files, nullptr, arguments.data(), environ) != 0) pid_ = -1;
+    posix_spawn_file_actions_destroy(&files);
     EXPECT_GT(pid_, 0) << program;
   }
   ~AddedWorker() {
     if (has_left_ || pid_ <= 0) return;
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
+  }
+  // Within half a minute.
+  bool Writes(const std::string& text) const {
+    const absl::Time begin = Clock::Real().Now();
+    while (Clock::Real().Now() - begin < absl::Seconds(30)) {
+      std::ifstream file(output_);
+      if (absl::StrContains(std::string(std::istreambuf_iterator<char>(file), {}), text)) return true;
+    }
+    return false;
   }
   // Within half a minute, by itself, with exit code 0.
   bool LeavesWell() {
@@ -127,11 +145,28 @@ class AddedWorker {
   }
 
  private:
+  std::string output_;
   pid_t pid_ = -1;
   bool has_left_ = false;
 };
 
+// Chosen for all that this process starts, while it lives.
+class ChosenSecret {
+ public:
+  ChosenSecret() { setenv(kDrawnSecretVariable, "chosen-0123456789", /*overwrite=*/1); }
+  ~ChosenSecret() { unsetenv(kDrawnSecretVariable); }
+};
+
+TEST(LifeCycleTest, AWorkerWithoutTheSecretDoesNotJoin) {
+  ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  AddedWorker added(cluster);
+  EXPECT_TRUE(added.Writes("the cluster's secret is missing or is another one"));
+  EXPECT_TRUE(cluster.AwaitWorkers(/*workers=*/2, /*links=*/1));
+}
+
 TEST(LifeCycleTest, AWorkerThatNoTopologyOfTheClusterNamesJoinsAndLeaves) {
+  const ChosenSecret secret;
   ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1});
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
   Traffic traffic(cluster);
@@ -144,6 +179,7 @@ TEST(LifeCycleTest, AWorkerThatNoTopologyOfTheClusterNamesJoinsAndLeaves) {
 }
 
 TEST(LifeCycleTest, WhatRunsWhenTheDrainTimeoutIsOverGoesOnElsewhere) {
+  const ChosenSecret secret;
   ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1, .router_extra = "  placement: least_load\n"});
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
   const GenerateOptions ask{.text = "The first lighthouse stood", .sampling = {.max_tokens = 300, .ignore_eos = true}};
