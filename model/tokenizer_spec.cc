@@ -7,36 +7,26 @@
 #include "common/status_macros.h"
 #include "model/gguf.h"
 #include "model/json_reader.h"
+#include "model/pre_tokenizers.h"
 
 namespace tandem {
 namespace {
 
 namespace json = boost::json;
 
-// The published pre-tokeniser patterns, in PCRE2 syntax.
-constexpr absl::string_view kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr absl::string_view kOneDigit = R"(\p{N})";
-constexpr absl::string_view kLlama3 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr absl::string_view kQwen2 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr absl::string_view kDeepseek3[] = {
-    R"(\p{N}{1,3})", R"([一-龥぀-ゟ゠-ヿ]+)",
-    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
-
 // Patterns by GGUF's tokenizer.ggml.pre.
 absl::StatusOr<std::vector<std::string>> NamedPreTokenizers(absl::string_view name) {
   std::vector<std::string> patterns;
   if (name == "default" || name == "gpt-2") {
-    patterns = {std::string(kGpt2)};
+    patterns = {std::string(kGpt2Words)};
   } else if (name == "smollm" || name == "starcoder" || name == "refact" || name == "command-r") {
-    patterns = {std::string(kOneDigit), std::string(kGpt2)};
+    patterns = {std::string(kOneDigit), std::string(kGpt2Words)};
   } else if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") {
-    patterns = {std::string(kLlama3)};
+    patterns = {std::string(kLlama3Words)};
   } else if (name == "qwen2" || name == "deepseek-r1-qwen") {
-    patterns = {std::string(kQwen2)};
+    patterns = {std::string(kQwen2Words)};
   } else if (name == "deepseek-v3") {
-    for (absl::string_view pattern : kDeepseek3) patterns.emplace_back(pattern);
+    patterns = {std::string(kThreeDigits), std::string(kHanAndKana), std::string(kDeepseek3Words)};
   } else {
     return absl::UnimplementedError(absl::StrCat("tokenizer.ggml.pre \"", name, "\" is unknown"));
   }
@@ -110,7 +100,7 @@ absl::Status ReadPreTokenizer(const json::object& object, TokenizerSpec& spec) {
       return absl::UnimplementedError("tokenizer.json: ByteLevel with add_prefix_space after another pre_tokenizer");
     }
     if (prefix) spec.space_prefix = TokenizerSpec::SpacePrefix::kEachSegment;
-    if (use_regex) spec.pre_tokenizers.emplace_back(kGpt2);
+    if (use_regex) spec.pre_tokenizers.emplace_back(kGpt2Words);
     return absl::OkStatus();
   }
   if (type == "Digits") {

@@ -2,11 +2,15 @@
 
 #include <random>
 #include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/checkpoint.h"
+#include "model/pre_tokenizers.h"
 #include "model/utf8.h"
+#include "model/word_splitter.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/status_matchers.h"
 
@@ -195,6 +199,28 @@ INSTANTIATE_TEST_SUITE_P(
                                  R"({"model":{"vocab":{"a":0},"merges":[]},"normalizer":{"type":"Lowercase"}})",
                                  "normalizer type Lowercase"}),
     [](const auto& info) { return std::string(info.param.name); });
+
+// The same pattern in a group is not known as a published one, and goes through the regular expression alone.
+TEST(WordSplitterTest, PlainWordsAndDigitsAreCutAsTheirPatternsCutThem) {
+  const std::vector<std::string> pieces = {"a",  "Zebra", " ",      "  ", "'s", "'LL", "\n", "\r\n",
+                                           "1",  "12345", "٣",      ".",  ", ", "_",   "é",  "e\u0301",
+                                           "中", "の",    "\u00a0", "\t", "-",  "😀",   "ß"};
+  std::mt19937 random(1);
+  for (const absl::string_view pattern : {kGpt2Words, kLlama3Words, kQwen2Words, kDeepseek3Words, kOneDigit}) {
+    ASSERT_OK_AND_ASSIGN(const auto shortened, WordSplitter::Create({std::string(pattern)}));
+    ASSERT_OK_AND_ASSIGN(const auto plain, WordSplitter::Create({absl::StrCat("(?:", pattern, ")")}));
+    for (int i = 0; i < 3000; ++i) {
+      std::string text;
+      for (int left = random() % 12; left >= 0; --left) text += pieces[random() % pieces.size()];
+      const auto words_of = [&](const WordSplitter& splitter) {
+        std::vector<std::string> words;
+        EXPECT_THAT(splitter.Split(text, [&](absl::string_view word) { words.emplace_back(word); }), IsOk());
+        return words;
+      };
+      ASSERT_EQ(words_of(*shortened), words_of(*plain)) << pattern << " on " << text;
+    }
+  }
+}
 
 TEST(TokenizerJsonTest, RefusesABadPattern) {
   TokenizerSpec spec;
