@@ -438,6 +438,20 @@ class HttpsServerTest : public HttpServerRig {
   HttpsServerTest() : HttpServerRig(/*with_tls=*/true) {}
 };
 
+// With nothing said, half a handshake, and all of one without a request.
+TEST_F(HttpsServerTest, ClientsThatDoNotFinishTheirHandshakeAreDropped) {
+  options_.request_timeout = absl::Milliseconds(100);
+  options_.idle_timeout = absl::Milliseconds(100);
+  Start();
+  for (const absl::string_view begin : {"", "\x16\x03\x01\x02", "\x16\x03\x01\x02\x01\x01\x01\xfc\x03\x03"}) {
+    HttpClient client(address());  // Without TLS of its own.
+    EXPECT_TRUE(client.Send(begin));
+    EXPECT_TRUE(client.ReadsEnd());
+  }
+  HttpClient silent(address(), client_tls_);
+  EXPECT_TRUE(silent.ReadsEnd());
+}
+
 TEST_F(HttpsServerTest, RequestsInTheClearAreToldSo) {
   Start();
   const HttpAnswer answer = HttpClient(address()).Ask("GET", "/echo");

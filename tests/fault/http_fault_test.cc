@@ -12,6 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/http_client.h"
@@ -136,6 +137,12 @@ TEST(HttpFaultTest, TenThousandSlowConnectionsDoNotStopTheRouterAndCostLittle) {
   const HttpAnswer answer = HttpClient(address).Ask("POST", "/v1/completions", Body(0));
   EXPECT_EQ(answer.status, 200);
   EXPECT_FALSE(TextOf(answer).empty());
+  EXPECT_LT(cluster.ResidentBytes("router") - before, 60 << 20);
+  // Half of them go on, a byte each two seconds, which gives them no more time than the others.
+  for (const absl::Time begin = Clock::Real().Now(); Clock::Real().Now() - begin < absl::Seconds(15);) {
+    for (int i = 1; i < kConnections; i += 2) ASSERT_TRUE(slow[i]->Send("x")) << i;
+    ASSERT_EQ(slow[0]->DrainFor(/*seconds=*/2), 0);
+  }
   EXPECT_LT(cluster.ResidentBytes("router") - before, 60 << 20);
   // After half a minute each is told that it is too slow, and the connection ends.
   for (const auto& client : slow) {

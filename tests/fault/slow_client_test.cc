@@ -2,7 +2,9 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <memory>
 #include <string>
+#include <thread>
 
 #include "absl/time/time.h"
 #include "common/clock.h"
@@ -24,14 +26,17 @@ v1::GenerateRequest LongAnswers(int samples, int tokens) {
   return request;
 }
 
+std::shared_ptr<grpc::Channel> SmallWindow(const std::string& router) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16 << 10);
+  return grpc::CreateCustomChannel(router, grpc::InsecureChannelCredentials(), arguments);
+}
+
 void ExpectDropped(int samples, int tokens, const std::string& why) {
   ProcessCluster cluster({.prefill_replicas = 0, .decode_replicas = 1});
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
-  grpc::ChannelArguments small_window;
-  small_window.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  small_window.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16 << 10);
-  const auto stub = v1::Router::NewStub(
-      grpc::CreateCustomChannel(cluster.router(), grpc::InsecureChannelCredentials(), small_window));
+  const auto stub = v1::Router::NewStub(SmallWindow(cluster.router()));
   grpc::ClientContext context;
   const auto reader = stub->Generate(&context, LongAnswers(samples, tokens));
   const absl::Time begin = Clock::Real().Now();
@@ -45,6 +50,27 @@ void ExpectDropped(int samples, int tokens, const std::string& why) {
   EXPECT_TRUE(cluster.AwaitActive(0));
   EXPECT_TRUE(cluster.AwaitAllPagesFree());
   EXPECT_TRUE(cluster.Ask({.text = "Water boils at", .sampling = {.max_tokens = 4}}).summary.ok());
+}
+
+// Its window is full all the time, and each write takes long; none takes half a minute.
+TEST(SlowClientTest, OneThatReadsSlowlyButSteadilyGetsItsWholeAnswer) {
+  constexpr int kTokens = 300;
+  ProcessCluster cluster({.prefill_replicas = 0, .decode_replicas = 1});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  const auto stub = v1::Router::NewStub(SmallWindow(cluster.router()));
+  grpc::ClientContext context;
+  const auto reader = stub->Generate(&context, LongAnswers(/*samples=*/1, kTokens));
+  v1::GenerateResponse response;
+  int tokens = 0;
+  const absl::Time begin = Clock::Real().Now();
+  // Longer than a client that takes nothing would be kept.
+  for (absl::Time next = begin; reader->Read(&response); next += absl::Milliseconds(400)) {
+    tokens += response.tokens_size();
+    while (Clock::Real().Now() < next && tokens < kTokens) std::this_thread::yield();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(tokens, kTokens);
+  printf("read in %.0f s\n", absl::ToDoubleSeconds(Clock::Real().Now() - begin));
 }
 
 TEST(SlowClientTest, OneThatTakesNothingIsDroppedAfterHalfAMinute) {
