@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
-"""Placement policies beside each other: the first requests of Mooncake's conversations, scaled to a small model, on
-workers of this machine's CPUs that prefill and decode. Prints a line a policy: time to the first token, and how much of
-the prompts was found in prefix caches.
+"""Placement policies beside each other: the first requests of Mooncake's conversations, in turn under each policy, round
+after round. Prints a line a run: time to the first token, and how much of the prompts was found in prefix caches.
 
-    tests/bench/placement_trace.py PROGRAMS MODEL [--workers=4] [--requests=1600] [--speed=0.9] [--rounds=1]
+    tests/bench/placement_trace.py PROGRAMS MODEL [--rounds=3] [--requests=1000]
+    tests/bench/placement_trace.py PROGRAMS MODEL --computing --workers=2 --requests=1000 --speed=0.9
 
-PROGRAMS: a folder with tandem and its programs. MODEL: a GGUF file or a folder. Policies run in turn; on a
-shared machine ask for more rounds than one.
+PROGRAMS: a folder with tandem, its programs and replay_worker. MODEL: a GGUF file or a folder.
+
+Without --computing the workers, as many for prefill as for decode, replay: a prompt takes what its tokens that are in no
+cache take at --prefill_rate, one prompt after the other, and each worker keeps --cached_pages. Lengths are the trace's
+over 16 (and so is the rate), so that the model's context holds them, and time goes --speed times as fast. With it, workers that prefill and decode compute a small model on this
+machine's CPUs, and prompts are shortened; where more workers than cores share a machine, what one does slows the others
+down.
 """
 
 import argparse
@@ -15,6 +20,7 @@ import pathlib
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import tempfile
 import urllib.request
@@ -40,17 +46,28 @@ def hit_share(metrics: str) -> float:
     return total("vllm:prefix_cache_hits_total") / max(1.0, total("vllm:prefix_cache_queries_total"))
 
 
-def run(options: argparse.Namespace, policy: str, folder: pathlib.Path) -> None:
-    router, metrics = free_ports(2)
+def start(options: argparse.Namespace, policy: str, folder: pathlib.Path, router: int, metrics: int, log):
+    """The processes of a cluster."""
+    pools = (f"[{{name: decode, role: decode, replicas: {options.workers}, kv_memory: 1 GiB,"
+             f" page_tokens: {options.page_tokens}}}]") if options.computing else (
+                 "[{name: prefill, role: prefill}, {name: decode, role: decode}]")
     topology = folder / "topology.yaml"
     topology.write_text(
         f"model: {{path: {options.model}, served_name: m}}\n"
         f"router: {{listen: '127.0.0.1:{router}', http_listen: '', metrics_listen: '127.0.0.1:{metrics}',"
-        f" placement: {policy}}}\n"
-        f"pools: [{{name: decode, role: decode, replicas: {options.workers}, kv_memory: 1 GiB,"
-        f" page_tokens: {options.page_tokens}}}]\n")
+        f" placement: {policy}, max_active_requests: 100000, conditional_prefill_tokens: 0}}\npools: {pools}\n")
+    commands = [[options.programs / "tandem", "up", topology]] if options.computing else [
+        [options.programs / "tandem-router", f"--topology={topology}", "--worker=router"],
+        [options.programs / "replay_worker", f"127.0.0.1:{router}", options.model, f"--pairs={options.workers}",
+         f"--prefill_rate={options.prefill_rate * options.speed * options.token_scale}", "--prefill_at_once=1", "--heartbeat=50ms",
+         f"--cached_pages={options.cached_pages}", f"--page_tokens={options.page_tokens}"]]
+    return [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
+
+
+def run(options: argparse.Namespace, policy: str, folder: pathlib.Path) -> tuple[float, float]:
+    router, metrics = free_ports(2)
     with open(folder / "log", "w") as log:
-        cluster = subprocess.Popen([options.programs / "tandem", "up", topology], stdout=log, stderr=log)
+        cluster = start(options, policy, folder, router, metrics, log)
     try:
         tandem = [options.programs / "tandem", f"--router=127.0.0.1:{router}"]
         subprocess.run([*tandem, "status", "--wait"], check=True, stdout=subprocess.DEVNULL, timeout=120)
@@ -62,29 +79,42 @@ def run(options: argparse.Namespace, policy: str, folder: pathlib.Path) -> None:
         measured = json.loads(report.read_text())
         share = hit_share(urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics").read().decode())
     finally:
-        cluster.send_signal(signal.SIGINT)
-        cluster.wait(timeout=60)
+        for process in reversed(cluster):
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
     ttft = measured["ttft_ms"]
-    print(f"{policy:12} TTFT mean {ttft['mean']:7.0f} p50 {ttft['p50']:7.0f} p99 {ttft['p99']:7.0f} ms, "
+    scale = 1 if options.computing else options.speed  # Of the trace's own time.
+    mean = ttft["mean"] * scale
+    print(f"{policy:12} TTFT mean {mean:7.0f} p50 {ttft['p50'] * scale:7.0f} p99 {ttft['p99'] * scale:7.0f} ms, "
           f"{100 * share:.1f} % of prompt tokens cached, {measured['failed']} failed", flush=True)
+    return mean, share
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("programs", type=lambda text: pathlib.Path(text).resolve())
     parser.add_argument("model", type=lambda text: pathlib.Path(text).resolve())
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=1600)
-    parser.add_argument("--speed", type=float, default=0.9)
-    parser.add_argument("--token_scale", type=float, default=1 / 64)
-    parser.add_argument("--page_tokens", type=int, default=8, help="at most a block of the trace: 512 * token_scale")
+    parser.add_argument("--computing", action="store_true")
+    parser.add_argument("--workers", type=int, default=8, help="of each kind")
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--speed", type=float, default=8)
+    parser.add_argument("--prefill_rate", type=float, default=8000, help="the trace's tokens a second, in its time")
+    parser.add_argument("--cached_pages", type=int, default=2000)
+    parser.add_argument("--token_scale", type=float, help="default: 1/16, and with --computing 1/64")
+    parser.add_argument("--page_tokens", type=int, help="default: 32, and with --computing 8; at most a block of the trace")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
     options = parser.parse_args()
+    options.token_scale = options.token_scale or (1 / 64 if options.computing else 1 / 16)
+    options.page_tokens = options.page_tokens or (8 if options.computing else 32)
+    results = {policy: [] for policy in options.policies}
     for _ in range(options.rounds):
         for policy in options.policies:
             with tempfile.TemporaryDirectory() as folder:
-                run(options, policy, pathlib.Path(folder))
+                results[policy].append(run(options, policy, pathlib.Path(folder)))
+    for policy, runs in results.items():
+        print(f"{policy:12} median of {len(runs)}: mean TTFT {statistics.median(mean for mean, _ in runs):.0f} ms, "
+              f"{100 * statistics.median(share for _, share in runs):.1f} % cached")
 
 
 if __name__ == "__main__":

@@ -80,11 +80,13 @@ class OverloadTest : public testing::Test {
                             << "}\npools:\n  - {name: prefill, role: prefill}\n  - {name: decode, role: decode}\n";
     router_ = std::make_unique<Program>("tandem-router",
                                         std::vector<std::string>{"--topology=" + topology, "--worker=router"}, log);
-    workers_ = std::make_unique<Program>(
-        "replay_worker",
-        std::vector<std::string>{"unix:" + folder_ + ".sock", SmolLm2Path(), absl::StrCat(kTokenMs),
-                                 absl::StrCat(kPrefillMs), absl::StrCat(kAtOnce)},
-        folder_ + ".workers.log");
+    workers_ = std::make_unique<Program>("replay_worker",
+                                         std::vector<std::string>{"unix:" + folder_ + ".sock", SmolLm2Path(),
+                                                                  absl::StrCat("--token_interval=", kTokenMs, "ms"),
+                                                                  absl::StrCat("--prefill=", kPrefillMs, "ms"),
+                                                                  absl::StrCat("--prefill_at_once=", kAtOnce),
+                                                                  absl::StrCat("--decode_at_once=", kAtOnce)},
+                                         folder_ + ".workers.log");
     ASSERT_TRUE(Await([&] { return absl::StrContains(ReadAll(log), " http="); })) << ReadAll(log);
     const std::string said = ReadAll(log);
     const size_t at = said.find(" http=") + 6;
