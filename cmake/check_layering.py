@@ -27,7 +27,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]')
 
 def may_use_grpc(path: str) -> bool:
     return (path.startswith("common/rpc/") or path == "kvtransfer/wire.cc"
-            or re.search(r"_(service|client)\.(cc|h)$", path) is not None)
+            or re.search(r"_(service|client|codec)\.(cc|h)$", path) is not None)
 
 
 def problems_of(path: str, include: str) -> list[str]:
@@ -39,7 +39,7 @@ def problems_of(path: str, include: str) -> list[str]:
         if "proto" not in ALLOWED[folder] and not path.startswith("common/rpc/"):
             found.append(f"{folder} must not include generated headers")
         elif not may_use_grpc(path):
-            found.append("gRPC and generated headers belong in *_service, *_client, common/rpc and kvtransfer/wire.cc")
+            found.append("gRPC and generated headers belong in *_service, *_client, *_codec, common/rpc and kvtransfer/wire.cc")
     elif target in ALLOWED and target != folder and target not in ALLOWED[folder]:
         found.append(f"{folder} must not include {target}")
     if re.match(r"(cuda|cublas|nccl)", include) and not path.startswith(("engine/cuda/", "kvtransfer/nvlink/")):

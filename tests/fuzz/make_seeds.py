@@ -72,6 +72,13 @@ def main() -> None:
                               ("grant", 6, b"\x09" + struct.pack("<Q", 1) + b"\x10\x05\x1a\x02\x00\x01"),
                               ("commit", 8, b"\x09" + struct.pack("<Q", 1) + b"\x10\x01\x18\x02"), ("abort", 10, b"\x09" + struct.pack("<Q", 1))]:
         (SEEDS / "link_message" / name).write_bytes(bytes([field << 3 | 2, len(body)]) + body)
+    # GenerateRequest by its wire form, as above.
+    sampling = (b"\x0d" + struct.pack("<f", 0.5) + b"\x10\x05\x1d" + struct.pack("<f", 0.9) + b"\x42\x07\x08\x01\x15"
+                + struct.pack("<f", 2) + b"\x48\x01\x50\x05\x58\x01\x60\x01\x6a\x01\x02\x72\x01a\x78\x02")
+    for name, prompt in [("text", b"\x1a\x03a b"), ("ids", b"\x22\x04\x0a\x02\x01\x02"),
+                         ("chat", b"\x2a\x0b\x0a\x09\x0a\x04user\x12\x01a")]:
+        (SEEDS / "generate_request" / name).write_bytes(
+            b"\x0a\x01r\x12\x01m" + prompt + bytes([0x32, len(sampling)]) + sampling + b"\x38\x01\x40\x02\x52\x01s")
     (SEEDS / "http/get").write_bytes(b"GET /stream?x=y HTTP/1.1\r\nHost: t\r\n\r\nHEAD / HTTP/1.0\r\n\r\n")
     (SEEDS / "http/post").write_bytes(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab")
     (SEEDS / "http/chunks").write_bytes(
