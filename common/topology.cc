@@ -1,5 +1,8 @@
 #include "common/topology.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -292,7 +295,7 @@ void CheckPorts(const Topology& topology, ConfigNode& root, std::vector<ConfigNo
 
 // Processes join each other, and who can reach one of them could join them.
 void CheckSecret(const Topology& topology, ConfigNode& root, std::vector<ConfigNode>& pools) {
-  if (topology.cluster_secret.is_set() || topology.tls.is_set()) return;
+  if (!NeedsSecret(topology)) return;
   const auto need = [](ConfigNode& node, const char* key, absl::string_view address) {
     if (!IsReachable(address)) return;
     node.AddError(key, absl::StrCat(address,
@@ -399,8 +402,14 @@ absl::StatusOr<Topology> Read(ConfigNode root, const std::string& file) {
 
 bool IsReachable(absl::string_view address) {
   if (address.empty() || absl::StartsWith(address, "unix:")) return false;
-  const absl::string_view host = address.substr(0, address.rfind(':'));
-  return !absl::StartsWith(host, "127.") && host != "localhost" && host != "[::1]";
+  const std::string host(address.substr(0, address.rfind(':')));
+  in_addr four;
+  if (inet_pton(AF_INET, host.c_str(), &four) == 1) return ntohl(four.s_addr) >> 24 != IN_LOOPBACKNET;
+  return host != "localhost" && host != "[::1]";
+}
+
+bool NeedsSecret(const Topology& topology) {
+  return !topology.cluster_secret.is_set() && !topology.tls.is_set() && std::getenv(kDrawnSecretVariable) == nullptr;
 }
 
 absl::string_view RoleName(Role role) {

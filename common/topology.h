@@ -162,8 +162,11 @@ struct Topology {
 // Whether others than this machine's processes can reach host:port. False for "".
 bool IsReachable(absl::string_view address);
 
-// Where the launcher leaves a secret that it drew, for a topology that names none.
+// A secret for a topology that names none: of who starts its processes, else the launcher draws it.
 inline constexpr char kDrawnSecretVariable[] = "TANDEM_CLUSTER_SECRET";
+
+// Nothing keeps other programs from joining its processes: no secret in the topology or the environment, no TLS.
+bool NeedsSecret(const Topology& topology);
 
 // The secret of the cluster, else the one that was drawn; "" where there is none. Errors as of ReadSecret, with the
 // topology's file and line.

@@ -33,7 +33,7 @@ struct Launcher::Child {
 };
 
 Launcher::Launcher(const Topology& topology, Options options) : topology_(topology), options_(std::move(options)) {
-  if (!topology_.cluster_secret.is_set() && std::getenv(kDrawnSecretVariable) == nullptr) {
+  if (NeedsSecret(topology_)) {
     secret_setting_ = absl::StrCat(kDrawnSecretVariable, "=", DrawSecret());
   }
   for (ProcessPlan& plan : topology_.Processes()) {

@@ -14,9 +14,9 @@
 namespace tandem {
 
 // Starts the processes of a topology on this host, passes their output on, starts a dead one again
-// after a growing pause, and stops them all. They get a secret of their own, where the topology and the environment
-// name none. One that ends with code 0 was drained: it has left and is not started again. One that ends with
-// kStartAgainExitCode starts again at once.
+// after a growing pause, and stops them all. They get a secret of their own, where nothing else keeps
+// strangers out (NeedsSecret). One that ends with code 0 was drained: it has left and is not started again. One that
+// ends with kStartAgainExitCode starts again at once.
 //
 // Thread-safety: not thread-safe; one thread calls everything.
 // Ownership: owns the child processes. They die with this process, however it ends.

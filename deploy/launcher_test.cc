@@ -36,10 +36,11 @@ class LauncherTest : public testing::Test {
     std::ofstream(folder_ / name) << "#!/bin/sh\n" << body << "\n";
     chmod((folder_ / name).c_str(), 0755);
   }
-  std::unique_ptr<Launcher> Start() {
+  std::unique_ptr<Launcher> Start(const std::string& more = "") {
     absl::StatusOr<Topology> topology = Topology::Parse(
         "model: {path: /m, served_name: m}\nrouter: {listen: 'unix:/r', metrics_listen: ''}\n"
-        "pools: [{name: decode, role: decode}]\n",
+        "pools: [{name: decode, role: decode}]\n" +
+            more,
         "t.yaml");
     EXPECT_THAT(topology, IsOk());
     Launcher::Options options;
@@ -92,10 +93,17 @@ TEST_F(LauncherTest, ItsProcessesHaveASecretThatNobodyElseKnows) {
   // Who starts them may choose it.
   setenv("TANDEM_CLUSTER_SECRET", "chosen-0123456789", /*overwrite=*/1);
   lines_.clear();
-  auto launcher = Start();
-  ASSERT_TRUE(RunUntil(*launcher, [&] { return lines_.size() == 2; }));
+  {
+    auto launcher = Start();
+    EXPECT_TRUE(RunUntil(*launcher, [&] { return lines_.size() == 2; }));
+  }
   unsetenv("TANDEM_CLUSTER_SECRET");
   EXPECT_THAT(lines_, Contains("decode-0: secret chosen-0123456789"));
+  // With TLS a process proves itself by its certificate, and may be on another machine.
+  lines_.clear();
+  auto launcher = Start("tls: {certificate: c, key: k, authorities: a}\n");
+  EXPECT_TRUE(RunUntil(*launcher, [&] { return lines_.size() == 2; }));
+  EXPECT_THAT(lines_, Contains("decode-0: secret"));
 }
 
 TEST_F(LauncherTest, AProcessThatIsToStartAgainDoesSoAtOnce) {

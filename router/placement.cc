@@ -106,10 +106,10 @@ class Chooser {
       if (!decode.has_value()) continue;  // None is linked to it.
       const Pair pair = {prefill, *decode};
       ++pairs;
-      if (!best.has_value() || pair.Seconds(output_tokens_) < (1 - kSameCost) * best->Seconds(output_tokens_)) {
-        best = pair;
-      }
-      const bool kv_is_late = best->decode.gap_seconds > kSameCost * best->prefill.seconds;
+      // A session stays where it is while that costs little.
+      const double worth_it = 1 - (request_.affinity != 0 ? kAffinityCost : kSameCost);
+      if (!best.has_value() || pair.Seconds(output_tokens_) < worth_it * best->Seconds(output_tokens_)) best = pair;
+      const bool kv_is_late = best->decode.gap_seconds > kSameCost * best->Seconds(output_tokens_);
       if (!kv_is_late || request_.policy != PlacementPolicy::kPredicted) break;
     }
     return best;

@@ -55,16 +55,21 @@ struct Placement {
 // Chooses workers for a request: the prefill worker from which the first token is predicted to come first (the prompt
 // tokens that it has queued, and those of this prompt that it does not have cached, at the rate that was measured of
 // it), and of the decode workers linked to it the one with the shortest predicted time per token, counting what is
-// missing: free pages, and a link that moves the KV faster than it is computed. Where the KV would come late all the
-// same, the next prefill workers are looked at, too, and the pair is taken whose whole answer is predicted to end
-// first. Of the workers that are as good as the best, those in the prefill worker's domain are left, if there are some,
-// for links between domains are shared by many; two of these are drawn, and the one with fewer requests is taken; or,
-// with an affinity, always the same one. UNAVAILABLE (LINK_DOWN or WORKER_LOST) says what is missing; INVALID_ARGUMENT
-// (REQUEST_TOO_LONG) when no worker could ever run it. Other policies choose among the same workers, and predict
-// nothing; short prompts do not run on decode alone then.
+// missing: free pages, and a link that moves the KV faster than it is computed.
+//
+// Where the KV would come late by more than a little of the whole answer, the next prefill workers are looked at, too,
+// up to four in all, and the pair is taken whose answer is predicted to end first.
+//
+// Of the workers that are as good as the best, those in the prefill worker's domain are left, if there are some, for
+// links between domains are shared by many; two of these are drawn, and the one with fewer requests is taken; or, with
+// an affinity, always the same one.
+//
+// UNAVAILABLE (LINK_DOWN or WORKER_LOST) says what is missing; INVALID_ARGUMENT (REQUEST_TOO_LONG) when no worker could
+// ever run it. Other policies choose among the same workers, and predict nothing; short prompts do not run on decode
+// alone then.
 //
 // Cost: one lookup for each page of the prompt that some worker has, and a constant for each worker and for each link
-// of the prefill workers that are looked at: one, or up to four where links are slow.
+// of the prefill workers that are looked at.
 absl::StatusOr<Placement> Place(const ClusterView& view, const PlacementRequest& request);
 
 }  // namespace tandem

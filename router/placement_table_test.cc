@@ -1,5 +1,7 @@
 // Which of two prefill and two decode workers a prompt of 40 tokens goes to, one row for each thing that decides.
 
+#include <algorithm>
+#include <cctype>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,8 @@ namespace {
 
 constexpr absl::Time kNow = absl::UnixEpoch();
 constexpr int kPageTokens = 4;
+// A session that fits the other prefill and the other decode worker best, as their names have it.
+constexpr uint64_t kFitsTheOther = 8;
 
 struct PrefillState {
   int64_t queued = 0;
@@ -33,6 +37,7 @@ struct Row {
   DecodeState decode[2];
   double links[2][2] = {{10, 10}, {10, 10}};  // GB/s, of each prefill worker; 0: not measured; negative: down.
   int conditional_prefill_tokens = 0;
+  uint64_t affinity = 0;
   // Of the workers' numbers, from 0; prefill -1: on decode alone; both -1: nothing can be placed.
   int expected_prefill = 0, expected_decode = 0;
 };
@@ -68,6 +73,16 @@ std::vector<Row> Rows() {
        .links = {{10, .01}, {10, 10}},
        .expected_prefill = 0,
        .expected_decode = 0},
+      {.what = "a session of the other's", .affinity = kFitsTheOther, .expected_prefill = 1, .expected_decode = 1},
+      {.what = "a session stays at a worker whose links are a little slower",
+       .links = {{10, 10}, {.18, .18}},
+       .affinity = kFitsTheOther,
+       .expected_prefill = 1,
+       .expected_decode = 1},
+      {.what = "a session leaves a worker whose links are much slower",
+       .links = {{10, 10}, {.01, .01}},
+       .affinity = kFitsTheOther,
+       .expected_decode = 1},
       {.what = "a link is down", .links = {{-1, 10}, {10, 10}}, .expected_decode = 1},
       {.what = "all links of the first are down", .links = {{-1, -1}, {10, 10}}, .expected_prefill = 1},
       {.what = "all links are down", .links = {{-1, -1}, {-1, -1}}, .expected_prefill = -1, .expected_decode = -1},
@@ -142,8 +157,9 @@ TEST_P(PlacementTableTest, GoesToTheExpectedPair) {
   const Row& row = GetParam();
   Build(row);
   // Equals go to the first: both draws are it.
-  const absl::StatusOr<Placement> placement =
-      Place(view_, {.tokens = tokens_, .conditional_prefill_tokens = row.conditional_prefill_tokens});
+  const absl::StatusOr<Placement> placement = Place(
+      view_,
+      {.tokens = tokens_, .conditional_prefill_tokens = row.conditional_prefill_tokens, .affinity = row.affinity});
   if (row.expected_decode < 0) {
     EXPECT_THAT(placement, StatusIs(absl::StatusCode::kUnavailable));
     return;

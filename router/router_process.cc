@@ -64,6 +64,7 @@ class RouterParts final : public RouterProcess, public RouterOutside, private Ow
   void Expel(Incarnation worker, const std::string& reason) override { control_.Expel(worker, reason); }
   void EndTurn() override {
     relay_.EndTurn();
+    if (server_ != nullptr) server_->loop().turn_hold().EndTurn();
     if (generate_ != nullptr) generate_->DropStuckClients();
   }
   void Export(std::vector<Span> spans) override { spans_->Add(std::move(spans)); }

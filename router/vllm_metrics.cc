@@ -102,14 +102,15 @@ void VllmMetrics::ObserveEnd(const RequestUsage& usage) {
 void VllmMetrics::ObserveCall(const Request& request, const RequestUsage& usage) {
   longest_sample_.Observe(usage.longest_sample);
   samples_.Observe(request.num_samples);
-  max_tokens_.Observe(request.sampling.max_tokens);
+  if (request.sampling.max_tokens > 0) max_tokens_.Observe(request.sampling.max_tokens);
 }
 
 void VllmMetrics::SetState(const ClusterView& view, int64_t active, int64_t waiting) {
   running_.Set(static_cast<double>(active - waiting));
   waiting_.Set(static_cast<double>(waiting));
   double free = 0, total = 0;
-  for (auto& [config, gauge] : cache_configs_) gauge->Set(0);
+  std::map<std::pair<int, int>, int> workers_of;  // By page size and number of pages.
+  for (const auto& [config, gauge] : cache_configs_) workers_of[config] = 0;
   for (const auto& [incarnation, worker] : view.workers()) {
     // A worker counts since its start, and may be lost for a while.
     if (const int64_t now = worker.heartbeat.preemptions; now > 0) {
@@ -119,13 +120,16 @@ void VllmMetrics::SetState(const ClusterView& view, int64_t active, int64_t wait
     if (worker.registration.role != Role::kDecode) continue;
     free += worker.heartbeat.free_pages;
     total += worker.registration.total_pages;
-    prometheus::Gauge*& config = cache_configs_[{worker.registration.page_tokens, worker.registration.total_pages}];
-    if (config == nullptr) {
-      config = &server_.Gauge("vllm:cache_config_info", "Decode workers whose KV cache has this form.",
-                              LabelsOf(model_, {{"block_size", absl::StrCat(worker.registration.page_tokens)},
-                                                {"num_gpu_blocks", absl::StrCat(worker.registration.total_pages)}}));
+    ++workers_of[{worker.registration.page_tokens, worker.registration.total_pages}];
+  }
+  for (const auto& [config, workers] : workers_of) {
+    prometheus::Gauge*& gauge = cache_configs_[config];
+    if (gauge == nullptr) {
+      gauge = &server_.Gauge("vllm:cache_config_info", "Decode workers whose KV cache has this form.",
+                             LabelsOf(model_, {{"block_size", absl::StrCat(config.first)},
+                                               {"num_gpu_blocks", absl::StrCat(config.second)}}));
     }
-    config->Increment();
+    gauge->Set(workers);
   }
   cache_usage_.Set(total > 0 ? 1 - free / total : 0);
 }

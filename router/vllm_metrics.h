@@ -36,8 +36,8 @@ class VllmMetrics {
       &prompt_length_, &output_length_, &longest_sample_, &samples_, &max_tokens_;
   MetricsServer& server_;
   const std::string model_;
-  // cache_config_info of the decode workers there are, by page size and number of pages.
-  std::map<std::pair<int64_t, int64_t>, prometheus::Gauge*> cache_configs_;
+  // cache_config_info of the decode workers that there were, by page size and number of pages.
+  std::map<std::pair<int, int>, prometheus::Gauge*> cache_configs_;
 };
 
 }  // namespace tandem

@@ -12,6 +12,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -33,6 +34,14 @@ void SetTcpOption(int socket, int option, int value) { setsockopt(socket, IPPROT
 
 absl::Status SystemError(absl::string_view what) {
   return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
+}
+
+// A name may stand for addresses that this machine does not have: IPv6's of localhost.
+bool IsNotHere(const absl::Status& status) { return absl::IsNotFound(status); }
+absl::Status ListenError(absl::string_view what) {
+  const absl::Status status = SystemError(what);
+  const bool is_not_here = errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT;
+  return is_not_here ? absl::NotFoundError(status.message()) : status;
 }
 
 int PortOf(const sockaddr_storage& address) {
@@ -66,12 +75,15 @@ absl::StatusOr<int> ListenAt(const addrinfo& where, int port) {
     place = htons(static_cast<uint16_t>(port));
   }
   const int listener = socket(where.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (listener < 0) return SystemError("socket");
+  if (listener < 0) return ListenError("socket");
   absl::Cleanup close_it = [listener] { close(listener); };
   const int on = 1;
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (bind(listener, reinterpret_cast<const sockaddr*>(&address), where.ai_addrlen) != 0) return SystemError("bind");
-  if (listen(listener, SOMAXCONN) != 0) return SystemError("listen");
+  // Where it is every address, it is those of IPv4, too.
+  const int off = 0;
+  if (where.ai_family == AF_INET6) setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
+  if (bind(listener, reinterpret_cast<const sockaddr*>(&address), where.ai_addrlen) != 0) return ListenError("bind");
+  if (listen(listener, SOMAXCONN) != 0) return ListenError("listen");
   std::move(close_it).Cancel();
   return listener;
 }
@@ -114,11 +126,14 @@ absl::StatusOr<std::unique_ptr<ServerConnections>> ServerConnections::Listen(con
   absl::Cleanup free_it = [found] { freeaddrinfo(found); };
   std::unique_ptr<ServerConnections> connections(new ServerConnections);
   absl::Status failed = absl::OkStatus();
+  std::set<std::string> seen;  // Some resolvers say an address twice.
   for (const addrinfo* where = found; where != nullptr; where = where->ai_next) {
+    if (!seen.emplace(reinterpret_cast<const char*>(where->ai_addr), where->ai_addrlen).second) continue;
     absl::StatusOr<int> listener = ListenAt(*where, connections->port_);
     if (!listener.ok()) {
-      failed = listener.status();
-      continue;  // A name may stand for addresses that this machine does not have: IPv6's of localhost.
+      failed = absl::UnavailableError(listener.status().message());
+      if (!IsNotHere(listener.status())) return failed;
+      continue;
     }
     connections->listeners_.push_back(*listener);
     sockaddr_storage bound{};

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <atomic>
-#include <cstdint>
 #include <memory>
 #include <string>
 #include <thread>
@@ -22,9 +20,11 @@ namespace tandem {
 // A client's TCP connection to a gRPC server, for those who write to it. gRPC owns the socket and closes it when it
 // likes: `socket` may be closed, or be another connection's by then. Whoever sets an option does it so that this
 // harms neither.
+//
+// Thread-safety: `socket` from any thread, the rest is the owner thread's, which answers the calls.
+// Ownership: shared by the table of connections and the calls.
 struct ServerConnection {
   const int socket;
-  // The owner thread's, which answers the calls.
   int calls = 0;         // That are being answered.
   bool is_held = false;  // By TurnHold.
 };
@@ -36,6 +36,7 @@ struct ServerConnection {
 // within the same turn.
 //
 // Thread-safety: the owner thread only.
+// Ownership: shares the connections that it holds, until the turn's end.
 class TurnHold {
  public:
   // What is written from here on waits for EndTurn; no more than a segment is full. Does nothing where it would not
@@ -53,7 +54,8 @@ class TurnHold {
 // Ownership: owns the listening sockets and a thread; sockets that were accepted are gRPC's.
 class ServerConnections {
  public:
-  // Listens at each address of host:port (port 0: any free one). UNAVAILABLE where it cannot.
+  // Listens at each address of host:port (port 0: any free one). "0.0.0.0" is every address of IPv4, "[::]" of both.
+  // INVALID_ARGUMENT: it is no host:port; UNAVAILABLE: one of them is taken, or this machine has none of them.
   static absl::StatusOr<std::unique_ptr<ServerConnections>> Listen(const std::string& address);
   ~ServerConnections();
 

@@ -130,25 +130,31 @@ TEST(HttpFaultTest, TenThousandSlowConnectionsDoNotStopTheRouterAndCostLittle) {
   const std::string address = cluster.http_address();
   const int64_t before = cluster.ResidentBytes("router");
   std::vector<std::unique_ptr<HttpClient>> slow;
+  const absl::Time begin = Clock::Real().Now();
   for (int i = 0; i < kConnections; ++i) {
     slow.push_back(std::make_unique<HttpClient>(address));
     ASSERT_TRUE(slow.back()->Send("POST /v1/completions HTTP/1.1\r\nX-Slow: ")) << i;
   }
+  const absl::Time opened = Clock::Real().Now();
   const HttpAnswer answer = HttpClient(address).Ask("POST", "/v1/completions", Body(0));
   EXPECT_EQ(answer.status, 200);
   EXPECT_FALSE(TextOf(answer).empty());
   EXPECT_LT(cluster.ResidentBytes("router") - before, 60 << 20);
   // Half of them go on, a byte each two seconds, which gives them no more time than the others.
-  for (const absl::Time begin = Clock::Real().Now(); Clock::Real().Now() - begin < absl::Seconds(15);) {
+  absl::Time trickled = opened;
+  while (Clock::Real().Now() - begin < absl::Seconds(20)) {
     for (int i = 1; i < kConnections; i += 2) ASSERT_TRUE(slow[i]->Send("x")) << i;
+    trickled = Clock::Real().Now();
     ASSERT_EQ(slow[0]->DrainFor(/*seconds=*/2), 0);
   }
+  ASSERT_GT(trickled - opened, absl::Seconds(5)) << "opening them took too long here";
   EXPECT_LT(cluster.ResidentBytes("router") - before, 60 << 20);
   // After half a minute each is told that it is too slow, and the connection ends.
   for (const auto& client : slow) {
     ASSERT_GT(client->DrainFor(/*seconds=*/40), 0);
     ASSERT_TRUE(client->ReadsEnd());
   }
+  EXPECT_LT(Clock::Real().Now(), trickled + absl::Seconds(30)) << "a byte gave them more time";
   const int64_t after = cluster.ResidentBytes("router");
   slow.clear();
   for (int i = 0; i < kConnections; ++i) {  // Whoever comes next finds the same memory.

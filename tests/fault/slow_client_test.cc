@@ -52,25 +52,25 @@ void ExpectDropped(int samples, int tokens, const std::string& why) {
   EXPECT_TRUE(cluster.Ask({.text = "Water boils at", .sampling = {.max_tokens = 4}}).summary.ok());
 }
 
-// Its window is full all the time, and each write takes long; none takes half a minute.
+// A window of 64 KiB in 16 s or so: what is behind that waits, for longer than a client is kept that takes nothing.
+// Four samples in turn, so that what waits does not become one message.
 TEST(SlowClientTest, OneThatReadsSlowlyButSteadilyGetsItsWholeAnswer) {
-  constexpr int kTokens = 300;
+  constexpr int kSamples = 4, kTokens = 60;
   ProcessCluster cluster({.prefill_replicas = 0, .decode_replicas = 1});
   ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
   const auto stub = v1::Router::NewStub(SmallWindow(cluster.router()));
   grpc::ClientContext context;
-  const auto reader = stub->Generate(&context, LongAnswers(/*samples=*/1, kTokens));
+  const auto reader = stub->Generate(&context, LongAnswers(kSamples, kTokens));
   v1::GenerateResponse response;
   int tokens = 0;
   const absl::Time begin = Clock::Real().Now();
-  // Longer than a client that takes nothing would be kept.
-  for (absl::Time next = begin; reader->Read(&response); next += absl::Milliseconds(400)) {
+  for (absl::Time next = begin; reader->Read(&response); next += absl::Milliseconds(200)) {
     tokens += response.tokens_size();
-    while (Clock::Real().Now() < next && tokens < kTokens) std::this_thread::yield();
+    while (Clock::Real().Now() < next) std::this_thread::yield();
   }
+  EXPECT_GT(Clock::Real().Now() - begin, absl::Seconds(31));
   EXPECT_TRUE(reader->Finish().ok());
-  EXPECT_EQ(tokens, kTokens);
-  printf("read in %.0f s\n", absl::ToDoubleSeconds(Clock::Real().Now() - begin));
+  EXPECT_EQ(tokens, kSamples * kTokens);
 }
 
 TEST(SlowClientTest, OneThatTakesNothingIsDroppedAfterHalfAMinute) {
