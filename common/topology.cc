@@ -295,7 +295,7 @@ void CheckPorts(const Topology& topology, ConfigNode& root, std::vector<ConfigNo
 
 // Processes join each other, and who can reach one of them could join them.
 void CheckSecret(const Topology& topology, ConfigNode& root, std::vector<ConfigNode>& pools) {
-  if (!NeedsSecret(topology)) return;
+  if (topology.tls.is_set() || !NeedsSecret(topology)) return;
   const auto need = [](ConfigNode& node, const char* key, absl::string_view address) {
     if (!IsReachable(address)) return;
     node.AddError(key, absl::StrCat(address,
@@ -409,7 +409,9 @@ bool IsReachable(absl::string_view address) {
 }
 
 bool NeedsSecret(const Topology& topology) {
-  return !topology.cluster_secret.is_set() && !topology.tls.is_set() && std::getenv(kDrawnSecretVariable) == nullptr;
+  // Certificates are asked for over TCP only.
+  const bool has_certificates = topology.tls.is_set() && !absl::StartsWith(topology.router.listen, "unix:");
+  return !topology.cluster_secret.is_set() && !has_certificates && std::getenv(kDrawnSecretVariable) == nullptr;
 }
 
 absl::string_view RoleName(Role role) {

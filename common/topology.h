@@ -162,10 +162,12 @@ struct Topology {
 // Whether others than this machine's processes can reach host:port. False for "".
 bool IsReachable(absl::string_view address);
 
-// A secret for a topology that names none: of who starts its processes, else the launcher draws it.
+// A secret for a topology that names none: of who starts its processes, else, where it needs one, the launcher draws
+// it.
 inline constexpr char kDrawnSecretVariable[] = "TANDEM_CLUSTER_SECRET";
 
-// Nothing keeps other programs from joining its processes: no secret in the topology or the environment, no TLS.
+// Nothing keeps other programs from joining its processes: no secret in the topology or the environment, and no
+// certificates, which processes show each other over TCP only.
 bool NeedsSecret(const Topology& topology);
 
 // The secret of the cluster, else the one that was drawn; "" where there is none. Errors as of ReadSecret, with the

@@ -90,6 +90,24 @@ TEST(TopologyTest, ReplicasOnGpusGetOneEach) {
   EXPECT_EQ(topology.Processes()[3].gpu, 6);
 }
 
+TEST(TopologyTest, OnlyThisMachinesAddressesCannotBeReached) {
+  for (const char* own : {"", "unix:/r", "127.0.0.1:1", "127.0.0.5:1", "localhost:1", "[::1]:1"}) {
+    EXPECT_FALSE(IsReachable(own)) << own;
+  }
+  for (const char* open : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "node-7:1", "127.example.com:1"}) {
+    EXPECT_TRUE(IsReachable(open)) << open;
+  }
+}
+
+TEST(TopologyTest, ASecretOfTheEnvironmentOrTlsLetsItBeReached) {
+  const std::string open = absl::StrReplaceAll(kGood, {{"127.0.0.1:9000", "0.0.0.0:9000"}});
+  EXPECT_THAT(Topology::Parse(open, "t.yaml").status(), testing::Not(IsOk()));
+  EXPECT_THAT(Topology::Parse(open + "tls: {certificate: c, key: k, authorities: a}\n", "t.yaml"), IsOk());
+  setenv(kDrawnSecretVariable, "chosen-0123456789", /*overwrite=*/1);
+  EXPECT_THAT(Topology::Parse(open, "t.yaml"), IsOk());
+  unsetenv(kDrawnSecretVariable);
+}
+
 TEST(TopologyTest, RoutersHaveTheNextAddresses) {
   ASSERT_OK_AND_ASSIGN(Topology topology,
                        Topology::Parse("model: {path: m.gguf, served_name: m}\n"

@@ -36,12 +36,13 @@ class LauncherTest : public testing::Test {
     std::ofstream(folder_ / name) << "#!/bin/sh\n" << body << "\n";
     chmod((folder_ / name).c_str(), 0755);
   }
-  std::unique_ptr<Launcher> Start(const std::string& more = "") {
-    absl::StatusOr<Topology> topology = Topology::Parse(
-        "model: {path: /m, served_name: m}\nrouter: {listen: 'unix:/r', metrics_listen: ''}\n"
-        "pools: [{name: decode, role: decode}]\n" +
-            more,
-        "t.yaml");
+  std::unique_ptr<Launcher> Start(const std::string& more = "", const std::string& listen = "unix:/r") {
+    absl::StatusOr<Topology> topology =
+        Topology::Parse("model: {path: /m, served_name: m}\nrouter: {listen: '" + listen +
+                            "', metrics_listen: ''}\n"
+                            "pools: [{name: decode, role: decode}]\n" +
+                            more,
+                        "t.yaml");
     EXPECT_THAT(topology, IsOk());
     Launcher::Options options;
     options.program_folder = folder_;
@@ -101,9 +102,17 @@ TEST_F(LauncherTest, ItsProcessesHaveASecretThatNobodyElseKnows) {
   EXPECT_THAT(lines_, Contains("decode-0: secret chosen-0123456789"));
   // With TLS a process proves itself by its certificate, and may be on another machine.
   lines_.clear();
-  auto launcher = Start("tls: {certificate: c, key: k, authorities: a}\n");
-  EXPECT_TRUE(RunUntil(*launcher, [&] { return lines_.size() == 2; }));
+  const std::string tls = "tls: {certificate: c, key: k, authorities: a}\n";
+  {
+    auto launcher = Start(tls, "127.0.0.1:7999");
+    EXPECT_TRUE(RunUntil(*launcher, [&] { return lines_.size() == 2; }));
+  }
   EXPECT_THAT(lines_, Contains("decode-0: secret"));
+  // There are no certificates on a Unix socket.
+  lines_.clear();
+  auto launcher = Start(tls);
+  EXPECT_TRUE(RunUntil(*launcher, [&] { return lines_.size() == 2; }));
+  EXPECT_THAT(lines_, Contains(testing::MatchesRegex("decode-0: secret [0-9a-f]{32}")));
 }
 
 TEST_F(LauncherTest, AProcessThatIsToStartAgainDoesSoAtOnce) {

@@ -39,8 +39,8 @@ absl::Status SystemError(absl::string_view what) {
 // A name may stand for addresses that this machine does not have: IPv6's of localhost.
 bool IsNotHere(const absl::Status& status) { return absl::IsNotFound(status); }
 absl::Status ListenError(absl::string_view what) {
-  const absl::Status status = SystemError(what);
   const bool is_not_here = errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT;
+  const absl::Status status = SystemError(what);
   return is_not_here ? absl::NotFoundError(status.message()) : status;
 }
 
@@ -108,6 +108,28 @@ void TurnHold::EndTurn() {
 
 // --- ServerConnections ---
 
+absl::StatusOr<std::unique_ptr<ServerConnections>> ServerConnections::ListenAtAll(const addrinfo& addresses) {
+  std::unique_ptr<ServerConnections> connections(new ServerConnections);
+  absl::Status failed = absl::OkStatus();
+  std::set<std::string> seen;  // Some resolvers say an address twice.
+  for (const addrinfo* where = &addresses; where != nullptr; where = where->ai_next) {
+    if (!seen.emplace(reinterpret_cast<const char*>(where->ai_addr), where->ai_addrlen).second) continue;
+    absl::StatusOr<int> listener = ListenAt(*where, connections->port_);
+    if (!listener.ok()) {
+      failed = absl::UnavailableError(listener.status().message());
+      if (!IsNotHere(listener.status())) return failed;
+      continue;
+    }
+    connections->listeners_.push_back(*listener);
+    sockaddr_storage bound{};
+    socklen_t size = sizeof(bound);
+    getsockname(*listener, reinterpret_cast<sockaddr*>(&bound), &size);
+    connections->port_ = PortOf(bound);
+  }
+  if (connections->listeners_.empty()) return failed;
+  return connections;
+}
+
 absl::StatusOr<std::unique_ptr<ServerConnections>> ServerConnections::Listen(const std::string& address) {
   const size_t colon = address.rfind(':');
   if (colon == std::string::npos) {
@@ -124,24 +146,13 @@ absl::StatusOr<std::unique_ptr<ServerConnections>> ServerConnections::Listen(con
     return absl::UnavailableError(gai_strerror(error));
   }
   absl::Cleanup free_it = [found] { freeaddrinfo(found); };
-  std::unique_ptr<ServerConnections> connections(new ServerConnections);
-  absl::Status failed = absl::OkStatus();
-  std::set<std::string> seen;  // Some resolvers say an address twice.
-  for (const addrinfo* where = found; where != nullptr; where = where->ai_next) {
-    if (!seen.emplace(reinterpret_cast<const char*>(where->ai_addr), where->ai_addrlen).second) continue;
-    absl::StatusOr<int> listener = ListenAt(*where, connections->port_);
-    if (!listener.ok()) {
-      failed = absl::UnavailableError(listener.status().message());
-      if (!IsNotHere(listener.status())) return failed;
-      continue;
-    }
-    connections->listeners_.push_back(*listener);
-    sockaddr_storage bound{};
-    socklen_t size = sizeof(bound);
-    getsockname(*listener, reinterpret_cast<sockaddr*>(&bound), &size);
-    connections->port_ = PortOf(bound);
-  }
-  if (connections->listeners_.empty()) return failed;
+  // A port that was drawn for one address may be taken at the next.
+  constexpr int kDraws = 8;
+  absl::StatusOr<std::unique_ptr<ServerConnections>> listening = ListenAtAll(*found);
+  const bool draws = address.substr(colon + 1) == "0";
+  for (int i = 1; draws && i < kDraws && !listening.ok(); ++i) listening = ListenAtAll(*found);
+  if (!listening.ok()) return listening.status();
+  std::unique_ptr<ServerConnections> connections = *std::move(listening);
   connections->stop_event_ = eventfd(0, EFD_CLOEXEC);
   if (connections->stop_event_ < 0) return SystemError("eventfd");
   return connections;

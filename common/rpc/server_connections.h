@@ -11,6 +11,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 
+struct addrinfo;
+
 namespace grpc::experimental {
 class ExternalConnectionAcceptor;
 }  // namespace grpc::experimental
@@ -55,7 +57,8 @@ class TurnHold {
 class ServerConnections {
  public:
   // Listens at each address of host:port (port 0: any free one). "0.0.0.0" is every address of IPv4, "[::]" of both.
-  // INVALID_ARGUMENT: it is no host:port; UNAVAILABLE: one of them is taken, or this machine has none of them.
+  // INVALID_ARGUMENT: it is no host:port; UNAVAILABLE says why it cannot: one of them is taken, this machine has none
+  // of them, ..
   static absl::StatusOr<std::unique_ptr<ServerConnections>> Listen(const std::string& address);
   ~ServerConnections();
 
@@ -69,6 +72,7 @@ class ServerConnections {
 
  private:
   ServerConnections() = default;
+  static absl::StatusOr<std::unique_ptr<ServerConnections>> ListenAtAll(const addrinfo& addresses);
   void AcceptUntilStopped();
   void Accept(int listener);
   void Remember(const std::string& peer, int socket);

@@ -120,9 +120,11 @@ TEST(TurnHoldTest, ASocketThatWasClosedInTheTurnHarmsNothing) {
   hold.Hold(connection);
   next.WriteTokens(2);
   hold.EndTurn();  // Lets go of both, which are one socket.
-  EXPECT_EQ(next.Take(10), "tokentoken");
+  const uint32_t sent = next.segments();
+  EXPECT_GT(sent, 0u);
   next.WriteTokens(1);
-  EXPECT_EQ(next.Take(5), "token");
+  EXPECT_EQ(next.segments(), sent + 1);  // Nothing is held any more.
+  EXPECT_EQ(next.Take(15), "tokentokentoken");
   EXPECT_FALSE(gone->is_held || connection->is_held);
 }
 
@@ -196,8 +198,10 @@ TEST(ServerConnectionsTest, AServerAtLocalhostIsReachedByItsAddress) {
 
 TEST(ServerConnectionsTest, WildcardsAreEveryAddressOfTheirFamilies) {
   for (const char* address : {"0.0.0.0:0", "[::]:0"}) {
+    const int probe = socket(AF_INET6, SOCK_STREAM, 0);
+    if (probe >= 0) close(probe);
+    if (probe < 0 && absl::StrContains(address, "::")) continue;  // No IPv6 here.
     auto server = ServerRunner::Start(address, {});
-    if (!server.ok() && absl::StrContains(address, "::")) continue;  // No IPv6 here.
     ASSERT_THAT(server, IsOk()) << address;
     (*server)->StartThread();
     const ServerConnections& connections = *(*server)->connections();

@@ -1,7 +1,9 @@
 // What a first token takes without a router: one request after the other, straight to a prefill worker's session, as
 // the router speaks to it. The router's own part of a TTFT is what a client sees beyond this.
 //
-//   worker_latency PREFILL_WORKER REQUESTS        PREFILL_WORKER: the service address, as the router's log names it
+//   worker_latency PREFILL_WORKER REQUESTS
+//
+// PREFILL_WORKER: the service address, as the router's log names it; replay_worker's, or another's without a secret.
 
 #include <grpcpp/grpcpp.h>
 
@@ -36,7 +38,9 @@ int Run(const char* worker, int requests) {
     v1::EventFrame events;
     if (!session->Write(command) || !session->Read(&events) || events.events_size() == 0 ||
         events.events(0).tokens_size() == 0) {
-      fprintf(stderr, "worker_latency: no first token from %s\n", worker);
+      context.TryCancel();
+      fprintf(stderr, "worker_latency: no first token from %s: %s\n", worker,
+              session->Finish().error_message().c_str());
       return 1;
     }
     milliseconds.push_back(absl::ToDoubleMilliseconds(Clock::Real().Now() - sent));

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <thread>
@@ -47,6 +48,7 @@ class Wire {
   }
   ~Wire() {
     stopping_ = true;
+    shutdown(listener_, SHUT_RDWR);  // Where nobody has come.
     thread_.join();
     for (int socket : {listener_, server_, client_}) close(socket);
   }
@@ -62,15 +64,19 @@ class Wire {
  private:
   void Carry() {
     client_ = accept(listener_, nullptr, nullptr);
+    if (client_ < 0) return;
     pollfd ends[] = {{client_, POLLIN, 0}, {server_, POLLIN, 0}};
     char bytes[64 << 10];
     while (!stopping_) {
       poll(ends, 2, /*timeout=*/20);
       for (int i = 0; i < 2; ++i) {
         if (ends[i].revents == 0) continue;
-        const ssize_t size = recv(ends[i].fd, bytes, sizeof(bytes), MSG_DONTWAIT);
-        if (size == 0) return;
-        if (size > 0) send(ends[1 - i].fd, bytes, static_cast<size_t>(size), MSG_NOSIGNAL);
+        const ssize_t size = recv(ends[i].fd, bytes, sizeof(bytes), 0);
+        if (size <= 0) {  // Over for both.
+          for (const pollfd& end : ends) shutdown(end.fd, SHUT_RDWR);
+          return;
+        }
+        send(ends[1 - i].fd, bytes, static_cast<size_t>(size), MSG_NOSIGNAL);
       }
     }
   }
@@ -87,6 +93,7 @@ int64_t ReadAll(v1::Router::Stub& stub, int tokens) {
   request.mutable_sampling()->set_max_tokens(tokens);
   request.mutable_sampling()->set_ignore_eos(true);
   grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
   const auto reader = stub.Generate(&context, request);
   v1::GenerateResponse response;
   int64_t read = 0;
