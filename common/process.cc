@@ -69,6 +69,10 @@ void RequestTermination() { kill(getpid(), SIGTERM); }
 
 ProcessConfig LoadProcessConfigOrExit(const std::string& topology_file, const std::string& name,
                                       absl::string_view program) {
+  if (topology_file.empty() || name.empty()) {
+    fprintf(stderr, "usage: %s --topology=FILE --worker=NAME\n", std::string(program).c_str());
+    exit(2);
+  }
   absl::StatusOr<Topology> topology = Topology::Load(topology_file);
   absl::Status status = topology.status();
   if (status.ok()) {

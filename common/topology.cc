@@ -1,10 +1,6 @@
 #include "common/topology.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -16,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "common/cluster_secret.h"
 #include "common/config_node.h"
 #include "common/status_macros.h"
 
@@ -303,7 +300,7 @@ void CheckSecret(const Topology& topology, ConfigNode& root, std::vector<ConfigN
                                     "cluster.secret_file or tls"));
   };
   need(root, "router", topology.router.listen);
-  for (size_t i = 0; i < pools.size(); ++i) need(pools[i], "host", absl::StrCat(topology.pools[i].host, ":0"));
+  for (size_t i = 0; i < pools.size(); ++i) need(pools[i], "host", topology.pools[i].host);
 }
 
 // All workers of a model compute alike, or their KV would not go together.
@@ -400,20 +397,6 @@ absl::StatusOr<Topology> Read(ConfigNode root, const std::string& file) {
 
 }  // namespace
 
-bool IsReachable(absl::string_view address) {
-  if (address.empty() || absl::StartsWith(address, "unix:")) return false;
-  const std::string host(address.substr(0, address.rfind(':')));
-  in_addr four;
-  if (inet_pton(AF_INET, host.c_str(), &four) == 1) return ntohl(four.s_addr) >> 24 != IN_LOOPBACKNET;
-  return host != "localhost" && host != "[::1]";
-}
-
-bool NeedsSecret(const Topology& topology) {
-  // Certificates are asked for over TCP only.
-  const bool has_certificates = topology.tls.is_set() && !absl::StartsWith(topology.router.listen, "unix:");
-  return !topology.cluster_secret.is_set() && !has_certificates && std::getenv(kDrawnSecretVariable) == nullptr;
-}
-
 absl::string_view RoleName(Role role) {
   switch (role) {
     case Role::kPrefill:
@@ -488,20 +471,6 @@ absl::StatusOr<ProcessPlan> Topology::FindProcess(absl::string_view name) const 
   }
   return absl::NotFoundError(
       absl::StrCat(file, " has no process named ", name, "; it has ", absl::StrJoin(names, ", ")));
-}
-
-absl::StatusOr<std::string> ReadClusterSecret(const Topology& topology) {
-  if (!topology.cluster_secret.is_set()) {
-    const bool was_drawn = std::getenv(kDrawnSecretVariable) != nullptr;
-    return was_drawn ? ReadSecret({.env = kDrawnSecretVariable}) : std::string();
-  }
-  absl::StatusOr<std::string> secret = ReadSecret(topology.cluster_secret);
-  if (secret.ok()) return secret;
-  return absl::Status(
-      secret.status().code(),
-      absl::StrCat(topology.cluster_secret.where,
-                   topology.cluster_secret.env.empty() ? ": cluster.secret_file: " : ": cluster.secret_env: ",
-                   secret.status().message()));
 }
 
 }  // namespace tandem

@@ -159,19 +159,4 @@ struct Topology {
   absl::StatusOr<ProcessPlan> FindProcess(absl::string_view name) const;
 };
 
-// Whether others than this machine's processes can reach host:port. False for "".
-bool IsReachable(absl::string_view address);
-
-// A secret for a topology that names none: of who starts its processes, else, where it needs one, the launcher draws
-// it.
-inline constexpr char kDrawnSecretVariable[] = "TANDEM_CLUSTER_SECRET";
-
-// Nothing keeps other programs from joining its processes: no secret in the topology or the environment, and no
-// certificates, which processes show each other over TCP only.
-bool NeedsSecret(const Topology& topology);
-
-// The secret of the cluster, else the one that was drawn; "" where there is none. Errors as of ReadSecret, with the
-// topology's file and line.
-absl::StatusOr<std::string> ReadClusterSecret(const Topology& topology);
-
 }  // namespace tandem

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_replace.h"
+#include "common/cluster_secret.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/golden_file.h"
@@ -91,10 +92,11 @@ TEST(TopologyTest, ReplicasOnGpusGetOneEach) {
 }
 
 TEST(TopologyTest, OnlyThisMachinesAddressesCannotBeReached) {
-  for (const char* own : {"", "unix:/r", "127.0.0.1:1", "127.0.0.5:1", "localhost:1", "[::1]:1"}) {
+  for (const char* own :
+       {"", "unix:/r", "127.0.0.1:1", "127.0.0.5:1", "localhost:1", "[::1]:1", "127.0.0.1", "[::1]"}) {
     EXPECT_FALSE(IsReachable(own)) << own;
   }
-  for (const char* open : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "node-7:1", "127.example.com:1"}) {
+  for (const char* open : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "node-7:1", "node-7", "127.example.com:1"}) {
     EXPECT_TRUE(IsReachable(open)) << open;
   }
 }
@@ -317,7 +319,7 @@ INSTANTIATE_TEST_SUITE_P(
                     "cluster.secret_file or tls"},
         BadTopology{"ReachableWorkersWithoutASecret", "service: 9110",
                     "service: 9110}\n    host: node-7\n    limits: {",
-                    "host: node-7:0 can be reached from other machines"},
+                    "host: node-7 can be reached from other machines"},
         BadTopology{"NoMemory", "64 MiB", "0 B", "kv_memory: must be over 0 B"},
         BadTopology{"KeyTwice", "replicas: 2", "replicas: 2\n    replicas: 3", "stands here twice"},
         BadTopology{"ListForText", "served_name: m", "served_name: [m]", "served_name: expected a text"},

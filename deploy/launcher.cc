@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
+#include "common/cluster_secret.h"
 #include "common/process.h"
 #include "common/secret.h"
 

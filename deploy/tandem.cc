@@ -105,6 +105,7 @@ int Check(const std::string& file) {
 }
 
 int Up(const std::string& file) {
+  signal(SIGINT, SIG_DFL);  // A script that starts it in the background leaves it ignored.
   absl::StatusOr<Topology> topology = Topology::Load(AbsolutePath(file));
   if (!topology.ok()) return Fail(topology.status(), 2);
   absl::StatusOr<std::string> table = DescribeTopology(*topology, ProgramFolder());

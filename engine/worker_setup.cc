@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "common/cluster_secret.h"
 #include "common/status_macros.h"
 #include "common/tls/tls_identity.h"
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/cluster_secret.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/rpc/server_runner.h"

@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/cluster_secret.h"
 #include "common/rpc/authorization.h"
 #include "common/secret.h"
 #include "common/status_macros.h"
@@ -64,7 +65,10 @@ std::optional<grpc::Status> RefusalOfPeer(const grpc::ServerContext& context, co
     }
   }
   if (!trust.secret.empty() && !IsSameSecret(MetadataOf(context, kPeerSecretKey), trust.secret)) {
-    return grpc::Status(grpc::StatusCode::UNAUTHENTICATED, "the cluster's secret is missing or is another one");
+    return grpc::Status(
+        grpc::StatusCode::UNAUTHENTICATED,
+        "the cluster's secret is missing or is another one (cluster.secret_file, or TANDEM_CLUSTER_SECRET; tandem up "
+        "draws one where neither is set)");
   }
   return std::nullopt;
 }

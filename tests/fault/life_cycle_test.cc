@@ -18,6 +18,7 @@
 #include "absl/strings/str_replace.h"
 #include "client/rolling_restart.h"
 #include "common/clock.h"
+#include "common/cluster_secret.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/process_cluster.h"
