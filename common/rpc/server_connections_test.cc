@@ -163,6 +163,18 @@ class Client {
   bool connected_ = false;
 };
 
+// Told without the code under test, whose failure must not look like a machine without IPv6.
+bool HasIPv6() {
+  const int probe = socket(AF_INET6, SOCK_STREAM, 0);
+  if (probe < 0) return false;
+  sockaddr_in6 address{};
+  address.sin6_family = AF_INET6;
+  address.sin6_addr = in6addr_loopback;
+  const bool has = bind(probe, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+  close(probe);
+  return has;
+}
+
 TEST(ServerConnectionsTest, FindsAConnectionByThePeerThatACallNames) {
   ASSERT_OK_AND_ASSIGN(auto server, ServerRunner::Start("127.0.0.1:0", {}));
   server->StartThread();
@@ -179,10 +191,10 @@ TEST(ServerConnectionsTest, FindsAConnectionByThePeerThatACallNames) {
 }
 
 TEST(ServerConnectionsTest, AnIPv6PeerIsFoundAsGrpcWritesIt) {
-  auto server = ServerRunner::Start("[::1]:0", {});
-  if (!server.ok()) GTEST_SKIP() << "no IPv6 here: " << server.status();
-  (*server)->StartThread();
-  const ServerConnections& connections = *(*server)->connections();
+  if (!HasIPv6()) GTEST_SKIP() << "no IPv6 here";
+  ASSERT_OK_AND_ASSIGN(auto server, ServerRunner::Start("[::1]:0", {}));
+  server->StartThread();
+  const ServerConnections& connections = *server->connections();
   Client client(connections.port(), AF_INET6);
   ASSERT_TRUE(client.IsServed());
   EXPECT_NE(connections.Find(absl::StrCat("ipv6:%5B::1%5D:", client.port())), nullptr);
@@ -198,9 +210,7 @@ TEST(ServerConnectionsTest, AServerAtLocalhostIsReachedByItsAddress) {
 
 TEST(ServerConnectionsTest, WildcardsAreEveryAddressOfTheirFamilies) {
   for (const char* address : {"0.0.0.0:0", "[::]:0"}) {
-    const int probe = socket(AF_INET6, SOCK_STREAM, 0);
-    if (probe >= 0) close(probe);
-    if (probe < 0 && absl::StrContains(address, "::")) continue;  // No IPv6 here.
+    if (!HasIPv6() && absl::StrContains(address, "::")) continue;
     auto server = ServerRunner::Start(address, {});
     ASSERT_THAT(server, IsOk()) << address;
     (*server)->StartThread();

@@ -56,7 +56,7 @@ std::vector<Record> Load(const std::string& address, const Offer& offer) {
     threads.emplace_back([&] {
       HttpClient client(address);
       for (int mine; (mine = next++) < offer.count;) {
-        if (offer.per_second > 0) {
+        if (offer.per_second > 0) {  // An open loop: each request has its time, whatever became of those before.
           const absl::Duration left = begin + absl::Seconds(1) * mine / offer.per_second - Clock::Real().Now();
           std::this_thread::sleep_for(absl::ToChronoNanoseconds(std::max(left, absl::ZeroDuration())));
         }
