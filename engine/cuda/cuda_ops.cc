@@ -30,6 +30,7 @@
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/step_inputs.h"
 #include "engine/cuda/streamed_linear.h"
+#include "engine/cuda/tiled_linear.h"
 
 namespace tandem {
 namespace {
@@ -112,6 +113,17 @@ class CudaOps final : public Ops {
       CheckCuda(LaunchWidenWeight(Cuda(weight).few_bits(), weight.out(), weight.in(), widened_.as<Bf16>(), stream_),
                 "LaunchWidenWeight");
     }
+    TiledLinearArguments tiled;
+    tiled.weight = call.weight;
+    tiled.in = call.in;
+    tiled.out = Cuda(out).data();
+    tiled.add = add;
+    tiled.rows = rows, tiled.out_features = weight.out(), tiled.in_features = weight.in();
+    if (!Cuda(weight).is_float8() && Cuda(weight).bias() == nullptr && !Cuda(out).is_float() &&
+        IsTiled(tiled, compute_major_, multiprocessors_)) {
+      CheckCuda(LaunchTiledLinear(tiled, multiprocessors_, stream_), "LaunchTiledLinear");
+      return;
+    }
     call.float8 = Cuda(weight).float8();
     call.bias = Cuda(weight).bias();
     call.out = Cuda(out).data<void>();
@@ -153,7 +165,19 @@ class CudaOps final : public Ops {
       call.norm = Data(norm);
       call.epsilon = epsilon;
     }
-    if (!RunFewRows(call)) Ops::NormGatedLinear(in, norm, epsilon, weight, rows, scratch, gate_up, out);
+    if (RunFewRows(call)) return;
+    TiledLinearArguments tiled;
+    tiled.weight = Cuda(weight).weight();
+    tiled.in = Cuda(scratch).data();
+    tiled.out = Cuda(out).data();
+    tiled.is_gated = true;
+    tiled.rows = rows, tiled.out_features = weight.out(), tiled.in_features = weight.in();
+    if (!Cuda(weight).is_float8() && !Cuda(weight).is_few_bits() && IsTiled(tiled, compute_major_, multiprocessors_)) {
+      RmsNorm(in, norm, epsilon, rows, scratch);
+      CheckCuda(LaunchTiledLinear(tiled, multiprocessors_, stream_), "LaunchTiledLinear");
+      return;
+    }
+    Ops::NormGatedLinear(in, norm, epsilon, weight, rows, scratch, gate_up, out);
   }
 
   void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv) override {
@@ -167,7 +191,7 @@ class CudaOps final : public Ops {
     if (has_single_rows_ || !has_chunk_plan_)
       CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
     if (has_chunk_plan_) {
-      CheckCuda(chunk_attention_->Attend(arguments.pages, step_.pages, arguments.qkv, step_.rows, arguments.out),
+      CheckCuda(chunk_attention_->Attend(layer, arguments.pages, step_.pages, arguments.qkv, step_.rows, arguments.out),
                 "ChunkAttention");
     }
   }
@@ -340,7 +364,12 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   RETURN_IF_ERROR(allocate(ops->partial_, PartialFloats(shape, most_parts) * sizeof(float)));
   RETURN_IF_ERROR(allocate(ops->arrived_, NumArrived(shape, most_parts) * sizeof(uint32_t)));
   ASSIGN_OR_RETURN(ops->chunk_attention_,
-                   ChunkAttention::Create(shape, options.kv_layout, options.max_pages_of_sequence, ops->compute_major_,
+                   ChunkAttention::Create({.shape = shape,
+                                           .layout = options.kv_layout,
+                                           .max_pages_of_sequence = options.max_pages_of_sequence,
+                                           .max_rows = options.max_rows,
+                                           .multiprocessors = ops->multiprocessors_,
+                                           .compute_major = ops->compute_major_},
                                           ops->stream_));
   if (config.moe.num_experts > 0) {
     const int64_t pairs = int64_t{options.max_rows} * config.moe.experts_per_token;

@@ -71,6 +71,11 @@ __device__ __forceinline__ void LoadMatricesTransposed(uint32_t (&out)[4], uint3
                : "r"(shared)
                : "memory");
 }
+__device__ __forceinline__ void StoreMatrices(uint32_t shared, const uint4& value) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(value.x),
+               "r"(value.y), "r"(value.z), "r"(value.w)
+               : "memory");
+}
 __device__ __forceinline__ uint32_t TransposeMatrix(uint32_t value) {
   uint32_t out;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(value));
@@ -124,6 +129,12 @@ __device__ __forceinline__ float2 UnpackPair(uint32_t pair) {
 __device__ __forceinline__ float SumOfWarp(float value) {
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
   return value;
+}
+// Of what is below -126 zero.
+__device__ __forceinline__ float Exp2(float value) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
+  return power;
 }
 __device__ __forceinline__ float Silu(float value) { return value / (1.0f + __expf(-value)); }
 

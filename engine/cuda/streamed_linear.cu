@@ -10,6 +10,7 @@
 
 #include "engine/cuda/device_code.cuh"
 #include "engine/cuda/launch.h"
+#include "engine/cuda/tensor_map.h"
 
 // How it works. A block takes tiles of features, the first as soon as it runs: one thread orders copies of weights and
 // input into a ring in shared memory, as far ahead as that is long, and four warps multiply what has come. Weights are
@@ -27,7 +28,7 @@ namespace gmma = cute::SM90::GMMA;
 using Barrier = cutlass::arch::ClusterTransactionBarrier;
 
 constexpr int kProductFeatures = 64;  // Of one instruction.
-constexpr int kAtom = 64;             // Input features that lie side by side in shared memory: 128 bytes.
+constexpr int kAtom = kMapColumns;    // Input features that lie side by side in shared memory: 128 bytes.
 constexpr int kAtomBytes = kAtom * 2;
 constexpr int kConsumers = 128;
 constexpr int kThreads = kConsumers + 32;
@@ -226,32 +227,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// Null: the driver is too old.
-EncodeTiled LoadEncodeTiled() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result;
-  const cudaError_t error =
-      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
-  return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(function)
-                                                                       : nullptr;
-}
-
-// Of a matrix [rows][columns], of which `box_rows` rows of kAtom columns are copied at a time; what lies outside counts
-// as zero.
-cudaError_t MakeMap(const __nv_bfloat16* matrix, int rows, int columns, int box_rows, CUtensorMap* map) {
-  static const EncodeTiled encode = LoadEncodeTiled();
-  if (encode == nullptr) return cudaErrorNotSupported;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride = static_cast<cuuint64_t>(columns) * sizeof(__nv_bfloat16);
-  const cuuint32_t box[] = {kAtom, static_cast<cuuint32_t>(box_rows)}, steps[] = {1, 1};
-  const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<__nv_bfloat16*>(matrix), sizes,
-                                 &stride, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 // The cut whose busiest block copies least.
 template <int kTokens, int kBlocks, bool kGated>
 Tiling Cut(const SkinnyLinearArguments& a, int multiprocessors) {
@@ -278,8 +253,8 @@ template <int kTokens, int kBlocks, bool kGated>
 cudaError_t Launch(const SkinnyLinearArguments& a, int multiprocessors, cudaStream_t stream) {
   const Tiling tiling = Cut<kTokens, kBlocks, kGated>(a, multiprocessors);
   CUtensorMap weight, input;
-  cudaError_t error = MakeMap(a.weight, a.out_features, a.in_features, tiling.features, &weight);
-  if (error == cudaSuccess) error = MakeMap(a.in, a.rows, a.in_features, kTokens, &input);
+  cudaError_t error = MakeTensorMap(a.weight, a.out_features, a.in_features, tiling.features, &weight);
+  if (error == cudaSuccess) error = MakeTensorMap(a.in, a.rows, a.in_features, kTokens, &input);
   if (error != cudaSuccess) return error;
   return LaunchEarly<SharedMemory::kMost>(StreamedLinearKernel<kTokens, kBlocks, kGated>,
                                           std::min(tiling.tiles, multiprocessors), kThreads, kSharedBytes, stream,

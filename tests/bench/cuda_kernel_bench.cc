@@ -8,14 +8,12 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/cuda_check.h"
-#include "engine/cuda/device_memory.h"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/paged_attention.h"
 #include "engine/cuda/prefill_attention.h"
@@ -23,46 +21,13 @@
 #include "engine/cuda/sample_kernel.h"
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/streamed_linear.h"
+#include "tests/bench/device_bench.h"
 #include "tests/bench/device_read.h"
 
 namespace tandem {
 namespace {
 
-using Bf16 = __nv_bfloat16;
 constexpr HeadShape kShape = {32, 8, 128};
-
-DeviceMemory Allocate(size_t bytes) {
-  absl::StatusOr<DeviceMemory> memory = DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes);
-  if (!memory.ok()) {
-    fprintf(stderr, "%s\n", memory.status().ToString().c_str());
-    exit(1);
-  }
-  return *std::move(memory);
-}
-
-template <typename T>
-DeviceMemory CopyOf(const std::vector<T>& values) {
-  DeviceMemory memory = Allocate(values.size() * sizeof(T));
-  CheckCuda(cudaMemcpy(memory.as<void>(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
-            "cudaMemcpy");
-  return memory;
-}
-
-// Values of about 1 / 50, so that products draw power.
-DeviceMemory RandomBf16(int64_t count) {
-  DeviceMemory memory = Allocate(count * 2);
-  std::vector<uint16_t> values(std::min<int64_t>(count, 1 << 22));
-  uint32_t state = 1;
-  for (uint16_t& value : values) {
-    state = state * 1664525 + 1013904223;
-    value = static_cast<uint16_t>((state >> 16 & 0x8000) | (0x3c00 + (state >> 20 & 0xff)));
-  }
-  for (int64_t at = 0; at < count; at += static_cast<int64_t>(values.size())) {
-    const int64_t n = std::min<int64_t>(count - at, static_cast<int64_t>(values.size()));
-    CheckCuda(cudaMemcpy(memory.as<Bf16>() + at, values.data(), n * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
-  }
-  return memory;
-}
 
 class Bench {
  public:
@@ -429,14 +394,10 @@ class Bench {
   void Prefill(int rows, int context) {
     const int page_tokens = 16, pages = context / page_tokens;
     const int64_t page_elements = int64_t{2} * kShape.num_kv_heads * page_tokens * kShape.head_dim;
-    std::vector<int32_t> table(pages), first_rows = {0, rows}, first_pages = {0, pages}, contexts = {context};
-    for (int i = 0; i < pages; ++i) table[i] = i;
-    DeviceMemory device_table = CopyOf(table), workspace = Allocate(kPrefillWorkspaceBytes);
-    DeviceMemory host = *DeviceMemory::Allocate(DeviceMemory::Kind::kPinned, kPrefillWorkspaceBytes);
-    PrefillPlan plan;
-    CheckCuda(MakePrefillPlan(kShape, first_rows.data(), first_pages.data(), contexts.data(), 1, workspace.as<void>(),
-                              host.as<void>(), stream_, &plan),
-              "MakePrefillPlan");
+    std::vector<int32_t> table(pages);
+    for (int i = 0; i < pages; ++i) table[i] = static_cast<int32_t>(int64_t{i} * 7919 % pages);
+    const std::vector<PrefillTile> tiles = CutIntoTiles({{0, rows, context, 0}}, PrefillTileRows(kShape));
+    DeviceMemory device_table = CopyOf(table), device_tiles = CopyOf(tiles), taken = Allocate(sizeof(int32_t));
     PrefillAttentionArguments a;
     a.shape = kShape;
     a.pages.base = weights_.as<uint8_t>();
@@ -447,9 +408,16 @@ class Bench {
     a.page_table = device_table.as<int32_t>();
     a.qkv = in_.as<Bf16>();
     a.rows = rows;
+    a.tiles = device_tiles.as<PrefillTile>();
+    a.num_tiles = static_cast<int>(tiles.size());
+    a.taken = taken.as<int32_t>();
     a.out = out_.as<Bf16>();
-    const double us =
-        MicrosecondsOf([&](int) { CheckCuda(LaunchPrefillAttention(a, plan, stream_), "LaunchPrefillAttention"); }, 20);
+    const double us = MicrosecondsOf(
+        [&](int) {
+          CheckCuda(cudaMemsetAsync(a.taken, 0, sizeof(int32_t), stream_), "cudaMemsetAsync");
+          CheckCuda(LaunchPrefillAttention(a, multiprocessors_, stream_), "LaunchPrefillAttention");
+        },
+        20);
     const double pairs = static_cast<double>(rows) * (context - rows) + static_cast<double>(rows) * rows / 2;
     const double operations = 4.0 * pairs * kShape.num_heads * kShape.head_dim;
     printf("prefill attention rows %5d context %5d: %8.1f us, %.0f TFLOP/s, %.2f of cuBLAS\n", rows, context, us,

@@ -106,6 +106,30 @@ class AttentionRig {
             .element_bytes = c_.is_float8 ? 1 : 2,
             .page_tokens = c_.page_tokens};
   }
+  ChunkAttention::Options ChunkOptions(int64_t pages, int multiprocessors, int compute_major) const {
+    return {.shape = c_.shape,
+            .layout = layout(),
+            .max_pages_of_sequence = pages,
+            .max_rows = num_rows_,
+            .multiprocessors = multiprocessors,
+            .compute_major = compute_major};
+  }
+  // Random, and no numbers behind the contexts.
+  std::vector<Bf16> PoolValues(std::mt19937& random) const {
+    std::vector<Bf16> values = RandomBf16(pool_elements_, 1, random);
+    for (int i = 0; i < static_cast<int>(sequences_.size()); ++i) {
+      const int context = sequences_[i].context_tokens;
+      const int end = (context + c_.page_tokens - 1) / c_.page_tokens * c_.page_tokens;
+      for (int token = context; token < end; ++token) {
+        for (int plane : {0, 1}) {
+          for (int head = 0; head < c_.shape.num_kv_heads; ++head) {
+            std::fill_n(values.begin() + Slot(i, token, plane, head), c_.shape.head_dim, __float2bfloat16(NAN));
+          }
+        }
+      }
+    }
+    return values;
+  }
   LayerPages Pages(TestPool& pool) const {
     LayerPages pages;
     pages.base = pool.device() + layout().layer_bytes();
@@ -174,7 +198,7 @@ class AttentionRig {
 std::vector<AttentionCase> AttentionCases(bool single_rows) {
   std::vector<AttentionCase> cases;
   for (const HeadShape& shape : {HeadShape{4, 2, 32}, {9, 3, 64}, {8, 2, 128}, {8, 1, 64}, {16, 1, 128}, {6, 6, 128}}) {
-    for (int page_tokens : {1, 5, 16, 64}) {
+    for (int page_tokens : {1, 5, 16, 64, 200}) {
       if (single_rows) {
         cases.push_back({shape, page_tokens, {{1, 1}}});
         cases.push_back({shape, page_tokens, {{1, 700}}});
@@ -184,6 +208,7 @@ std::vector<AttentionCase> AttentionCases(bool single_rows) {
         cases.push_back({shape, page_tokens, {{40, 40}}});
         cases.push_back({shape, page_tokens, {{1, 90}, {33, 100}, {130, 260}}});
         cases.push_back({shape, page_tokens, {{1, 2000}, {1, 30}, {33, 100}}});
+        if (page_tokens >= 16) cases.push_back({shape, page_tokens, {{300, 1000}, {200, 200}}});
       }
     }
   }
@@ -294,7 +319,7 @@ TEST_F(CudaAttentionTest, ChunksOfMorePagesOfFloat8ThanASequenceHasAreNotTaken) 
   const AttentionCase c = {{8, 2, 128}, 16, {{33, 100}, {130, 260}}, /*is_float8=*/true};
   AttentionRig rig(c, random_);
   for (const auto& [pages, takes] : {std::pair{24, true}, {23, false}}) {  // 7 and 17.
-    const auto chunks = ChunkAttention::Create(c.shape, rig.layout(), pages, compute_major_, nullptr);
+    const auto chunks = ChunkAttention::Create(rig.ChunkOptions(pages, multiprocessors_, compute_major_), nullptr);
     ASSERT_THAT(chunks, IsOk());
     if (*chunks == nullptr) GTEST_SKIP() << "there is no kernel for chunks here";
     EXPECT_EQ((*chunks)->Takes(rig.Batch()), takes);
@@ -308,7 +333,7 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
                                     << " sequences" << (c.is_float8 ? ", FP8" : ""));
     AttentionRig rig(c, random_);
     const int dim = c.shape.head_dim;
-    TestPool pool(Random(rig.pool_elements()), c.is_float8);
+    TestPool pool(rig.PoolValues(random_), c.is_float8);
     Both<Bf16> qkv(Random(size_t(rig.num_rows()) * rig.columns()));
     Both<Bf16> out(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
     Both<AttentionPart> whole(rig.Parts(132, /*keeps_whole=*/true)), single(rig.Parts(132, /*keeps_whole=*/false));
@@ -333,22 +358,26 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
     const std::vector<double> wanted = rig.Attend(qkv.host, pool.values());
     ExpectNear(out.Read(), wanted, 0.02, "by the kernel for single rows");
 
-    // Chunks by the kernel for them, single rows by ours.
-    Both<Bf16> other(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
-    const int64_t all_pages = static_cast<int64_t>(rig.page_table().size());
-    const auto chunks = ChunkAttention::Create(c.shape, rig.layout(), all_pages, compute_major_, nullptr);
-    ASSERT_THAT(chunks, IsOk());
-    if (*chunks == nullptr) continue;
+    // Chunks by the kernel for them, single rows by ours. Few blocks have several tiles each.
     const StepBatch batch = rig.Batch();
-    ASSERT_TRUE((*chunks)->Takes(batch));
-    ASSERT_TRUE((*chunks)->Plan(batch));
-    Check((*chunks)->Attend(a.pages, pages.device(), qkv.device(), rig.num_rows(), other.device()));
-    a.out = other.device();
     a.step.parts = single.device();
     a.max_rows = 1;
-    Check(LaunchPagedAttention(a, nullptr));
-    Finish();
-    ExpectNear(other.Read(), wanted, 0.02, "by the kernel for chunks");
+    for (int blocks : {multiprocessors_, 3}) {
+      Both<Bf16> other(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
+      const int64_t all_pages = static_cast<int64_t>(rig.page_table().size());
+      const auto chunks = ChunkAttention::Create(rig.ChunkOptions(all_pages, blocks, compute_major_), nullptr);
+      ASSERT_THAT(chunks, IsOk());
+      if (*chunks == nullptr) continue;
+      ASSERT_TRUE((*chunks)->Takes(batch));
+      ASSERT_TRUE((*chunks)->Plan(batch));
+      for (int layer = 0; layer < rig.layout().num_layers; ++layer) {
+        Check((*chunks)->Attend(layer, a.pages, pages.device(), qkv.device(), rig.num_rows(), other.device()));
+      }
+      a.out = other.device();
+      Check(LaunchPagedAttention(a, nullptr));
+      Finish();
+      ExpectNear(other.Read(), wanted, 0.02, "by the kernel for chunks");
+    }
     if (HasFailure()) return;
   }
 }

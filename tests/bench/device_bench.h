@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+#include "engine/cuda/cuda_check.h"
+#include "engine/cuda/device_memory.h"
+
+// What benchmarks of kernels share: memory of the device, which ends the program where there is not enough.
+
+namespace tandem {
+
+using Bf16 = __nv_bfloat16;
+
+inline DeviceMemory Allocate(size_t bytes) {
+  absl::StatusOr<DeviceMemory> memory = DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes);
+  if (!memory.ok()) {
+    fprintf(stderr, "%s\n", memory.status().ToString().c_str());
+    exit(1);
+  }
+  return *std::move(memory);
+}
+
+template <typename T>
+DeviceMemory CopyOf(const std::vector<T>& values) {
+  DeviceMemory memory = Allocate(values.size() * sizeof(T));
+  CheckCuda(cudaMemcpy(memory.as<void>(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
+            "cudaMemcpy");
+  return memory;
+}
+
+// Values of about 1 / 50, so that products draw power.
+inline DeviceMemory RandomBf16(int64_t count) {
+  DeviceMemory memory = Allocate(count * 2);
+  std::vector<uint16_t> values(std::min<int64_t>(count, 1 << 22));
+  uint32_t state = 1;
+  for (uint16_t& value : values) {
+    state = state * 1664525 + 1013904223;
+    value = static_cast<uint16_t>((state >> 16 & 0x8000) | (0x3c00 + (state >> 20 & 0xff)));
+  }
+  for (int64_t at = 0; at < count; at += static_cast<int64_t>(values.size())) {
+    const int64_t n = std::min<int64_t>(count - at, static_cast<int64_t>(values.size()));
+    CheckCuda(cudaMemcpy(memory.as<Bf16>() + at, values.data(), n * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+  return memory;
+}
+
+}  // namespace tandem
