@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <vector>
 
@@ -83,6 +85,12 @@ struct StepBatch {
   std::vector<int32_t> logit_rows;  // Rows whose logits are wanted, ascending.
   int rows() const { return static_cast<int>(tokens.size()); }
 };
+
+// The sequence that a row is of.
+inline const BatchSequence& SequenceOf(const StepBatch& batch, int row) {
+  return *std::prev(std::partition_point(batch.sequences.begin(), batch.sequences.end(),
+                                         [row](const BatchSequence& sequence) { return sequence.first_row <= row; }));
+}
 
 struct AttentionShape {
   int num_heads = 0;
@@ -183,6 +191,8 @@ class Ops {
   virtual void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv) = 0;
   // Causal attention of each row's q heads over its sequence's pages, scaled by 1 / sqrt(head_dim).
   virtual void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) = 0;
+  // The same of the step's logit rows alone: `qkv` and `out` have a row for each of these. Only in steps with others.
+  virtual void AttendLogitRows(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) = 0;
   // RopeAndAppendKv, then PagedAttention; leaves anything in qkv.
   virtual void AppendAndAttend(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv, Activation& out) {
     RopeAndAppendKv(qkv, norm, layer, kv);
@@ -191,7 +201,7 @@ class Ops {
   // out = silu(gate) * up, of rows [gate | up].
   virtual void SiluMul(const Activation& gate_up, int rows, Activation& out) = 0;
   // out += sum over each row's chosen experts of weight * down(silu_mul(gate_up(in))).
-  virtual void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights,
+  virtual void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, int rows,
                    Activation& out) = 0;
   // out[i] = in[row], of the step's logit_rows.
   virtual void GatherLogitRows(const Activation& in, Activation& out) = 0;

@@ -171,22 +171,26 @@ class CpuOps final : public Ops {
   }
 
   void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) override {
-    const int dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
     pool_.ParallelFor(tasks_.size(), [&](int64_t index) {
       const auto& [s, first, kv_head] = tasks_[index];
       const BatchSequence& sequence = batch_->sequences[s];
-      AttentionTask task;
-      task.q = Cpu(qkv).row(sequence.first_row + first) + kv_head * group * dim;
-      task.q_stride = qkv.columns();
-      task.out = Cpu(out).row(sequence.first_row + first) + kv_head * group * dim;
-      task.out_stride = out.columns();
+      AttentionTask task = HeadTask(qkv, sequence.first_row + first, layer, kv, kv_head, out);
       task.num_rows = std::min<int>(kQueryRowsPerTask, sequence.num_rows - first);
       task.first_position = sequence.context_tokens - sequence.num_rows + first;
-      task.group_heads = group;
-      task.kv = kv;
-      task.layer = layer;
-      task.kv_head = kv_head;
       task.pages = sequence.pages.data();
+      kernels_.attention(task, Scratch(AttentionScratchFloats(task)));
+    });
+  }
+
+  void AttendLogitRows(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) override {
+    const std::vector<int32_t>& rows = batch_->logit_rows;
+    pool_.ParallelFor(static_cast<int64_t>(rows.size()) * shape_.num_kv_heads, [&](int64_t index) {
+      const int64_t i = index / shape_.num_kv_heads;
+      AttentionTask task =
+          HeadTask(qkv, static_cast<int>(i), layer, kv, static_cast<int>(index % shape_.num_kv_heads), out);
+      task.num_rows = 1;
+      task.first_position = batch_->positions[rows[i]];
+      task.pages = SequenceOf(*batch_, rows[i]).pages.data();
       kernels_.attention(task, Scratch(AttentionScratchFloats(task)));
     });
   }
@@ -195,7 +199,8 @@ class CpuOps final : public Ops {
     SiluMulRows(Cpu(gate_up).row(0), gate_up.columns() / 2, rows, Cpu(out).row(0));
   }
 
-  void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) override;
+  void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, int rows,
+           Activation& out) override;
 
   void GatherLogitRows(const Activation& in, Activation& out) override {
     const std::vector<int32_t>& rows = batch_->logit_rows;
@@ -272,6 +277,22 @@ class CpuOps final : public Ops {
         ranks_->Exchange(absl::string_view(static_cast<const char*>(own), bytes));
     if (!all.ok()) RankGroup::EndProcess(all.status());
     return *std::move(all);
+  }
+
+  // Attention of a KV head's query heads, from this row of `qkv` and `out` on; rows, positions and pages are missing.
+  AttentionTask HeadTask(const Activation& qkv, int row, int layer, const KvPoolView& kv, int kv_head,
+                         Activation& out) const {
+    const int group = shape_.num_heads / shape_.num_kv_heads, first = kv_head * group * shape_.head_dim;
+    AttentionTask task;
+    task.q = Cpu(qkv).row(row) + first;
+    task.q_stride = qkv.columns();
+    task.out = Cpu(out).row(row) + first;
+    task.out_stride = out.columns();
+    task.group_heads = group;
+    task.kv = kv;
+    task.layer = layer;
+    task.kv_head = kv_head;
+    return task;
   }
 
   void NormAndRotate(float* head, const VectorWeight* norm, float epsilon, int64_t row) {
@@ -392,8 +413,9 @@ std::vector<std::vector<ExpertChoice>> RouteTokens(const CpuActivation& logits, 
   return by_expert;
 }
 
-void CpuOps::Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) {
-  std::vector<std::vector<ExpertChoice>> by_expert = RouteTokens(Cpu(router_logits), batch_->rows(), weights);
+void CpuOps::Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, int num_rows,
+                 Activation& out) {
+  std::vector<std::vector<ExpertChoice>> by_expert = RouteTokens(Cpu(router_logits), num_rows, weights);
   const int64_t hidden = in.columns();
   // Experts in ascending order, so that a row's sum does not depend on the other rows.
   for (size_t expert = 0; expert < by_expert.size(); ++expert) {

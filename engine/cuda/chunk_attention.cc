@@ -59,9 +59,9 @@ bool ChunkAttention::Plan(const StepBatch& batch) {
   auto* const staged = static_cast<uint8_t*>(staging_->Acquire());
   std::memset(staged, 0, taken_bytes());
   std::memcpy(staged + taken_bytes(), tiles.data(), tile_bytes);
-  CheckCuda(cudaMemcpyAsync(device_plan_.as<void>(), staged, taken_bytes() + tile_bytes, cudaMemcpyHostToDevice,
-                            stream_),
-            "cudaMemcpyAsync");
+  CheckCuda(
+      cudaMemcpyAsync(device_plan_.as<void>(), staged, taken_bytes() + tile_bytes, cudaMemcpyHostToDevice, stream_),
+      "cudaMemcpyAsync");
   staging_->Release();
   return true;
 }

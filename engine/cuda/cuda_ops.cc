@@ -13,16 +13,15 @@
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "engine/cuda/chunk_attention.h"
-#include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/cuda_check.h"
 #include "engine/cuda/cuda_tensors.h"
 #include "engine/cuda/cuda_weights.h"
 #include "engine/cuda/device_memory.h"
 #include "engine/cuda/device_sampler.h"
 #include "engine/cuda/few_rows.h"
-#include "engine/cuda/float8_kernels.h"
 #include "engine/cuda/gpu_fault.h"
 #include "engine/cuda/launch.h"
+#include "engine/cuda/many_rows.h"
 #include "engine/cuda/moe_kernels.h"
 #include "engine/cuda/paged_attention.h"
 #include "engine/cuda/rank_link.h"
@@ -30,13 +29,9 @@
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/step_inputs.h"
 #include "engine/cuda/streamed_linear.h"
-#include "engine/cuda/tiled_linear.h"
 
 namespace tandem {
 namespace {
-
-// Products of more rows are computed for a multiple of so many, so that there are few shapes to look algorithms up for.
-constexpr int64_t kRowRounding = 64;
 
 class CudaOps final : public Ops {
  public:
@@ -105,43 +100,7 @@ class CudaOps final : public Ops {
     SkinnyLinearArguments few = SkinnyCall(in, weight, rows, out);
     few.add = add;
     if (RunFewRows(few)) return;
-    LinearCall call;
-    call.in = Cuda(in).data();
-    call.weight = Cuda(weight).weight();
-    if (Cuda(weight).is_few_bits()) {
-      call.weight = widened_.as<const Bf16>();
-      CheckCuda(LaunchWidenWeight(Cuda(weight).few_bits(), weight.out(), weight.in(), widened_.as<Bf16>(), stream_),
-                "LaunchWidenWeight");
-    }
-    TiledLinearArguments tiled;
-    tiled.weight = call.weight;
-    tiled.in = call.in;
-    tiled.out = Cuda(out).data();
-    tiled.add = add;
-    tiled.rows = rows, tiled.out_features = weight.out(), tiled.in_features = weight.in();
-    if (!Cuda(weight).is_float8() && Cuda(weight).bias() == nullptr && !Cuda(out).is_float() &&
-        IsTiled(tiled, compute_major_, multiprocessors_)) {
-      CheckCuda(LaunchTiledLinear(tiled, multiprocessors_, stream_), "LaunchTiledLinear");
-      return;
-    }
-    call.float8 = Cuda(weight).float8();
-    call.bias = Cuda(weight).bias();
-    call.out = Cuda(out).data<void>();
-    call.is_float = Cuda(out).is_float();
-    call.add = add;
-    call.rows = rows;
-    const bool is_float8 = Cuda(weight).is_float8();
-    if (call.rows > kRowRounding || is_float8) call.rows = RoundedRows(rows);
-    call.out_features = weight.out();
-    call.in_features = weight.in();
-    if (is_float8) {
-      call.codes = codes_.as<uint8_t>();
-      call.scales = code_scales_.as<float>();
-      CheckCuda(LaunchQuantiseRows(call.in, rows, static_cast<int>(call.rows), static_cast<int>(call.in_features),
-                                   codes_.as<uint8_t>(), code_scales_.as<float>(), stream_),
-                "LaunchQuantiseRows");
-    }
-    cublas_->Run(call);
+    many_rows_->Linear(Cuda(in), Cuda(weight), rows, add, Cuda(out));
   }
 
   void NormLinear(const Activation& in, const VectorWeight& norm, float epsilon, const LinearWeight& weight, int rows,
@@ -158,7 +117,8 @@ class CudaOps final : public Ops {
                        int rows, Activation& scratch, Activation& gate_up, Activation& out) override {
     SkinnyLinearArguments call = SkinnyCall(in, weight, rows, out);
     call.is_gated = true;
-    if (WantsNormBefore(call, compute_major_)) {
+    const bool has_norm_before = WantsNormBefore(call, compute_major_);
+    if (has_norm_before) {
       RmsNorm(in, norm, epsilon, rows, scratch);
       call.in = Cuda(scratch).data();
     } else {
@@ -166,18 +126,10 @@ class CudaOps final : public Ops {
       call.epsilon = epsilon;
     }
     if (RunFewRows(call)) return;
-    TiledLinearArguments tiled;
-    tiled.weight = Cuda(weight).weight();
-    tiled.in = Cuda(scratch).data();
-    tiled.out = Cuda(out).data();
-    tiled.is_gated = true;
-    tiled.rows = rows, tiled.out_features = weight.out(), tiled.in_features = weight.in();
-    if (!Cuda(weight).is_float8() && !Cuda(weight).is_few_bits() && IsTiled(tiled, compute_major_, multiprocessors_)) {
-      RmsNorm(in, norm, epsilon, rows, scratch);
-      CheckCuda(LaunchTiledLinear(tiled, multiprocessors_, stream_), "LaunchTiledLinear");
-      return;
-    }
-    Ops::NormGatedLinear(in, norm, epsilon, weight, rows, scratch, gate_up, out);
+    if (!has_norm_before) RmsNorm(in, norm, epsilon, rows, scratch);
+    if (many_rows_->GatedLinear(Cuda(scratch), Cuda(weight), rows, Cuda(out))) return;
+    Linear(scratch, weight, rows, /*add=*/false, gate_up);
+    SiluMul(gate_up, rows, out);
   }
 
   void RopeAndAppendKv(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv) override {
@@ -196,6 +148,13 @@ class CudaOps final : public Ops {
     }
   }
 
+  void AttendLogitRows(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) override {
+    PagedAttentionArguments arguments = Attention(qkv, layer, kv, out);
+    arguments.step.parts = step_.logit_parts;
+    arguments.step.num_parts = step_.num_logit_parts;
+    CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
+  }
+
   void AppendAndAttend(Activation& qkv, const QkNorm& norm, int layer, const KvPoolView& kv, Activation& out) override {
     if (max_sequence_rows_ > 1) {
       Ops::AppendAndAttend(qkv, norm, layer, kv, out);
@@ -212,7 +171,8 @@ class CudaOps final : public Ops {
               "LaunchSiluMul");
   }
 
-  void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) override;
+  void Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, int rows,
+           Activation& out) override;
 
   void GatherLogitRows(const Activation& in, Activation& out) override {
     if (step_.num_logit_rows == 0) return;
@@ -254,9 +214,8 @@ class CudaOps final : public Ops {
     DeviceMemory gate_up, down;
   };
   explicit CudaOps(const CudaOpsOptions& options) : options_(options) {}
-  static int64_t RoundedRows(int64_t rows) { return (rows + kRowRounding - 1) / kRowRounding * kRowRounding; }
   static size_t ActivationBytes(int64_t max_rows, int64_t columns, ActivationType type) {
-    return RoundedRows(max_rows) * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
+    return ManyRows::RoundedRows(max_rows) * columns * (type == ActivationType::kFloat ? sizeof(float) : sizeof(Bf16));
   }
 
   bool RunFewRows(const SkinnyLinearArguments& call) {
@@ -295,19 +254,13 @@ class CudaOps final : public Ops {
   int multiprocessors_ = 0, compute_major_ = 0;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<CudaWeights> weights_;
-  std::unique_ptr<CublasLinear> cublas_;
+  std::unique_ptr<ManyRows> many_rows_;
   std::unique_ptr<StepInputs> inputs_;
   std::unique_ptr<DeviceSampler> sampler_;
   std::unique_ptr<RankLink> link_;  // Null: there is one rank.
   DeviceMemory frequencies_, turns_, partial_, arrived_;
   std::unique_ptr<ChunkAttention> chunk_attention_;  // Null: paged_attention does it all.
   absl::flat_hash_map<const MoeWeights*, ExpertTables> expert_tables_;
-  // The input of an FP8 layer of many rows, for the widest of them.
-  int64_t code_columns_ = 0;
-  DeviceMemory codes_, code_scales_;
-  // The weights of a layer of few bits, for many rows; of the largest of them.
-  int64_t widened_elements_ = 0;
-  DeviceMemory widened_;
   DeviceMemory moe_chosen_, moe_weights_, moe_activated_;
 
   // Of the step that runs.
@@ -342,7 +295,10 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   ops->compute_major_ = properties.major;
   CheckCuda(cudaStreamCreateWithFlags(&ops->stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   ASSIGN_OR_RETURN(ops->weights_, CudaWeights::Create(config, ops->compute_major_, options.weight_bytes, ops->stream_));
-  ASSIGN_OR_RETURN(ops->cublas_, CublasLinear::Create(ops->stream_));
+  ASSIGN_OR_RETURN(ops->many_rows_, ManyRows::Create({.max_rows = options.max_rows,
+                                                      .multiprocessors = ops->multiprocessors_,
+                                                      .compute_major = ops->compute_major_},
+                                                     ops->stream_));
   if (options.ranks != nullptr) {
     ASSIGN_OR_RETURN(ops->link_, RankLink::Create(*options.ranks, options.max_rows, ops->stream_));
   }
@@ -390,7 +346,7 @@ CudaOps::~CudaOps() {
   chunk_attention_.reset();
   sampler_.reset();
   inputs_.reset();
-  cublas_.reset();
+  many_rows_.reset();
   weights_.reset();
   link_.reset();
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
@@ -401,17 +357,7 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CudaOps::PrepareLinear(absl::Span<
                                                                      InputPrecision) {
   UseDevice();
   ASSIGN_OR_RETURN(std::unique_ptr<LinearWeight> weight, weights_->Linear(parts, biases));
-  if (const int64_t columns = weights_->float8_columns(); columns > code_columns_) {
-    const int64_t rows = RoundedRows(options_.max_rows);
-    ASSIGN_OR_RETURN(codes_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, rows * columns));
-    ASSIGN_OR_RETURN(code_scales_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice,
-                                                          rows * columns / kFloat8Block * sizeof(float)));
-    code_columns_ = columns;
-  }
-  if (const int64_t elements = weights_->few_bit_elements(); elements > widened_elements_) {
-    ASSIGN_OR_RETURN(widened_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, elements * sizeof(Bf16)));
-    widened_elements_ = elements;
-  }
+  RETURN_IF_ERROR(many_rows_->Reserve(weights_->float8_columns(), weights_->few_bit_elements()));
   return weight;
 }
 
@@ -454,7 +400,7 @@ absl::Status CudaOps::RecordSteps(absl::FunctionRef<void(const StepBatch&)> forw
                                   absl::FunctionRef<void(double)> told) {
   UseDevice();
   // What streams weights through shared memory wants all of it; what reads FP8 or few bits wants a cache.
-  const bool streams = compute_major_ == 9 && code_columns_ == 0 && widened_elements_ == 0;
+  const bool streams = compute_major_ == 9 && !many_rows_->has_codes();
   SetUsualDivision(streams ? SharedMemory::kMost : SharedMemory::kCache);
   std::vector<int> sizes;
   const int most = std::min(options_.max_sequences, options_.max_rows);
@@ -493,14 +439,15 @@ const CudaOps::ExpertTables& CudaOps::TablesOf(const MoeWeights& weights) {
   return expert_tables_.emplace(&weights, ExpertTables{make(weights.gate_up), make(weights.down)}).first->second;
 }
 
-void CudaOps::Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, Activation& out) {
+void CudaOps::Moe(const Activation& in, const Activation& router_logits, const MoeWeights& weights, int rows,
+                  Activation& out) {
   const ExpertTables& tables = TablesOf(weights);
   MoeArguments arguments;
   arguments.in = Cuda(in).data();
   arguments.router_logits = Cuda(router_logits).data<const float>();
   arguments.gate_up = tables.gate_up.as<const Bf16* const>();
   arguments.down = tables.down.as<const Bf16* const>();
-  arguments.rows = step_.rows;
+  arguments.rows = rows;
   arguments.hidden = static_cast<int>(in.columns());
   arguments.width = static_cast<int>(weights.down[0]->in());
   arguments.num_experts = static_cast<int>(weights.down.size());

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "engine/cuda/device_code.cuh"
+#include "engine/cuda/hopper_code.cuh"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/tensor_map.h"
 
@@ -21,34 +22,31 @@
 // cores the other one computes exponentials. Within a group the scores of the next tokens are multiplied together with
 // the values of the last ones.
 //
-// Sums of exponentials are in f32, relative to the largest score so far; probabilities are rounded to bf16.
+// Sums of exponentials are in f32, relative to the largest score so far, or a little less; probabilities are rounded to
+// bf16.
 
 namespace tandem {
 namespace {
 
 namespace gmma = cute::SM90::GMMA;
-using Barrier = cutlass::arch::ClusterTransactionBarrier;
 
-constexpr int kGroup = 128;  // Threads of a group of four warps.
 constexpr int kConsumers = 2;
-constexpr int kThreads = (1 + kConsumers) * kGroup;
+constexpr int kThreads = (1 + kConsumers) * kGroupThreads;
 constexpr int kGroupPairs = 64;  // Of row and query head.
 constexpr int kTileTokens = 128;
-constexpr int kStages = 2;   // Of queries, of keys and of values.
-constexpr int kCopiers = 2;  // Warps that bring keys, and as many that bring values.
-constexpr int kAtom = kMapColumns;
-constexpr int kAtomBytes = kAtom * 2;
+constexpr int kStages = 2;                             // Of queries, of keys and of values.
+constexpr int kCopiers = 2;                            // Warps that bring keys, and as many that bring values.
 constexpr int kQueryBytes = kGroupPairs * kAtomBytes;  // Of an atom's columns.
 constexpr int kTokenBytes = kTileTokens * kAtomBytes;
-constexpr int kAlignment = 1024;
 constexpr float kNone = -INFINITY;
+constexpr float kSlack = 8;
 
 // What depends on the head's size: kAtoms times kAtom.
 template <int kAtoms>
 struct Sizes {
   static constexpr int kQueries = kAtoms * kQueryBytes;  // Of a group.
   static constexpr int kTokens = kAtoms * kTokenBytes;   // Keys, or values.
-  static constexpr int kShared = kStages * (kConsumers * kQueries + 2 * kTokens) + kAlignment;
+  static constexpr int kShared = kStages * (kConsumers * kQueries + 2 * kTokens) + kRingAlignment;
 };
 
 using ScoreProduct = gmma::MMA_64x128x16_F32BF16BF16_SS<gmma::Major::K, gmma::Major::K>;
@@ -59,12 +57,7 @@ struct ValueProduct<1> : gmma::MMA_64x64x16_F32BF16BF16_RS<gmma::Major::K, gmma:
 template <>
 struct ValueProduct<2> : gmma::MMA_64x128x16_F32BF16BF16_RS<gmma::Major::K, gmma::Major::MN> {};
 
-// Matrices as the copies leave them (128-byte swizzle), for the instruction: one of rows of kAtomBytes ..
-__device__ __forceinline__ uint64_t MatrixAt(uint32_t shared) {
-  constexpr uint64_t kEightRows = 8 * kAtomBytes / 16, kSwizzle128 = 1;
-  return (shared & 0x3ffff) >> 4 | uint64_t{1} << 16 | kEightRows << 32 | kSwizzle128 << 62;
-}
-// .. and one whose columns are multiplied by, the second kAtom of which lie kTokenBytes behind the first.
+// As MatrixAt, of one whose columns are multiplied by; the second kAtom of them lie kTokenBytes behind the first.
 __device__ __forceinline__ uint64_t TransposedAt(uint32_t shared) {
   constexpr uint64_t kEightRows = 8 * kAtomBytes / 16, kSwizzle128 = 1, kNextAtom = kTokenBytes / 16;
   return (shared & 0x3ffff) >> 4 | kNextAtom << 16 | kEightRows << 32 | kSwizzle128 << 62;
@@ -82,28 +75,12 @@ __device__ __forceinline__ void MultiplyValues(float (&sums)[kAtoms * 32], const
                             is_first ? gmma::ScaleOut::Zero : gmma::ScaleOut::One);
 }
 
-__device__ __forceinline__ void SyncNamed(int barrier, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-__device__ __forceinline__ void ArriveNamed(int barrier, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-// Barriers of the hardware: of a group, and for whose turn it is to multiply.
-__device__ __forceinline__ void SyncGroup(int group) { SyncNamed(1 + group, kGroup); }
+// Named barriers behind those of the groups: for whose turn it is to multiply, and of the producers.
 constexpr int kProducersBarrier = 1 + 2 * kConsumers;
-__device__ __forceinline__ void WaitForTurn(int group) { SyncNamed(1 + kConsumers + group, kConsumers * kGroup); }
-__device__ __forceinline__ void GiveTurn(int group) { ArriveNamed(1 + kConsumers + group, kConsumers * kGroup); }
-
-template <size_t kCount>
-__device__ __forceinline__ void Fence(float (&values)[kCount]) {
-#pragma unroll
-  for (float& value : values) cute::warpgroup_fence_operand(value);
+__device__ __forceinline__ void WaitForTurn(int group) {
+  SyncNamed(1 + kConsumers + group, kConsumers * kGroupThreads);
 }
-template <size_t kCount>
-__device__ __forceinline__ void Fence(uint32_t (&values)[kCount]) {
-#pragma unroll
-  for (uint32_t& value : values) cute::warpgroup_fence_operand(value);
-}
+__device__ __forceinline__ void GiveTurn(int group) { ArriveNamed(1 + kConsumers + group, kConsumers * kGroupThreads); }
 
 // What the kernel is told.
 struct Call {
@@ -132,18 +109,6 @@ struct Barriers {
       values_empty[kStages];
 };
 
-// A place of a ring, and how often it went round.
-struct RingPlace {
-  int stage = 0, turn = 0;
-  __device__ void Next() {
-    if (++stage == kStages) stage = 0, ++turn;
-  }
-  __device__ void WaitFull(uint64_t* full) const { Barrier::wait(&full[stage], turn & 1); }
-  __device__ void WaitEmpty(uint64_t* empty) const {
-    if (turn > 0) Barrier::wait(&empty[stage], (turn - 1) & 1);
-  }
-};
-
 // Orders all copies; four warps: two for keys, two for values, which share the columns of heads of two atoms, and the
 // boxes of others. The first one also takes work, for all, and orders the copies of queries.
 template <int kAtoms>
@@ -151,7 +116,6 @@ __device__ __forceinline__ void Produce(const CUtensorMap& query_map, const CUte
                                         uint8_t* queries, uint8_t* keys, uint8_t* values, Work* works, int32_t* taken,
                                         Barriers& b) {
   using Size = Sizes<kAtoms>;
-  constexpr uint64_t kNormal = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_NORMAL);
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   const int is_value = warp / 2, part = warp % 2;
   const int atom = kAtoms == 2 ? part : 0;
@@ -159,7 +123,7 @@ __device__ __forceinline__ void Produce(const CUtensorMap& query_map, const CUte
   uint8_t* const to = (is_value ? values : keys) + atom * kTokenBytes;
   uint64_t* const full = is_value ? b.values_full : b.keys_full;
   uint64_t* const empty = is_value ? b.values_empty : b.keys_empty;
-  RingPlace query_place, place;
+  RingPlace<kStages> query_place, place;
   const auto load = [&](const Work& work, int step) {
     // Boxes of this warp: all, or each second one.
     const auto own = [&](int i) { return kAtoms == 2 ? i : 2 * i + part; };
@@ -177,7 +141,7 @@ __device__ __forceinline__ void Produce(const CUtensorMap& query_map, const CUte
         const int page_of_box = __shfl_sync(0xffffffffu, page, i - done);
         const int token = boxes_of_page == 1 ? 0 : (step * boxes + own(i)) % boxes_of_page * call.box_tokens;
         if (lane == 0) {
-          cute::SM90_TMA_LOAD_5D::copy(&page_map, &full[place.stage], kNormal,
+          cute::SM90_TMA_LOAD_5D::copy(&page_map, &full[place.stage], kNormalHint,
                                        to + place.stage * Size::kTokens + own(i) * call.box_tokens * kAtomBytes,
                                        atom * kAtom, token, work.kv_head, is_value, page_of_box);
         }
@@ -187,7 +151,7 @@ __device__ __forceinline__ void Produce(const CUtensorMap& query_map, const CUte
   };
   if (threadIdx.x == 0) taken[0] = atomicAdd(call.taken, 1);
   for (int turn = 0;; ++turn) {
-    SyncNamed(kProducersBarrier, kGroup);
+    SyncNamed(kProducersBarrier, kGroupThreads);
     const int number = __shfl_sync(0xffffffffu, taken[turn % 2], 0);
     Work work;
     if (number < call.num_tiles * call.kv_heads) {
@@ -210,7 +174,7 @@ __device__ __forceinline__ void Produce(const CUtensorMap& query_map, const CUte
           for (int i = 0; i < kConsumers * kAtoms; ++i) {
             const int group = i / kAtoms, query_atom = i % kAtoms;
             cute::SM90_TMA_LOAD_3D::copy(
-                &query_map, queries_full, kNormal,
+                &query_map, queries_full, kNormalHint,
                 queries + (query_place.stage * kConsumers + group) * Size::kQueries + query_atom * kQueryBytes,
                 query_atom * kAtom, work.kv_head * call.group_heads, work.tile.first_row + group * call.group_rows);
           }
@@ -238,8 +202,10 @@ struct Softmax {
       for (int j = 2 * half; j < kTileTokens / 2; j += 4) most = fmaxf(most, fmaxf(scores[j], scores[j + 1]));
       most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
       most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+      // What is a little larger does not change what sums are relative to: no exponential is over 2^kSlack.
+      if ((most - largest[half]) * scale <= kSlack) most = largest[half];
       offset[half] = most == kNone ? 0 : most * scale;  // Nothing was seen so far.
-      factor[half] = Exp2(largest[half] * scale - offset[half]);
+      factor[half] = most == largest[half] ? 1 : Exp2(largest[half] * scale - offset[half]);
       largest[half] = most;
       sum[half] *= factor[half];
     }
@@ -274,31 +240,31 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
                                         const Work* works, Barriers& b) {
   using Size = Sizes<kAtoms>;
   constexpr int kHeadDim = kAtoms * kAtom;
-  const int thread = threadIdx.x % kGroup, warp = thread / 32, lane = thread % 32;
+  const int thread = threadIdx.x % kGroupThreads, warp = thread / 32, lane = thread % 32;
   const int own_pair = warp * 16 + lane / 4;  // And eight further.
-  RingPlace query_place, key_place, value_place;
+  RingPlace<kStages> query_place, key_place, value_place;
   float scores[kTileTokens / 2], sums[kHeadDim / 2];
   uint32_t weights[kTileTokens / 4];
-  const auto release = [&](RingPlace& place, uint64_t* empty) {
+  const auto release = [&](RingPlace<kStages>& place, uint64_t* empty) {
     if (thread == 0) Barrier::arrive(&empty[place.stage]);
     place.Next();
   };
   const auto start_scores = [&](uint32_t query) {
     const uint32_t key = SharedAddress(keys + key_place.stage * Size::kTokens);
-    Fence(scores);
+    FenceOperands(scores);
     cute::warpgroup_arrive();
 #pragma unroll
     for (int k = 0; k < kHeadDim / 16; ++k) {
       const int atom = k * 16 / kAtom, within = k * 16 % kAtom * 2;
-      MultiplyScores(scores, MatrixAt(query + atom * kQueryBytes + within),
-                     MatrixAt(key + atom * kTokenBytes + within), k == 0, std::make_index_sequence<kTileTokens / 2>());
+      MultiplyScores(scores, MatrixAt(query + atom * kQueryBytes + within), MatrixAt(key + atom * kTokenBytes + within),
+                     k == 0, std::make_index_sequence<kTileTokens / 2>());
     }
     cute::warpgroup_commit_batch();
   };
   const auto start_values = [&](bool is_first) {
     const uint32_t value = SharedAddress(values + value_place.stage * Size::kTokens);
-    Fence(sums);
-    Fence(weights);
+    FenceOperands(sums);
+    FenceOperands(weights);
     cute::warpgroup_arrive();
 #pragma unroll
     for (int k = 0; k < kTileTokens / 16; ++k) {
@@ -338,7 +304,7 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
     start_scores(query);
     GiveTurn(1 - group);
     cute::warpgroup_wait<0>();
-    Fence(scores);
+    FenceOperands(scores);
     release(key_place, b.keys_empty);
     mask(step);
     softmax.Update(scores, call.scale);
@@ -347,7 +313,7 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
     if (const int seen = work.tile.context_tokens - step * call.tile_tokens; seen < call.tile_tokens) {
       value_place.WaitFull(b.values_full);
       const uint32_t value = SharedAddress(values + value_place.stage * Size::kTokens);
-      for (int at = seen * kAtomBytes + thread * 16; at < kTokenBytes; at += kGroup * 16) {
+      for (int at = seen * kAtomBytes + thread * 16; at < kTokenBytes; at += kGroupThreads * 16) {
 #pragma unroll
         for (int atom = 0; atom < kAtoms; ++atom) StoreShared(value + atom * kTokenBytes + at, make_uint4(0, 0, 0, 0));
       }
@@ -362,32 +328,30 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
       start_values(step == work.steps - 2);
       GiveTurn(1 - group);
       cute::warpgroup_wait<1>();
-      Fence(scores);
+      FenceOperands(scores);
       release(key_place, b.keys_empty);
       mask(step);
       const float2 factor = softmax.Update(scores, call.scale);
       cute::warpgroup_wait<0>();
-      Fence(sums);
-      Fence(weights);
+      FenceOperands(sums);
+      FenceOperands(weights);
       release(value_place, b.values_empty);
-      Scale(sums, factor);
+      if (__any_sync(0xffffffffu, factor.x != 1 || factor.y != 1)) Scale(sums, factor);
       pack_weights();
     }
     value_place.WaitFull(b.values_full);
     start_values(work.steps == 1);
     const float2 whole = softmax.Sums();
     cute::warpgroup_wait<0>();
-    Fence(sums);
+    FenceOperands(sums);
     release(value_place, b.values_empty);
     Scale(sums, make_float2(1 / whole.x, 1 / whole.y));
 
     // Through the memory of the queries, so that rows are written as a whole.
     SyncGroup(group);
-    const int staged_pair = warp * 16 + lane % 16;
 #pragma unroll
     for (int j = 0; j < kHeadDim / 2; j += 8) {
-      const int column = 2 * j, piece = column % kAtom / 8 + lane / 16;
-      StoreMatrices(query + column / kAtom * kQueryBytes + staged_pair * kAtomBytes + (piece ^ staged_pair % 8) * 16,
+      StoreMatrices(StagedAt<kQueryBytes>(query, thread, 2 * j),
                     {PackPair(sums[j], sums[j + 1]), PackPair(sums[j + 2], sums[j + 3]),
                      PackPair(sums[j + 4], sums[j + 5]), PackPair(sums[j + 6], sums[j + 7])});
     }
@@ -396,14 +360,14 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
     constexpr int kPieces = kHeadDim / 8;
     const int heads = call.kv_heads * call.group_heads;
 #pragma unroll 4
-    for (int i = thread; i < kGroupPairs * kPieces; i += kGroup) {
+    for (int i = thread; i < kGroupPairs * kPieces; i += kGroupThreads) {
       const int pair = i / kPieces, piece = i % kPieces, atom = piece / 8;
       const int row = group * call.group_rows + pair / call.group_heads;
       if (pair >= call.group_rows * call.group_heads || row >= work.tile.num_rows) continue;
       const int head = work.kv_head * call.group_heads + pair % call.group_heads;
       const uint4 value = LoadShared(query + atom * kQueryBytes + pair * kAtomBytes + (piece % 8 ^ pair % 8) * 16);
-      *reinterpret_cast<uint4*>(
-          call.out + (static_cast<int64_t>(work.tile.first_row + row) * heads + head) * kHeadDim + piece * 8) = value;
+      *reinterpret_cast<uint4*>(call.out + (static_cast<int64_t>(work.tile.first_row + row) * heads + head) * kHeadDim +
+                                piece * 8) = value;
     }
     SyncGroup(group);
     release(query_place, b.queries_empty);
@@ -420,10 +384,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ Work works[kStages];
   __shared__ int32_t taken[2];  // Of the last turn and this one.
   LetNextKernelBegin();
-  uint8_t* const queries = shared + (kAlignment - SharedAddress(shared) % kAlignment) % kAlignment;
+  uint8_t* const queries = AlignedRing(shared);
   uint8_t* const keys = queries + kStages * kConsumers * Size::kQueries;
   uint8_t* const values = keys + kStages * Size::kTokens;
-  const int group = static_cast<int>(threadIdx.x) / kGroup - 1;  // -1: the producer's.
+  const int group = static_cast<int>(threadIdx.x) / kGroupThreads - 1;  // -1: the producer's.
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       Barrier::init(&barriers.queries_full[stage], 1);

@@ -1,5 +1,7 @@
 #include "engine/cuda/row_kernels.h"
 
+#include <type_traits>
+
 #include "engine/cuda/device_code.cuh"
 #include "engine/cuda/launch.h"
 
@@ -99,36 +101,104 @@ __global__ void GatherRowsKernel(const __nv_bfloat16* in, const int32_t* rows, i
   for (int i = threadIdx.x; i < columns / kPerLoad; i += blockDim.x) to[i] = from[i];
 }
 
-// A warp for each head of each row. Kv: the pages' type.
+// Eight pairs of a head that turn together, or sixteen values that do not: two times 16 bytes.
+struct Pairs {
+  float x[kPerLoad], y[kPerLoad];
+};
+
+// `pair`: the first one's number.
+template <int kHeadDim>
+__device__ __forceinline__ Pairs LoadPairs(const __nv_bfloat16* head, int pair, bool adjacent) {
+  const auto* first = reinterpret_cast<const uint4*>(head + (adjacent ? 2 * pair : pair));
+  const uint4 low = *first, high = first[adjacent ? 1 : kHeadDim / 2 / kPerLoad];
+  const uint32_t words[] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  Pairs pairs;
+#pragma unroll
+  for (int i = 0; i < kPerLoad; ++i) {
+    const float2 value = UnpackPair(words[i]);
+    if (adjacent) {
+      pairs.x[i] = value.x, pairs.y[i] = value.y;
+    } else {
+      float* const half = i < kPerLoad / 2 ? pairs.x : pairs.y;
+      half[2 * i % kPerLoad] = value.x, half[2 * i % kPerLoad + 1] = value.y;
+    }
+  }
+  return pairs;
+}
+
+template <int kHeadDim, typename Out>
+__device__ __forceinline__ void StorePairs(const Pairs& pairs, int pair, bool adjacent, Out* head) {
+  alignas(16) Out low[kPerLoad], high[kPerLoad];
+#pragma unroll
+  for (int i = 0; i < kPerLoad; ++i) {
+    Put(low[i], adjacent ? (i % 2 == 0 ? pairs.x[i / 2] : pairs.y[i / 2]) : pairs.x[i]);
+    Put(high[i], adjacent ? (i % 2 == 0 ? pairs.x[kPerLoad / 2 + i / 2] : pairs.y[kPerLoad / 2 + i / 2]) : pairs.y[i]);
+  }
+  using Load = std::conditional_t<sizeof(Out) == 2, uint4, uint2>;
+  auto* first = reinterpret_cast<Load*>(head + (adjacent ? 2 * pair : pair));
+  first[0] = *reinterpret_cast<const Load*>(low);
+  first[adjacent ? 1 : kHeadDim / 2 / kPerLoad] = *reinterpret_cast<const Load*>(high);
+}
+
+// A thread for eight pairs of a head of a row. Kv: the pages' type.
 template <int kHeadDim, typename Kv>
 __global__ void __launch_bounds__(kThreads)
     RopeAndAppendKernel(StepView step, HeadShape shape, HeadRotation rotation, LayerPages pages, __nv_bfloat16* qkv) {
   LetNextKernelBegin();
   WaitForEarlierKernels();
-  const int row = blockIdx.x;
+  constexpr int kOfHead = kHeadDim / 2 / kPerLoad;  // Threads.
+  const int heads = shape.num_heads + 2 * shape.num_kv_heads;
+  const int index = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  const bool exists = index < step.rows * heads * kOfHead;
+  const int row = exists ? index / (heads * kOfHead) : 0, head = index / kOfHead % heads;
+  const int pair = index % kOfHead * kPerLoad;
   const SequenceView sequence = step.sequences[step.sequence_of_row[row]];
-  if (sequence.context_tokens == 0) return;
+  const bool works = exists && sequence.context_tokens > 0;
+  const bool is_query = head < shape.num_heads, is_key = !is_query && head < shape.num_heads + shape.num_kv_heads;
+  __nv_bfloat16* const in = qkv + (static_cast<int64_t>(row) * heads + head) * kHeadDim;
+  const bool adjacent = rotation.adjacent_pairs;
+  Pairs pairs = {};
+  if (works) pairs = LoadPairs<kHeadDim>(in, pair, adjacent);
+  const __nv_bfloat16* norm = is_query ? rotation.q_norm : is_key ? rotation.k_norm : nullptr;
+  if (rotation.q_norm != nullptr || rotation.k_norm != nullptr) {
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLoad; ++i) squares += pairs.x[i] * pairs.x[i] + pairs.y[i] * pairs.y[i];
+#pragma unroll
+    for (int lanes = 1; lanes < kOfHead; lanes *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, lanes);
+    if (works && norm != nullptr) {
+      const float scale = rsqrtf(squares / kHeadDim + rotation.epsilon);
+      const Pairs factors = LoadPairs<kHeadDim>(norm, pair, adjacent);
+#pragma unroll
+      for (int i = 0; i < kPerLoad; ++i) {
+        pairs.x[i] *= scale * factors.x[i];
+        pairs.y[i] *= scale * factors.y[i];
+      }
+    }
+  }
+  if (!works) return;
+  if (is_query || is_key) {
+    const auto* turns =
+        reinterpret_cast<const float4*>(rotation.turns + static_cast<int64_t>(row) * (kHeadDim / 2) + pair);
+#pragma unroll
+    for (int i = 0; i < kPerLoad; i += 2) {
+      const float4 two = turns[i / 2];
+      const float x0 = pairs.x[i], x1 = pairs.x[i + 1];
+      pairs.x[i] = x0 * two.x - pairs.y[i] * two.y;
+      pairs.y[i] = x0 * two.y + pairs.y[i] * two.x;
+      pairs.x[i + 1] = x1 * two.z - pairs.y[i + 1] * two.w;
+      pairs.y[i + 1] = x1 * two.w + pairs.y[i + 1] * two.z;
+    }
+  }
+  if (is_query) {
+    StorePairs<kHeadDim>(pairs, pair, adjacent, in);
+    return;
+  }
   const int position = step.positions[row];
   const int page = step.pages[sequence.first_page + position / pages.page_tokens];
   uint8_t* slot = pages.base + page * pages.page_bytes + position % pages.page_tokens * (kHeadDim * sizeof(Kv));
-  const float2* turns = rotation.turns + static_cast<int64_t>(row) * (kHeadDim / 2);
-  const int heads = shape.num_heads + 2 * shape.num_kv_heads;
-  __nv_bfloat16* rows = qkv + static_cast<int64_t>(row) * heads * kHeadDim;
-  for (int head = threadIdx.x / 32; head < heads; head += kThreads / 32) {
-    __nv_bfloat16* in = rows + head * kHeadDim;
-    if (head < shape.num_heads) {
-      RotateHead<kHeadDim>(in, rotation.q_norm, rotation.epsilon, turns, rotation.adjacent_pairs, in);
-      continue;
-    }
-    const int kv_head = (head - shape.num_heads) % shape.num_kv_heads;
-    const bool is_key = head < shape.num_heads + shape.num_kv_heads;
-    auto* out = reinterpret_cast<Kv*>(slot + kv_head * pages.head_bytes + (is_key ? 0 : pages.value_offset));
-    if (is_key) {
-      RotateHead<kHeadDim>(in, rotation.k_norm, rotation.epsilon, turns, rotation.adjacent_pairs, out);
-    } else {
-      for (int i = threadIdx.x % 32; i < kHeadDim; i += 32) Put(out[i], __bfloat162float(in[i]));
-    }
-  }
+  slot += (head - shape.num_heads) % shape.num_kv_heads * pages.head_bytes + (is_key ? 0 : pages.value_offset);
+  StorePairs<kHeadDim>(pairs, pair, adjacent, reinterpret_cast<Kv*>(slot));
 }
 
 }  // namespace
@@ -158,8 +228,10 @@ cudaError_t LaunchGatherRows(const __nv_bfloat16* in, const int32_t* rows, int n
 cudaError_t LaunchRopeAndAppend(const StepView& step, const HeadShape& shape, const HeadRotation& rotation,
                                 const LayerPages& pages, __nv_bfloat16* qkv, cudaStream_t stream) {
   const auto launch = [&](auto for_bf16, auto for_float8) {
-    return LaunchEarly(pages.is_float8 ? for_float8 : for_bf16, step.rows, kThreads, 0, stream, step, shape, rotation,
-                       pages, qkv);
+    const int heads = shape.num_heads + 2 * shape.num_kv_heads;
+    const int64_t threads = int64_t{step.rows} * heads * (shape.head_dim / 2 / kPerLoad);
+    return LaunchEarly(pages.is_float8 ? for_float8 : for_bf16, static_cast<int>((threads + kThreads - 1) / kThreads),
+                       kThreads, 0, stream, step, shape, rotation, pages, qkv);
   };
   switch (shape.head_dim) {
     case 32:

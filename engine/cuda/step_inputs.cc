@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "common/status_macros.h"
 #include "engine/cuda/cuda_check.h"
@@ -32,6 +33,7 @@ absl::StatusOr<std::unique_ptr<StepInputs>> StepInputs::Create(const Limits& lim
   for (int i = 0; i < 4; ++i) layout.Add<int32_t>(limits.max_rows);
   layout.Add<SequenceView>(limits.max_rows);
   layout.Add<AttentionPart>(splitter.MostParts(limits.max_rows));
+  layout.Add<AttentionPart>(splitter.MostParts(limits.max_sequences));
   layout.Add<int32_t>(limits.max_pages);
   std::unique_ptr<StepInputs> inputs(new StepInputs(splitter, stream));
   ASSIGN_OR_RETURN(inputs->device_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, layout.bytes()));
@@ -50,6 +52,9 @@ StepView StepInputs::Upload(const StepBatch& batch, int padded_rows, bool keeps_
   const size_t sequences_at = layout.Add<SequenceView>(num_sequences);
   const int num_parts = splitter_.NumParts(num_sequences);
   const size_t parts_at = layout.Add<AttentionPart>(num_parts);
+  const bool has_other_rows = batch.logit_rows.size() < static_cast<size_t>(rows);
+  const int num_logit_parts = has_other_rows ? splitter_.NumParts(num_logit_rows) : 0;
+  const size_t logit_parts_at = layout.Add<AttentionPart>(num_logit_parts);
   int64_t num_pages = 0;
   for (const BatchSequence& sequence : batch.sequences) num_pages += static_cast<int64_t>(sequence.pages.size());
   const size_t pages_at = layout.Add<int32_t>(num_pages);
@@ -77,6 +82,14 @@ StepView StepInputs::Upload(const StepBatch& batch, int padded_rows, bool keeps_
   auto* parts = reinterpret_cast<AttentionPart*>(host + parts_at);
   const absl::Span<const SequenceView> all(sequences, num_sequences);
   keeps_whole ? splitter_.KeepWhole(all, parts) : splitter_.Split(all, parts);
+  if (has_other_rows) {
+    std::vector<SequenceView> singles;
+    for (const int32_t row : batch.logit_rows) {
+      const SequenceView& sequence = sequences[ints(sequence_of_row_at)[row]];
+      singles.push_back({static_cast<int32_t>(singles.size()), 1, batch.positions[row] + 1, sequence.first_page});
+    }
+    splitter_.Split(singles, reinterpret_cast<AttentionPart*>(host + logit_parts_at));
+  }
   CheckCuda(cudaMemcpyAsync(device_.as<void>(), host, layout.bytes(), cudaMemcpyHostToDevice, stream_),
             "cudaMemcpyAsync");
   ring_->Release();
@@ -88,11 +101,13 @@ StepView StepInputs::Upload(const StepBatch& batch, int padded_rows, bool keeps_
           .sequence_of_row = device_ints(sequence_of_row_at),
           .sequences = reinterpret_cast<const SequenceView*>(device + sequences_at),
           .parts = reinterpret_cast<const AttentionPart*>(device + parts_at),
+          .logit_parts = reinterpret_cast<const AttentionPart*>(device + logit_parts_at),
           .logit_rows = device_ints(logit_rows_at),
           .pages = device_ints(pages_at),
           .rows = padded_rows,
           .num_sequences = num_sequences,
           .num_parts = num_parts,
+          .num_logit_parts = num_logit_parts,
           .num_logit_rows = num_logit_rows};
 }
 

@@ -31,7 +31,7 @@ class StepInputs {
 
   // Enqueues the copy of a step, filled up to `padded_rows` with sequences of one row and no context where that is
   // more than it has; it has as many sequences and logit rows as rows then. Its parts are those of sequences with one
-  // row or, with `keeps_whole`, all sequences as they are.
+  // row or, with `keeps_whole`, all sequences as they are. Has as many logit rows as sequences at most.
   StepView Upload(const StepBatch& batch, int padded_rows, bool keeps_whole);
 
  private:

@@ -16,11 +16,14 @@ struct StepView {
   const int32_t* sequence_of_row = nullptr;  // [rows]
   const SequenceView* sequences = nullptr;   // [num_sequences]
   const AttentionPart* parts = nullptr;      // [num_parts]
-  const int32_t* logit_rows = nullptr;       // [num_logit_rows]
+  // [num_logit_parts], of logit rows by themselves, which are numbered from 0; none where all rows are logit rows.
+  const AttentionPart* logit_parts = nullptr;
+  const int32_t* logit_rows = nullptr;  // [num_logit_rows]
   const int32_t* pages = nullptr;
   int rows = 0;
   int num_sequences = 0;
   int num_parts = 0;
+  int num_logit_parts = 0;
   int num_logit_rows = 0;
 };
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/cuda/device_code.cuh"
+#include "engine/cuda/hopper_code.cuh"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/tensor_map.h"
 
@@ -25,18 +26,14 @@ namespace tandem {
 namespace {
 
 namespace gmma = cute::SM90::GMMA;
-using Barrier = cutlass::arch::ClusterTransactionBarrier;
 
 constexpr int kProductFeatures = 64;  // Of one instruction.
-constexpr int kAtom = kMapColumns;    // Input features that lie side by side in shared memory: 128 bytes.
-constexpr int kAtomBytes = kAtom * 2;
-constexpr int kConsumers = 128;
+constexpr int kConsumers = kGroupThreads;
 constexpr int kThreads = kConsumers + 32;
 constexpr int kMaxStages = 32;
 constexpr int kRingBytes = 96 << 10;
-constexpr int kAlignment = 1024;                        // Of what is copied, as the order of its 16 bytes repeats.
 constexpr int kBehind = kProductFeatures * kAtomBytes;  // What a product may read behind the ring.
-constexpr int kSharedBytes = kRingBytes + kBehind + kAlignment;
+constexpr int kSharedBytes = kRingBytes + kBehind + kRingAlignment;
 
 // How the features are cut.
 struct Tiling {
@@ -61,12 +58,6 @@ __device__ __forceinline__ void MultiplyAddAsync(float (&c)[kTokens / 2], uint64
   Product<kTokens>::fma(weight, input, c[kIndices]..., is_first ? gmma::ScaleOut::Zero : gmma::ScaleOut::One);
 }
 
-// A matrix of rows of kAtomBytes, as the copies leave it (128-byte swizzle), for the instruction.
-__device__ __forceinline__ uint64_t MatrixAt(uint32_t shared) {
-  constexpr uint64_t kEightRows = 8 * kAtomBytes / 16, kSwizzle128 = 1;
-  return (shared & 0x3ffff) >> 4 | uint64_t{1} << 16 | kEightRows << 32 | kSwizzle128 << 62;
-}
-
 // kBlocks: of a tile, each one product's features; where kGated those of the gate and of the other factor.
 template <int kTokens, int kBlocks, bool kGated>
 __global__ void __launch_bounds__(kThreads, 2)
@@ -78,7 +69,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
   LetNextKernelBegin();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  uint8_t* const ring = shared + (kAlignment - SharedAddress(shared) % kAlignment) % kAlignment;
+  uint8_t* const ring = AlignedRing(shared);
   const int block_bytes = tiling.features * kAtomBytes;
   const int weight_bytes = kBlocks * kAtoms * block_bytes;
   const int stage_bytes = weight_bytes + kAtoms * kTokens * kAtomBytes;
@@ -101,7 +92,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&weight_map));
     cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&input_map));
-    constexpr uint64_t kNormal = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_NORMAL);
     constexpr uint64_t kOnce = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_FIRST);
     const auto load_weights = [&](int tile, int chunk, int stage) {
       Barrier::arrive_and_expect_tx(&full[stage], stage_bytes);
@@ -120,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       uint8_t* to = ring + stage * stage_bytes + weight_bytes;
 #pragma unroll
       for (int atom = 0; atom < kAtoms; ++atom) {
-        cute::SM90_TMA_LOAD_2D::copy(&input_map, &full[stage], kNormal, to, (chunk * kAtoms + atom) * kAtom, 0);
+        cute::SM90_TMA_LOAD_2D::copy(&input_map, &full[stage], kNormalHint, to, (chunk * kAtoms + atom) * kAtom, 0);
         to += kTokens * kAtomBytes;
       }
     };

@@ -32,13 +32,22 @@ class GqaDecoder final : public DecoderModel {
       reported = end;
     };
     ops_.RunStep(batch, config_.rope, {config_.num_heads, config_.num_kv_heads, config_.head_dim}, [&] {
+      const int rows = batch.rows(), last = config_.num_layers - 1;
       ops_.Embed(*embedding_, *hidden_);
-      for (int i = 0; i < config_.num_layers; ++i) {
-        RunAttention(layers_[i], i, batch.rows(), kv);
+      for (int i = 0; i < last; ++i) {
+        RunAttention(layers_[i], i, rows, kv);
         if (i + 1 - reported >= group_layers) report(i + 1);
-        RunMlp(layers_[i], i, batch.rows());
+        RunMlp(layers_[i], i, rows, *hidden_);
       }
-      RunHead(static_cast<int>(batch.logit_rows.size()));
+      const int logit_rows = static_cast<int>(batch.logit_rows.size());
+      if (logit_rows == rows) {
+        RunAttention(layers_[last], last, rows, kv);
+        RunMlp(layers_[last], last, rows, *hidden_);
+        ops_.GatherLogitRows(*hidden_, *last_hidden_);
+      } else {
+        RunLastLayer(layers_[last], rows, logit_rows, kv);
+      }
+      RunHead(logit_rows);
     });
     report(config_.num_layers);
     return *logits_;
@@ -47,33 +56,48 @@ class GqaDecoder final : public DecoderModel {
  private:
   void RunAttention(const Layer& layer, int index, int rows, const KvPoolView& kv) {
     ops_.NormLinear(*hidden_, *layer.attention_norm, config_.rms_epsilon, *layer.qkv, rows, *normed_, *qkv_);
-    ops_.AppendAndAttend(*qkv_, {layer.q_norm.get(), layer.k_norm.get(), config_.rms_epsilon}, index, kv, *attended_);
-    AddLinear(*attended_, *layer.o, rows, attention_summand_.get());
+    ops_.AppendAndAttend(*qkv_, NormOf(layer), index, kv, *attended_);
+    AddLinear(*attended_, *layer.o, rows, attention_summand_.get(), *hidden_);
   }
+
+  // Of a step with rows whose logits are not wanted: nothing is read of these but their keys and values.
+  void RunLastLayer(const Layer& layer, int rows, int logit_rows, const KvPoolView& kv) {
+    const int index = config_.num_layers - 1;
+    ops_.NormLinear(*hidden_, *layer.attention_norm, config_.rms_epsilon, *layer.qkv, rows, *normed_, *qkv_);
+    ops_.RopeAndAppendKv(*qkv_, NormOf(layer), index, kv);
+    if (logit_rows == 0) return;
+    ops_.GatherLogitRows(*hidden_, *last_hidden_);
+    ops_.GatherLogitRows(*qkv_, *last_qkv_);
+    ops_.AttendLogitRows(*last_qkv_, index, kv, *attended_);
+    AddLinear(*attended_, *layer.o, logit_rows, attention_summand_.get(), *last_hidden_);
+    RunMlp(layer, index, logit_rows, *last_hidden_);
+  }
+
+  QkNorm NormOf(const Layer& layer) const { return {layer.q_norm.get(), layer.k_norm.get(), config_.rms_epsilon}; }
 
   // hidden += in W^T, of all ranks.
-  void AddLinear(const Activation& in, const LinearWeight& weight, int rows, Activation* summand) {
-    ops_.Linear(in, weight, rows, /*add=*/summand == nullptr, summand == nullptr ? *hidden_ : *summand);
-    if (summand != nullptr) ops_.AddRanks(*summand, rows, *hidden_);
+  void AddLinear(const Activation& in, const LinearWeight& weight, int rows, Activation* summand, Activation& hidden) {
+    ops_.Linear(in, weight, rows, /*add=*/summand == nullptr, summand == nullptr ? hidden : *summand);
+    if (summand != nullptr) ops_.AddRanks(*summand, rows, hidden);
   }
 
-  void RunMlp(const Layer& layer, int index, int rows) {
+  void RunMlp(const Layer& layer, int index, int rows, Activation& hidden) {
     if (config_.moe.IsSparse(index)) {
-      ops_.RmsNorm(*hidden_, *layer.mlp_norm, config_.rms_epsilon, rows, *normed_);
+      ops_.RmsNorm(hidden, *layer.mlp_norm, config_.rms_epsilon, rows, *normed_);
       ops_.Linear(*normed_, *layer.router, rows, /*add=*/false, *router_logits_);
       Activation* summand = mlp_summand_.get();
       if (summand != nullptr) ops_.Clear(rows, *summand);
-      ops_.Moe(*normed_, *router_logits_, layer.moe, summand == nullptr ? *hidden_ : *summand);
-      if (summand != nullptr) ops_.AddRanks(*summand, rows, *hidden_);
+      ops_.Moe(*normed_, *router_logits_, layer.moe, rows, summand == nullptr ? hidden : *summand);
+      if (summand != nullptr) ops_.AddRanks(*summand, rows, hidden);
       return;
     }
-    ops_.NormGatedLinear(*hidden_, *layer.mlp_norm, config_.rms_epsilon, *layer.gate_up, rows, *normed_, *gate_up_,
+    ops_.NormGatedLinear(hidden, *layer.mlp_norm, config_.rms_epsilon, *layer.gate_up, rows, *normed_, *gate_up_,
                          *activated_);
-    AddLinear(*activated_, *layer.down, rows, mlp_summand_.get());
+    AddLinear(*activated_, *layer.down, rows, mlp_summand_.get(), hidden);
   }
 
+  // Of last_hidden_.
   void RunHead(int logit_rows) {
-    ops_.GatherLogitRows(*hidden_, *last_hidden_);
     Activation* part = logits_part_.get();
     ops_.NormLinear(*last_hidden_, *final_norm_, config_.rms_epsilon, *lm_head_, logit_rows, *last_normed_,
                     part == nullptr ? *logits_ : *part);
@@ -97,7 +121,7 @@ class GqaDecoder final : public DecoderModel {
   // [max_rows, ...]: residual stream, its norm, [q | k | v], attention output, [gate | up], their
   // product.
   std::unique_ptr<Activation> hidden_, normed_, qkv_, attended_, gate_up_, activated_, router_logits_;
-  std::unique_ptr<Activation> last_hidden_, last_normed_, logits_;  // [max_logit_rows, ...]
+  std::unique_ptr<Activation> last_hidden_, last_qkv_, last_normed_, logits_;  // [max_logit_rows, ...]
   // What ranks give each other; null where there is one. Two in turn for the residual stream.
   std::unique_ptr<Activation> attention_summand_, mlp_summand_, logits_part_;
 };
@@ -178,6 +202,7 @@ absl::Status GqaDecoder::Load(const Checkpoint& checkpoint, int max_rows, int ma
   ASSIGN_OR_RETURN(activated_, ops_.NewActivation(max_rows, config_.intermediate_size, kWorking));
   ASSIGN_OR_RETURN(router_logits_, ops_.NewActivation(max_rows, std::max(1, config_.moe.num_experts), kFloat));
   ASSIGN_OR_RETURN(last_hidden_, ops_.NewActivation(max_logit_rows, config_.hidden_size, kWorking));
+  ASSIGN_OR_RETURN(last_qkv_, ops_.NewActivation(max_logit_rows, q_width + 2 * kv_width, kWorking));
   ASSIGN_OR_RETURN(last_normed_, ops_.NewActivation(max_logit_rows, config_.hidden_size, kWorking));
   ASSIGN_OR_RETURN(logits_, ops_.NewActivation(max_logit_rows, config_.vocab_size, kFloat));
   if (shard_.size == 1) return absl::OkStatus();

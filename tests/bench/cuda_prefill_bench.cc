@@ -1,7 +1,8 @@
 // Where the time of a prefill step goes, with the shape of Llama-3.1-8B: 32 layers in a row, on a card that is as warm
 // as in use, each kernel timed in its place. Data are random, and weights lie in 1 GB that is read round and round.
-// Prints the card and its rate (the median of 40 products of 8192^3 by cuBLAS, each timed by itself), then one line a
-// kernel for each number of rows (those of the arguments, or 1,024 to 8,192): once with linear layers of our own, once with cuBLAS's.
+// Prints the card and its rate (the median of 40 products of 8192^3 by cuBLAS, each timed by itself), then for each
+// number of rows (those of the arguments, or 1,024 to 8,192) the mean microseconds of each kernel, and TFLOP/s: with
+// gate and up by a kernel of our own, and by cuBLAS and a kernel for the gate alone, in turn.
 
 #include <array>
 #include <functional>
@@ -9,10 +10,10 @@
 #include <string>
 
 #include "engine/cuda/cublas_linear.h"
+#include "engine/cuda/gated_linear.h"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/prefill_attention.h"
 #include "engine/cuda/row_kernels.h"
-#include "engine/cuda/tiled_linear.h"
 #include "tests/bench/device_bench.h"
 
 namespace tandem {
@@ -47,19 +48,25 @@ class PrefillBench {
 
   void Run(int rows) {
     const Step step = MakeStep(rows);
-    for (bool tiled : {true, false, true, false}) {
+    for (bool own_gate : {true, false, true, false}) {
       std::array<double, 8> sums = {};
       for (int repeat = 0; repeat < 4; ++repeat) {
-        const std::array<double, 8> times = Layers(step, rows, tiled);
+        const std::array<double, 8> times = Layers(step, rows, own_gate);
         for (size_t i = 0; repeat > 0 && i < times.size(); ++i) sums[i] += times[i] / 3;
       }
       static constexpr const char* kNames[] = {"norm", "qkv", "rope", "attention", "o", "norm", "gate_up", "down"};
       double total = 0, operations = 0;
-      printf("rows %d, %s:", rows, tiled ? "tiled " : "cuBLAS");
+      printf("rows %d, %s:", rows, own_gate ? "own gate" : "cuBLAS  ");
       for (size_t i = 0; i < sums.size(); ++i) {
         total += sums[i];
-        const double elements[] = {0, 1.0 * kQkv * kHidden,     0, 0.5 * rows * kHidden * 2, 1.0 * kHidden * kHidden,
-                                   0, 2.0 * kWidth * kHidden, 1.0 * kWidth * kHidden};
+        const double elements[] = {0,
+                                   1.0 * kQkv * kHidden,
+                                   0,
+                                   0.5 * rows * kHidden * 2,
+                                   1.0 * kHidden * kHidden,
+                                   0,
+                                   2.0 * kWidth * kHidden,
+                                   1.0 * kWidth * kHidden};
         operations += 2 * elements[i] * rows;
         printf(" %s %.0f", kNames[i], sums[i] * 1e3 / kLayers);
         if (elements[i] > 0) printf(" (%.0f)", 2 * elements[i] * rows * kLayers / sums[i] * 1e-9);
@@ -88,8 +95,10 @@ class PrefillBench {
       Mark(0);
       cublas_->Run(call);
       Mark(1);
-      if (i >= 3) times.push_back(Between(0));
-      else CheckCuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+      if (i >= 3)
+        times.push_back(Between(0));
+      else
+        CheckCuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
     }
     std::sort(times.begin(), times.end());
     return 2.0 * 8192 * 8192 * 8192 / times[20] * 1e-9;
@@ -140,19 +149,17 @@ class PrefillBench {
   }
 
   void Linear(const DeviceMemory& in, const DeviceMemory& out, int rows, int out_features, int in_features, bool gated,
-              bool add, bool is_tiled) {
+              bool add, bool own_gate) {
     if (at_ + int64_t{out_features} * in_features > kWeightElements) at_ = 0;
     const Bf16* weight = weights_.as<Bf16>() + at_;
     at_ += int64_t{out_features} * in_features;
-    if (is_tiled) {
-      TiledLinearArguments a;
+    if (gated && own_gate) {
+      GatedLinearArguments a;
       a.weight = weight;
       a.in = in.as<Bf16>();
       a.out = out.as<Bf16>();
-      a.add = add;
-      a.is_gated = gated;
-      a.rows = rows, a.out_features = out_features, a.in_features = in_features;
-      CheckCuda(LaunchTiledLinear(a, multiprocessors_, stream_), "LaunchTiledLinear");
+      a.rows = rows, a.columns = out_features / 2, a.in_features = in_features;
+      CheckCuda(LaunchGatedLinear(a, multiprocessors_, stream_), "LaunchGatedLinear");
       return;
     }
     LinearCall call;
@@ -166,11 +173,10 @@ class PrefillBench {
   }
 
   // Milliseconds of each kernel, of all layers.
-  std::array<double, 8> Layers(const Step& step, int rows, bool tiled) {
+  std::array<double, 8> Layers(const Step& step, int rows, bool own_gate) {
     const auto norm = [&] {
-      CheckCuda(
-          LaunchRmsNorm(hidden_.as<Bf16>(), norm_.as<Bf16>(), 1e-5f, rows, kHidden, normed_.as<Bf16>(), stream_),
-          "LaunchRmsNorm");
+      CheckCuda(LaunchRmsNorm(hidden_.as<Bf16>(), norm_.as<Bf16>(), 1e-5f, rows, kHidden, normed_.as<Bf16>(), stream_),
+                "LaunchRmsNorm");
     };
     HeadRotation rotation;
     rotation.turns = turns_.as<float2>();
@@ -187,15 +193,18 @@ class PrefillBench {
     CheckCuda(cudaMemsetAsync(attention.taken, 0, kLayers * sizeof(int32_t), stream_), "cudaMemsetAsync");
     const std::function<void()> parts[] = {
         norm,
-        [&] { Linear(normed_, qkv_, rows, kQkv, kHidden, false, false, tiled); },
+        [&] { Linear(normed_, qkv_, rows, kQkv, kHidden, false, false, own_gate); },
         [&] {
           CheckCuda(LaunchRopeAndAppend(step.view, kShape, rotation, step.pages, qkv_.as<Bf16>(), stream_), "rope");
         },
-        [&] { CheckCuda(LaunchPrefillAttention(attention, multiprocessors_, stream_), "attention"); ++attention.taken; },
-        [&] { Linear(attended_, hidden_, rows, kHidden, kHidden, false, true, tiled); },
+        [&] {
+          CheckCuda(LaunchPrefillAttention(attention, multiprocessors_, stream_), "attention");
+          ++attention.taken;
+        },
+        [&] { Linear(attended_, hidden_, rows, kHidden, kHidden, false, true, own_gate); },
         norm,
-        [&] { Linear(normed_, activated_, rows, 2 * kWidth, kHidden, true, false, tiled); },
-        [&] { Linear(activated_, hidden_, rows, kHidden, kWidth, false, true, tiled); }};
+        [&] { Linear(normed_, activated_, rows, 2 * kWidth, kHidden, true, false, own_gate); },
+        [&] { Linear(activated_, hidden_, rows, kHidden, kWidth, false, true, own_gate); }};
     size_t mark = 0;
     Mark(mark);
     for (int layer = 0; layer < kLayers; ++layer) {

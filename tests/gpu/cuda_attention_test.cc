@@ -13,6 +13,7 @@
 
 #include "engine/cuda/chunk_attention.h"
 #include "engine/cuda/paged_attention.h"
+#include "engine/cuda/row_kernels.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/device_values.h"
 #include "tests/support/status_matchers.h"
@@ -130,6 +131,50 @@ class AttentionRig {
     }
     return values;
   }
+  // Of each row, the cosine and sine of each pair's angle.
+  std::vector<float2> Turns() const {
+    std::vector<float2> turns;
+    for (int position : positions_) {
+      for (int i = 0; i < c_.shape.head_dim / 2; ++i) {
+        const double angle = position * std::pow(10000.0, -2.0 * i / c_.shape.head_dim);
+        turns.push_back({float(std::cos(angle)), float(std::sin(angle))});
+      }
+    }
+    return turns;
+  }
+  // What RopeAndAppendKv makes of rows and pool; keys and values in the rows are left in any state.
+  void RotateAndAppend(const std::vector<float2>& turns, const std::vector<Bf16>& q_norm,
+                       const std::vector<Bf16>& k_norm, bool adjacent, std::vector<Bf16>& rows,
+                       std::vector<Bf16>& pool) const {
+    const int dim = c_.shape.head_dim, half = dim / 2;
+    for (int row = 0; row < num_rows_; ++row) {
+      const auto rotate = [&](int head, const std::vector<Bf16>& norm) {
+        Bf16* x = rows.data() + size_t(row) * columns() + head * dim;
+        double squares = 0;
+        for (int i = 0; i < dim; ++i) squares += Value(x[i]) * Value(x[i]);
+        for (int i = 0; i < half; ++i) {
+          const int first = adjacent ? 2 * i : i, second = adjacent ? 2 * i + 1 : i + half;
+          const double scale = 1 / std::sqrt(squares / dim + 1e-6);
+          const double u = Value(x[first]) * scale * Value(norm[first]),
+                       v = Value(x[second]) * scale * Value(norm[second]);
+          const float2 turn = turns[size_t(row) * half + i];
+          // Squares are those before this pair changes.
+          x[first] = __float2bfloat16(float(u * turn.x - v * turn.y));
+          x[second] = __float2bfloat16(float(u * turn.y + v * turn.x));
+        }
+      };
+      for (int head = 0; head < c_.shape.num_heads; ++head) rotate(head, q_norm);
+      for (int head = 0; head < c_.shape.num_kv_heads; ++head) {
+        const int key_head = c_.shape.num_heads + head, value_head = key_head + c_.shape.num_kv_heads;
+        rotate(key_head, k_norm);
+        const Bf16* row_begin = rows.data() + size_t(row) * columns();
+        for (const auto& [plane, from] : {std::pair{0, key_head}, {1, value_head}}) {
+          std::copy_n(row_begin + from * dim, dim,
+                      pool.begin() + Slot(sequence_of_row_[row], positions_[row], plane, head));
+        }
+      }
+    }
+  }
   LayerPages Pages(TestPool& pool) const {
     LayerPages pages;
     pages.base = pool.device() + layout().layer_bytes();
@@ -195,6 +240,15 @@ class AttentionRig {
   int64_t layer_elements_ = 0, page_elements_ = 0, pool_elements_ = 0;
 };
 
+// `wanted` becomes what the pool holds where that is in FP8.
+void ExpectPool(bool is_float8, TestPool& pool, std::vector<Bf16>& wanted) {
+  std::vector<double> all;
+  // The kernel rounds once: where bf16 lies between, a code may be the next one.
+  for (Bf16 value : is_float8 ? Float8Values(Float8Codes(wanted)) : wanted) all.push_back(Value(value));
+  if (is_float8) wanted = pool.Read();
+  ExpectNear(pool.Read(), all, is_float8 ? 0.13 : 0.01, "pool");
+}
+
 std::vector<AttentionCase> AttentionCases(bool single_rows) {
   std::vector<AttentionCase> cases;
   for (const HeadShape& shape : {HeadShape{4, 2, 32}, {9, 3, 64}, {8, 2, 128}, {8, 1, 64}, {16, 1, 128}, {6, 6, 128}}) {
@@ -228,17 +282,11 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
                                       << c.sequences.size() << " sequences, " << multiprocessors << " multiprocessors"
                                       << (c.is_float8 ? ", FP8" : ""));
       AttentionRig rig(c, random_);
-      const int dim = c.shape.head_dim, half = dim / 2;
+      const int dim = c.shape.head_dim;
       TestPool pool(Random(rig.pool_elements()), c.is_float8);
       Both<Bf16> qkv(Random(size_t(rig.num_rows()) * rig.columns())), q_norm(Random(dim)), k_norm(Random(dim));
       Both<Bf16> out(Random(size_t(rig.num_rows()) * c.shape.num_heads * dim));
-      std::vector<float2> turns;
-      for (int position : rig.positions()) {
-        for (int i = 0; i < half; ++i) {
-          const double angle = position * std::pow(10000.0, -2.0 * i / dim);
-          turns.push_back({float(std::cos(angle)), float(std::sin(angle))});
-        }
-      }
+      const std::vector<float2> turns = rig.Turns();
       Both<float2> device_turns(turns);
       Both<AttentionPart> parts(rig.Parts(multiprocessors, /*keeps_whole=*/false));
       Both<int32_t> pages(rig.page_table());
@@ -267,48 +315,57 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
         Finish();
       }
 
-      // The same on the host.
       std::vector<Bf16> rotated = qkv.host;
       std::vector<Bf16> wanted_pool = pool.values();
+      rig.RotateAndAppend(turns, q_norm.host, k_norm.host, adjacent, rotated, wanted_pool);
+      ExpectPool(c.is_float8, pool, wanted_pool);
+      ExpectNear(out.Read(), rig.Attend(rotated, wanted_pool), 0.02, "out");
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_F(CudaAttentionTest, RowsOfChunksAreRotatedAndAppended) {
+  for (const AttentionCase& c : AttentionCases(/*single_rows=*/false)) {
+    for (bool adjacent : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "heads " << c.shape.num_heads << "/" << c.shape.num_kv_heads << " of "
+                                      << c.shape.head_dim << ", pages of " << c.page_tokens
+                                      << (c.is_float8 ? ", FP8" : ""));
+      AttentionRig rig(c, random_);
+      TestPool pool(Random(rig.pool_elements()), c.is_float8);
+      Both<Bf16> qkv(Random(size_t(rig.num_rows()) * rig.columns()));
+      Both<Bf16> q_norm(Random(c.shape.head_dim)), k_norm(Random(c.shape.head_dim));
+      Both<float2> turns(rig.Turns());
+      Both<int32_t> pages(rig.page_table()), positions(rig.positions()), sequence_of_row(rig.sequence_of_row());
+      Both<SequenceView> sequences(rig.sequences());
+      StepView step;
+      step.positions = positions.device();
+      step.sequence_of_row = sequence_of_row.device();
+      step.sequences = sequences.device();
+      step.pages = pages.device();
+      step.rows = rig.num_rows();
+      HeadRotation rotation;
+      rotation.q_norm = q_norm.device();
+      rotation.k_norm = k_norm.device();
+      rotation.epsilon = 1e-6f;
+      rotation.turns = turns.device();
+      rotation.adjacent_pairs = adjacent;
+      Check(LaunchRopeAndAppend(step, c.shape, rotation, rig.Pages(pool), qkv.device(), nullptr));
+      Finish();
+      std::vector<Bf16> rows = qkv.host, wanted_pool = pool.values();
+      rig.RotateAndAppend(turns.host, q_norm.host, k_norm.host, adjacent, rows, wanted_pool);
+      ExpectPool(c.is_float8, pool, wanted_pool);
+      const std::vector<Bf16> got = qkv.Read();
+      std::vector<Bf16> got_queries;
+      std::vector<double> queries;
+      const int query_columns = c.shape.num_heads * c.shape.head_dim;
       for (int row = 0; row < rig.num_rows(); ++row) {
-        const auto rotate = [&](int head, const std::vector<Bf16>& norm) {
-          Bf16* x = rotated.data() + size_t(row) * rig.columns() + head * dim;
-          double squares = 0;
-          for (int i = 0; i < dim; ++i) squares += Value(x[i]) * Value(x[i]);
-          for (int i = 0; i < half; ++i) {
-            const int first = adjacent ? 2 * i : i, second = adjacent ? 2 * i + 1 : i + half;
-            const double scale = 1 / std::sqrt(squares / dim + 1e-6);
-            const double u = Value(x[first]) * scale * Value(norm[first]),
-                         v = Value(x[second]) * scale * Value(norm[second]);
-            const float2 turn = turns[size_t(row) * half + i];
-            // Squares are those before this pair changes.
-            x[first] = __float2bfloat16(float(u * turn.x - v * turn.y));
-            x[second] = __float2bfloat16(float(u * turn.y + v * turn.x));
-          }
-        };
-        for (int head = 0; head < c.shape.num_heads; ++head) rotate(head, q_norm.host);
-        for (int head = 0; head < c.shape.num_kv_heads; ++head) {
-          const int key_head = c.shape.num_heads + head, value_head = key_head + c.shape.num_kv_heads;
-          rotate(key_head, k_norm.host);
-          const Bf16* row_begin = rotated.data() + size_t(row) * rig.columns();
-          std::copy_n(row_begin + key_head * dim, dim,
-                      wanted_pool.begin() + rig.Slot(row, rig.positions()[row], 0, head));
-          std::copy_n(row_begin + value_head * dim, dim,
-                      wanted_pool.begin() + rig.Slot(row, rig.positions()[row], 1, head));
+        for (int column = 0; column < query_columns; ++column) {
+          got_queries.push_back(got[size_t(row) * rig.columns() + column]);
+          queries.push_back(Value(rows[size_t(row) * rig.columns() + column]));
         }
       }
-      if (c.is_float8) {
-        // The kernel rounds once: where bf16 lies between, a code may be the next one.
-        std::vector<double> all;
-        for (Bf16 value : Float8Values(Float8Codes(wanted_pool))) all.push_back(Value(value));
-        wanted_pool = pool.Read();
-        ExpectNear(wanted_pool, all, 0.13, "pool");
-      } else {
-        std::vector<double> all;
-        for (Bf16 value : wanted_pool) all.push_back(Value(value));
-        ExpectNear(pool.Read(), all, 0.01, "pool");
-      }
-      ExpectNear(out.Read(), rig.Attend(rotated, wanted_pool), 0.02, "out");
+      ExpectNear(got_queries, queries, 0.01, "queries");
       if (HasFailure()) return;
     }
   }
