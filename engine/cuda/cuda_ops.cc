@@ -28,6 +28,7 @@
 #include "engine/cuda/row_kernels.h"
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/step_inputs.h"
+#include "engine/cuda/streamed_attention.h"
 #include "engine/cuda/streamed_linear.h"
 
 namespace tandem {
@@ -141,7 +142,7 @@ class CudaOps final : public Ops {
     PagedAttentionArguments arguments = Attention(qkv, layer, kv, out);
     arguments.max_rows = has_chunk_plan_ ? 1 : max_sequence_rows_;
     if (has_single_rows_ || !has_chunk_plan_)
-      CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
+      LaunchAttention(arguments);
     if (has_chunk_plan_) {
       CheckCuda(chunk_attention_->Attend(layer, arguments.pages, step_.pages, arguments.qkv, step_.rows, arguments.out),
                 "ChunkAttention");
@@ -163,7 +164,7 @@ class CudaOps final : public Ops {
     PagedAttentionArguments arguments = Attention(qkv, layer, kv, out);
     arguments.rotation = Rotation(norm);
     arguments.appends = true;
-    CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
+    LaunchAttention(arguments);
   }
 
   void SiluMul(const Activation& gate_up, int rows, Activation& out) override {
@@ -250,6 +251,14 @@ class CudaOps final : public Ops {
     return arguments;
   }
 
+  void LaunchAttention(const PagedAttentionArguments& arguments) {
+    if (IsStreamedAttention(arguments, compute_major_, multiprocessors_)) {
+      CheckCuda(LaunchStreamedAttention(arguments, multiprocessors_, stream_), "LaunchStreamedAttention");
+    } else {
+      CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
+    }
+  }
+
   const CudaOpsOptions options_;
   int multiprocessors_ = 0, compute_major_ = 0;
   cudaStream_t stream_ = nullptr;
@@ -317,8 +326,11 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   const int most_parts = splitter.MostParts(options.max_sequences);
   RETURN_IF_ERROR(allocate(ops->frequencies_, half * sizeof(double)));
   RETURN_IF_ERROR(allocate(ops->turns_, options.max_rows * half * sizeof(float2)));
-  RETURN_IF_ERROR(allocate(ops->partial_, PartialFloats(shape, most_parts) * sizeof(float)));
-  RETURN_IF_ERROR(allocate(ops->arrived_, NumArrived(shape, most_parts) * sizeof(uint32_t)));
+  const int blocks = ops->multiprocessors_;
+  RETURN_IF_ERROR(allocate(ops->partial_, std::max(PartialFloats(shape, most_parts), StreamedPartialFloats(shape, blocks)) *
+                                              sizeof(float)));
+  RETURN_IF_ERROR(
+      allocate(ops->arrived_, std::max(NumArrived(shape, most_parts), StreamedArrived(blocks)) * sizeof(uint32_t)));
   ASSIGN_OR_RETURN(ops->chunk_attention_,
                    ChunkAttention::Create({.shape = shape,
                                            .layout = options.kv_layout,

@@ -20,6 +20,7 @@
 #include "engine/cuda/row_kernels.h"
 #include "engine/cuda/sample_kernel.h"
 #include "engine/cuda/skinny_linear.h"
+#include "engine/cuda/streamed_attention.h"
 #include "engine/cuda/streamed_linear.h"
 #include "tests/bench/device_bench.h"
 #include "tests/bench/device_read.h"
@@ -109,6 +110,7 @@ class Bench {
         Decode(batch, context, context, float8);
       }
     }
+    for (int batch : {16, 24, 40, 64}) Decode(batch, 2048, 2048, /*float8=*/false);
     for (int batch : {4, 13, 32}) Decode(batch, 8192, 131072, /*float8=*/false);
     for (int tokens : {128, 1024, 2048, 8192}) Prefill(tokens, tokens);
     Prefill(2048, 8192);
@@ -254,15 +256,16 @@ class Bench {
   // Sequences of one row with pages in random order, and attention over them. There are several layers' worth of pages,
   // so that none is in the cache when its turn comes.
   struct DecodeRig {
-    DeviceMemory pool, parts, table, partial, arrived, turns;
+    DeviceMemory pool, parts, sequences, table, partial, arrived, turns;
     int64_t layer_bytes = 0;
     int copies = 1;
     PagedAttentionArguments arguments;
 
-    // Of the layer of this number.
-    void Attend(int layer, cudaStream_t stream) {
+    // Of the layer of this number; streamed where `blocks` is not 0.
+    void Attend(int layer, int blocks, cudaStream_t stream) {
       arguments.pages.base = pool.as<uint8_t>() + layer % copies * layer_bytes;
-      CheckCuda(LaunchPagedAttention(arguments, stream), "LaunchPagedAttention");
+      CheckCuda(blocks == 0 ? LaunchPagedAttention(arguments, stream) : LaunchStreamedAttention(arguments, blocks, stream),
+                "attention");
     }
   };
   // The first sequence has a context of `longest`.
@@ -290,13 +293,15 @@ class Bench {
     for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>((i * 7919) % pages));
     rig.parts = CopyOf(parts);
     rig.table = CopyOf(table);
-    rig.partial = Allocate(PartialFloats(kShape, num_parts) * 4);
-    const std::vector<uint32_t> zeros(NumArrived(kShape, num_parts));
+    rig.sequences = CopyOf(sequences);
+    rig.partial = Allocate(std::max(PartialFloats(kShape, num_parts), StreamedPartialFloats(kShape, multiprocessors_)) * 4);
+    const std::vector<uint32_t> zeros(std::max(NumArrived(kShape, num_parts), StreamedArrived(multiprocessors_)));
     rig.arrived = CopyOf(zeros);
     rig.turns = Allocate(batch * (kShape.head_dim / 2) * sizeof(float2));
     PagedAttentionArguments& a = rig.arguments;
     a.step.parts = rig.parts.as<AttentionPart>();
     a.step.num_parts = num_parts;
+    a.step.sequences = rig.sequences.as<SequenceView>();
     a.step.pages = rig.table.as<int32_t>();
     a.step.rows = a.step.num_sequences = batch;
     a.shape = kShape;
@@ -365,7 +370,9 @@ class Bench {
       CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
       for (int layer = 0; layer < kLayers; ++layer) {
         linear(hidden, qkv, 6144, 4096, true, false, false);
-        if (with_attention) rig.Attend(layer, stream_);
+        if (with_attention) {
+          rig.Attend(layer, IsStreamedAttention(rig.arguments, 9, multiprocessors_) ? multiprocessors_ : 0, stream_);
+        }
         linear(attended, hidden, 4096, 4096, false, false, true);
         linear(hidden, activated, 28672, 4096, true, true, false);
         linear(activated, hidden, 4096, 14336, false, false, true);
@@ -385,10 +392,14 @@ class Bench {
 
   void Decode(int batch, int context, int longest, bool float8) {
     DecodeRig rig = MakeDecodeRig(batch, context, longest, float8, in_.as<Bf16>(), out_.as<Bf16>());
-    const double us = MicrosecondsOf([&](int i) { rig.Attend(i, stream_); }, 100);
-    const double rate = static_cast<double>(rig.layer_bytes) / us * 1e-6;
-    printf("attention%s batch %3d context %5d, one of %6d: %7.1f us, %.3f TB/s, %.2f of copy\n", float8 ? " FP8" : "",
-           batch, context, longest, us, rate, rate / bandwidth_);
+    for (int blocks : {0, multiprocessors_}) {
+      if (blocks > 0 && !HasStreamedAttention(rig.arguments, 9)) continue;
+      const double us = MicrosecondsOf([&](int i) { rig.Attend(i, blocks, stream_); }, 100);
+      const double rate = static_cast<double>(rig.layer_bytes) / us * 1e-6;
+      printf("%s attention%s batch %3d context %5d, one of %6d: %7.1f us, %.3f TB/s, %.2f of copy\n",
+             blocks == 0 ? "paged   " : "streamed", float8 ? " FP8" : "", batch, context, longest, us, rate,
+             rate / bandwidth_);
+    }
   }
 
   void Prefill(int rows, int context) {

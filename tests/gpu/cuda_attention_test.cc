@@ -14,6 +14,7 @@
 #include "engine/cuda/chunk_attention.h"
 #include "engine/cuda/paged_attention.h"
 #include "engine/cuda/row_kernels.h"
+#include "engine/cuda/streamed_attention.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/device_values.h"
 #include "tests/support/status_matchers.h"
@@ -314,12 +315,51 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
         Check(LaunchPagedAttention(a, nullptr));
         Finish();
       }
-
       std::vector<Bf16> rotated = qkv.host;
       std::vector<Bf16> wanted_pool = pool.values();
       rig.RotateAndAppend(turns, q_norm.host, k_norm.host, adjacent, rotated, wanted_pool);
       ExpectPool(c.is_float8, pool, wanted_pool);
-      ExpectNear(out.Read(), rig.Attend(rotated, wanted_pool), 0.02, "out");
+      const std::vector<double> wanted = rig.Attend(rotated, wanted_pool);
+      ExpectNear(out.Read(), wanted, 0.02, "out");
+
+      Both<SequenceView> sequences(rig.sequences());
+      a.step.sequences = sequences.device();
+      a.step.num_sequences = static_cast<int>(sequences.host.size());
+      if (!HasStreamedAttention(a, compute_major_)) continue;
+      for (int blocks : {1, 7, multiprocessors_}) {
+        TestPool other_pool(rig.PoolValues(random_), c.is_float8);
+        Both<Bf16> other(std::vector<Bf16>(out.host.size()));
+        Both<float> streamed_partial(std::vector<float>(StreamedPartialFloats(c.shape, blocks)));
+        Both<uint32_t> streamed_arrived(std::vector<uint32_t>(StreamedArrived(blocks)));
+        a.pages = rig.Pages(other_pool);
+        a.partial = streamed_partial.device();
+        a.arrived = streamed_arrived.device();
+        a.out = other.device();
+        for (int repeat = 0; repeat < 2; ++repeat) {
+          Check(LaunchStreamedAttention(a, blocks, nullptr));
+          Finish();
+        }
+        std::vector<Bf16> other_rotated = qkv.host, other_wanted = other_pool.values();
+        rig.RotateAndAppend(turns, q_norm.host, k_norm.host, adjacent, other_rotated, other_wanted);
+        ExpectNear(other.Read(), rig.Attend(other_rotated, other_wanted), 0.02, "out of the streamed kernel");
+        std::vector<double> slots;
+        for (const auto& values : {other_pool.Read(), other_wanted}) {
+          std::vector<Bf16> of_values;
+          for (int i = 0; i < rig.num_rows(); ++i) {
+            for (int plane : {0, 1}) {
+              for (int head = 0; head < c.shape.num_kv_heads; ++head) {
+                const int64_t slot = rig.Slot(i, rig.positions()[i], plane, head);
+                of_values.insert(of_values.end(), values.begin() + slot, values.begin() + slot + dim);
+              }
+            }
+          }
+          if (slots.empty()) {
+            for (Bf16 value : of_values) slots.push_back(Value(value));
+          } else {
+            ExpectNear(of_values, slots, 0.01, "slots of the streamed kernel");
+          }
+        }
+      }
       if (HasFailure()) return;
     }
   }
@@ -419,6 +459,14 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
     const StepBatch batch = rig.Batch();
     a.step.parts = single.device();
     a.max_rows = 1;
+    Both<SequenceView> sequences(rig.sequences());
+    Both<float> streamed_partial(std::vector<float>(StreamedPartialFloats(c.shape, multiprocessors_)));
+    Both<uint32_t> streamed_arrived(std::vector<uint32_t>(StreamedArrived(multiprocessors_)));
+    PagedAttentionArguments streamed = a;
+    streamed.step.sequences = sequences.device();
+    streamed.step.num_sequences = static_cast<int>(sequences.host.size());
+    streamed.partial = streamed_partial.device();
+    streamed.arrived = streamed_arrived.device();
     for (int blocks : {multiprocessors_, 3}) {
       Both<Bf16> other(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
       const int64_t all_pages = static_cast<int64_t>(rig.page_table().size());
@@ -430,8 +478,12 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
       for (int layer = 0; layer < rig.layout().num_layers; ++layer) {
         Check((*chunks)->Attend(layer, a.pages, pages.device(), qkv.device(), rig.num_rows(), other.device()));
       }
-      a.out = other.device();
-      Check(LaunchPagedAttention(a, nullptr));
+      a.out = streamed.out = other.device();
+      if (blocks == 3 && HasStreamedAttention(streamed, compute_major_)) {
+        Check(LaunchStreamedAttention(streamed, multiprocessors_, nullptr));
+      } else {
+        Check(LaunchPagedAttention(a, nullptr));
+      }
       Finish();
       ExpectNear(other.Read(), wanted, 0.02, "by the kernel for chunks");
     }

@@ -1,0 +1,415 @@
+#include "engine/cuda/streamed_attention.h"
+
+#include <cuda.h>
+
+#include <algorithm>
+
+#include "engine/cuda/device_code.cuh"
+#include "engine/cuda/hopper_code.cuh"
+#include "engine/cuda/launch.h"
+
+// How it works. An item is a sequence, a KV head and up to 8 query heads that share it. The tokens of all items, 16 at a
+// time, make one line that is cut into as many even stretches as there are blocks, one for each multiprocessor. One warp
+// orders copies of keys and values, stretch end to stretch end, as far ahead as the ring is long; eight warps take
+// tiles of 16 tokens in turn, each for itself, and put their outputs together where an item ends. Where a cut divides
+// an item, the last of its blocks puts the parts together.
+//
+// The new token is not read from its page, where it is being written: its row is put into the tile by hand.
+
+namespace tandem {
+namespace {
+
+constexpr int kWarps = 8;  // That multiply.
+constexpr int kConsumers = kWarps * 32;
+constexpr int kThreads = kConsumers + 32;
+constexpr int kTile = 16;  // Tokens.
+constexpr int kColumns = 8;
+constexpr int kStages = 2 * kWarps;
+constexpr int kMostSequences = 1024;
+constexpr int kConsumersBarrier = 1;
+constexpr float kNever = -1e30f;
+
+template <int kAtoms>
+struct Sizes {
+  static constexpr int kHeadDim = kAtoms * kAtom;
+  static constexpr int kAtomTileBytes = kTile * kAtomBytes;
+  static constexpr int kValues = kAtoms * kAtomTileBytes;  // Behind a tile's keys.
+  static constexpr int kStageBytes = 2 * kValues;
+  static constexpr int kOutputFloats = kColumns * (kHeadDim + 2);  // Outputs, their maxima and sums.
+  static constexpr int kShared = kStages * kStageBytes + kWarps * kOutputFloats * 4 + kRingAlignment;
+};
+
+// Where 16 bytes of a row lie in a tile of keys or values.
+template <int kAtoms>
+__device__ __forceinline__ int Place(int row, int chunk) {
+  return chunk / 8 * Sizes<kAtoms>::kAtomTileBytes + row * kAtomBytes + (chunk % 8 ^ row % 8) * 16;
+}
+
+// The line of all tiles.
+struct Line {
+  const int* ends;  // [num_sequences]: tiles of this sequence and those before it, for one KV head and 8 query heads.
+  int num_sequences, heads;  // `heads`: items of a sequence.
+};
+
+// A stretch of an item.
+struct Stretch {
+  int sequence = 0, head = 0;
+  int first = 0, end = 0;     // Tiles of the item.
+  int tiles = 0;              // Of the whole item.
+  int64_t item_begin = 0;     // In the line.
+};
+
+// The stretch from `at` on, up to `end` or the end of its item.
+__device__ __forceinline__ Stretch StretchAt(const Line& line, int64_t at, int64_t end) {
+  int low = 0, high = line.num_sequences - 1;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (at < int64_t{line.ends[middle]} * line.heads) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  const int before = low == 0 ? 0 : line.ends[low - 1];
+  Stretch stretch;
+  stretch.sequence = low;
+  stretch.tiles = line.ends[low] - before;
+  const int64_t sequence_begin = int64_t{before} * line.heads;
+  stretch.head = static_cast<int>((at - sequence_begin) / stretch.tiles);
+  stretch.item_begin = sequence_begin + int64_t{stretch.head} * stretch.tiles;
+  stretch.first = static_cast<int>(at - stretch.item_begin);
+  stretch.end = static_cast<int>(min(static_cast<int64_t>(stretch.tiles), end - stretch.item_begin));
+  return stretch;
+}
+
+// ends[i] of a line: sums over the sequences, by all threads of the block.
+__device__ __forceinline__ void SumTiles(const StepView& step, int* ends) {
+  const auto tiles_of = [&](int i) {
+    const SequenceView sequence = step.sequences[i];
+    return sequence.num_rows == 1 ? (sequence.context_tokens + kTile - 1) / kTile : 0;
+  };
+  for (int i = threadIdx.x; i < step.num_sequences; i += kThreads) ends[i] = tiles_of(i);
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  const int lane = threadIdx.x;
+  int before = 0;
+  for (int first = 0; first < step.num_sequences; first += 32) {
+    int sum = first + lane < step.num_sequences ? ends[first + lane] : 0;
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, sum, distance);
+      if (lane >= distance) sum += other;
+    }
+    sum += before;
+    if (first + lane < step.num_sequences) ends[first + lane] = sum;
+    before = __shfl_sync(0xffffffffu, sum, 31);
+  }
+}
+
+template <int kAtoms>
+__device__ __forceinline__ void Produce(const PagedAttentionArguments& a, const CUtensorMap& map, const Line& line,
+                                        int64_t begin, int64_t end, int column_tiles, int heads_of_page, uint8_t* ring,
+                                        uint64_t* full, uint64_t* empty) {
+  using Size = Sizes<kAtoms>;
+  const int lane = threadIdx.x % 32;
+  if (!a.appends) WaitForEarlierKernels();  // One of them wrote the new tokens.
+  RingPlace<kStages> place;
+  for (int64_t at = begin; at < end;) {
+    const Stretch stretch = StretchAt(line, at, end);
+    const int first_page = a.step.sequences[stretch.sequence].first_page;
+    const int kv_head = stretch.head / column_tiles;
+    for (int first = stretch.first; first < stretch.end; first += 32) {
+      int page = 0;
+      if (first + lane < stretch.end) page = a.step.pages[first_page + (first + lane) * kTile / a.pages.page_tokens];
+      for (int i = first; i < min(stretch.end, first + 32); ++i) {
+        const int index = __shfl_sync(0xffffffffu, page, i - first) * heads_of_page + kv_head;
+        place.WaitEmpty(empty);
+        if (lane == 0) {
+          Barrier::arrive_and_expect_tx(&full[place.stage], Size::kStageBytes);
+          cute::SM90_TMA_LOAD_5D::copy(&map, &full[place.stage],
+                                       static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_FIRST),
+                                       ring + place.stage * Size::kStageBytes, 0, i * kTile % a.pages.page_tokens, 0, 0,
+                                       index);
+        }
+        place.Next();
+      }
+    }
+    at += stretch.end - stretch.first;
+  }
+}
+
+template <int kAtoms>
+__global__ void __launch_bounds__(kThreads)
+    StreamedAttentionKernel(PagedAttentionArguments a, const __grid_constant__ CUtensorMap map, int column_tiles,
+                            int heads_of_page) {
+  using Size = Sizes<kAtoms>;
+  constexpr int kHeadDim = Size::kHeadDim;
+  extern __shared__ uint8_t shared[];
+  __shared__ uint64_t full[kStages], empty[kStages];
+  __shared__ int ends[kMostSequences];
+  __shared__ __align__(16) __nv_bfloat16 queries[2][kColumns][kHeadDim], new_token[2][kHeadDim];
+  __shared__ bool is_last;
+  LetNextKernelBegin();
+  uint8_t* const ring = AlignedRing(shared);
+  float* const outputs = reinterpret_cast<float*>(ring + kStages * Size::kStageBytes);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group_lane = lane / 4, quad = lane % 4;
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      Barrier::init(&full[stage], 1);
+      Barrier::init(&empty[stage], 1);
+    }
+    cutlass::arch::fence_barrier_init();
+  }
+  SumTiles(a.step, ends);
+  __syncthreads();
+  const Line line = {ends, a.step.num_sequences, a.shape.num_kv_heads * column_tiles};
+  const int64_t all = int64_t{ends[a.step.num_sequences - 1]} * line.heads;
+  const int64_t length = (all + gridDim.x - 1) / gridDim.x;  // Of a block's part of the line.
+  const int64_t begin = min(all, blockIdx.x * length), end = min(all, begin + length);
+  if (warp == kWarps) {
+    Produce<kAtoms>(a, map, line, begin, end, column_tiles, heads_of_page, ring, full, empty);
+    WaitForEarlierKernels();
+    return;
+  }
+
+  WaitForEarlierKernels();
+  const int group = a.shape.num_heads / a.shape.num_kv_heads;
+  const int qkv_columns = (a.shape.num_heads + 2 * a.shape.num_kv_heads) * kHeadDim;
+  const float scale = rsqrtf(static_cast<float>(kHeadDim)) * 1.44269504f;  // Exponentials are of 2.
+  int index = warp;  // This warp's next tile, counted from `begin`.
+  int items = 0;
+  for (int64_t at = begin; at < end;) {
+    const Stretch stretch = StretchAt(line, at, end);
+    const int64_t next = at + (stretch.end - stretch.first);
+    const SequenceView sequence = a.step.sequences[stretch.sequence];
+    const int kv_head = stretch.head / column_tiles, first_column = stretch.head % column_tiles * kColumns;
+    const int columns = min(kColumns, group - first_column);
+    const __nv_bfloat16* const row = a.qkv + static_cast<int64_t>(sequence.first_row) * qkv_columns;
+    const float2* const turns = a.rotation.turns + static_cast<int64_t>(sequence.first_row) * (kHeadDim / 2);
+    auto& query = queries[items++ % 2];
+    if (warp >= columns) {
+      for (int i = lane; i < kHeadDim; i += 32) query[warp][i] = __float2bfloat16(0);
+    } else {
+      const __nv_bfloat16* in = row + (kv_head * group + first_column + warp) * kHeadDim;
+      if (a.appends) {
+        RotateHead<kHeadDim>(in, a.rotation.q_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs, query[warp]);
+      } else {
+        for (int i = lane; i < kHeadDim; i += 32) query[warp][i] = in[i];
+      }
+    }
+    const int last_tile = stretch.tiles - 1, position = sequence.context_tokens - 1;
+    // The warp that comes to the new token writes it.
+    const bool has_new =
+        a.appends && stretch.end == stretch.tiles && (next - 1 - begin) % kWarps == static_cast<int64_t>(warp);
+    if (has_new) {
+      const __nv_bfloat16* key = row + (a.shape.num_heads + kv_head) * kHeadDim;
+      RotateHead<kHeadDim>(key, a.rotation.k_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs, new_token[0]);
+      const int page = a.step.pages[sequence.first_page + position / a.pages.page_tokens];
+      auto* slot = reinterpret_cast<__nv_bfloat16*>(a.pages.base + page * a.pages.page_bytes +
+                                                    kv_head * a.pages.head_bytes +
+                                                    position % a.pages.page_tokens * (kHeadDim * 2));
+      const int64_t to_value = a.pages.value_offset / 2;
+      __syncwarp();
+      for (int i = lane; i < kHeadDim; i += 32) {
+        new_token[1][i] = key[a.shape.num_kv_heads * kHeadDim + i];
+        slot[i] = new_token[0][i];
+        slot[to_value + i] = new_token[1][i];
+      }
+      __syncwarp();
+    }
+    SyncNamed(kConsumersBarrier, kConsumers);
+    uint32_t q[kHeadDim / 16][2];
+#pragma unroll
+    for (int k = 0; k < kHeadDim / 16; ++k) {
+      q[k][0] = *reinterpret_cast<const uint32_t*>(&query[group_lane][k * 16 + quad * 2]);
+      q[k][1] = *reinterpret_cast<const uint32_t*>(&query[group_lane][k * 16 + 8 + quad * 2]);
+    }
+    float top[2] = {kNever, kNever}, sum[2] = {0, 0};
+    float o[kHeadDim / 16][4] = {};
+    for (; index < next - begin; index += kWarps) {
+      const int stage = index % kStages;
+      Barrier::wait(&full[stage], index / kStages & 1);
+      const uint32_t keys = SharedAddress(ring) + stage * Size::kStageBytes, values = keys + Size::kValues;
+      const int tile = stretch.first + static_cast<int>(index - (at - begin));
+      const int seen = tile == last_tile ? position % kTile + 1 : kTile;  // Of its tokens.
+      if (tile == last_tile) {
+        for (int i = lane; i < (kTile - seen + 1) * (kHeadDim / 8); i += 32) {
+          const int token = seen - 1 + i / (kHeadDim / 8), chunk = i % (kHeadDim / 8);
+          const bool is_new = token == seen - 1;
+          if (is_new && !a.appends) continue;
+          // Behind the context lies anything, which a weight of zero does not undo if it is no number.
+          const uint4 zero = make_uint4(0, 0, 0, 0);
+          const uint32_t place = Place<kAtoms>(token, chunk);
+          StoreShared(keys + place, is_new ? reinterpret_cast<const uint4*>(new_token[0])[chunk] : zero);
+          StoreShared(values + place, is_new ? reinterpret_cast<const uint4*>(new_token[1])[chunk] : zero);
+        }
+        __syncwarp();
+      }
+      float s[4] = {};
+#pragma unroll
+      for (int k = 0; k < kHeadDim / 16; ++k) {
+        uint32_t m[4];
+        // Matrices: tokens 0-7 and 8-15 of chunk 2k, then of chunk 2k + 1.
+        LoadMatrices(m, keys + Place<kAtoms>(lane % 16, 2 * k + lane / 16));
+        MultiplyAdd(s, m[0], m[1], m[2], m[3], q[k][0], q[k][1]);
+      }
+      // s: tokens group_lane and group_lane + 8, columns 2 quad and 2 quad + 1.
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[i] = group_lane + 8 * (i / 2) < seen ? s[i] * scale : kNever;
+      float factor[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float tile_top = fmaxf(s[i], s[i + 2]);
+#pragma unroll
+        for (int step = 4; step < 32; step *= 2) {
+          tile_top = fmaxf(tile_top, __shfl_xor_sync(0xffffffffu, tile_top, step));
+        }
+        const float new_top = fmaxf(top[i], tile_top);
+        factor[i] = Exp2(top[i] - new_top);
+        top[i] = new_top;
+        s[i] = Exp2(s[i] - new_top);
+        s[i + 2] = Exp2(s[i + 2] - new_top);
+        sum[i] = sum[i] * factor[i] + s[i] + s[i + 2];
+      }
+      if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) {
+#pragma unroll
+        for (int d = 0; d < kHeadDim / 16; ++d) {
+          o[d][0] *= factor[0];
+          o[d][1] *= factor[1];
+          o[d][2] *= factor[0];
+          o[d][3] *= factor[1];
+        }
+      }
+      // From rows of tokens to columns of tokens.
+      const uint32_t p0 = TransposeMatrix(PackPair(s[0], s[1])), p1 = TransposeMatrix(PackPair(s[2], s[3]));
+#pragma unroll
+      for (int d = 0; d < kHeadDim / 16; ++d) {
+        uint32_t m[4];
+        // Matrices: tokens 0-7 of chunks 2d and 2d + 1, then tokens 8-15; transposed.
+        LoadMatricesTransposed(m, values + Place<kAtoms>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
+        MultiplyAdd(o[d], m[0], m[1], m[2], m[3], p0, p1);
+      }
+      __syncwarp();
+      if (lane == 0) Barrier::arrive(&empty[stage]);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
+    }
+
+    // Together over the warps: [column][head_dim], then top and sum, of each.
+    const auto output_of = [&](int w, int column) { return outputs + (w * kColumns + column) * (kHeadDim + 2); };
+#pragma unroll
+    for (int d = 0; d < kHeadDim / 16; ++d) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) output_of(warp, quad * 2 + i % 2)[d * 16 + group_lane + 8 * (i / 2)] = o[d][i];
+    }
+    if (group_lane == 0) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        output_of(warp, quad * 2 + i)[kHeadDim] = top[i];
+        output_of(warp, quad * 2 + i)[kHeadDim + 1] = sum[i];
+      }
+    }
+    SyncNamed(kConsumersBarrier, kConsumers);
+    // Puts `count` outputs of this warp's column together.
+    const auto combine = [&](int count, auto read, auto write) {
+      float all_top = kNever, all_sum = 0;
+      for (int i = lane; i < count; i += 32) all_top = fmaxf(all_top, read(i, kHeadDim));
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) all_top = fmaxf(all_top, __shfl_xor_sync(0xffffffffu, all_top, step));
+      for (int i = lane; i < count; i += 32) all_sum += read(i, kHeadDim + 1) * Exp2(read(i, kHeadDim) - all_top);
+      all_sum = SumOfWarp(all_sum);
+      float values[kHeadDim / 32] = {};
+#pragma unroll 8
+      for (int i = 0; i < count; ++i) {
+        const float weight = Exp2(read(i, kHeadDim) - all_top);
+#pragma unroll
+        for (int d = 0; d < kHeadDim / 32; ++d) values[d] += weight * read(i, d * 32 + lane);
+      }
+#pragma unroll
+      for (int d = 0; d < kHeadDim / 32; ++d) write(d * 32 + lane, values[d], all_top, all_sum);
+    };
+    const auto read_output = [&](int w, int i) { return output_of(w, warp)[i]; };
+    __nv_bfloat16* const out =
+        a.out + (static_cast<int64_t>(sequence.first_row) * a.shape.num_heads + kv_head * group + first_column + warp) *
+                    kHeadDim;
+    const auto write_out = [&](int d, float value, float, float total) { out[d] = __float2bfloat16_rn(value / total); };
+    const int64_t first_block = stretch.item_begin / length;
+    const int blocks = static_cast<int>((stretch.item_begin + stretch.tiles - 1) / length - first_block) + 1;
+    if (blocks == 1) {
+      if (warp < columns) combine(kWarps, read_output, write_out);
+    } else {
+      // Of a block's memory for parts, the first half is for an item that began before it.
+      const auto part_of = [&](int block) {
+        return a.partial + ((first_block + block) * 2 + (block == 0 ? 1 : 0)) * Size::kOutputFloats +
+               warp * (kHeadDim + 2);
+      };
+      if (warp < columns) {
+        float* const to = part_of(static_cast<int>(blockIdx.x - first_block));
+        combine(kWarps, read_output, [&](int d, float value, float all_top, float all_sum) {
+          to[d] = value;
+          if (d == 0) {
+            to[kHeadDim] = all_top;
+            to[kHeadDim + 1] = all_sum;
+          }
+        });
+      }
+      __threadfence();
+      SyncNamed(kConsumersBarrier, kConsumers);
+      if (threadIdx.x == 0) {
+        uint32_t* arrived = a.arrived + first_block;
+        is_last = atomicAdd(arrived, 1) == blocks - 1;
+        if (is_last) *arrived = 0;
+      }
+      SyncNamed(kConsumersBarrier, kConsumers);
+      if (is_last && warp < columns) {
+        __threadfence();
+        combine(blocks, [&](int block, int i) { return __ldcg(part_of(block) + i); }, write_out);
+      }
+    }
+    at = next;
+  }
+}
+
+template <int kAtoms>
+cudaError_t Launch(const PagedAttentionArguments& a, int multiprocessors, cudaStream_t stream) {
+  constexpr int64_t kRowBytes = kAtoms * kAtomBytes;
+  const int group = a.shape.num_heads / a.shape.num_kv_heads;
+  CUtensorMap map;
+  // A page's heads, of keys and of values, and of all layers, are as many bytes apart.
+  const cudaError_t error = MakeTensorMap(reinterpret_cast<const __nv_bfloat16*>(a.pages.base),
+                                          {kAtom, a.pages.page_tokens, kAtoms, 2, INT32_MAX},
+                                          {kRowBytes, kAtomBytes, a.pages.value_offset, a.pages.head_bytes},
+                                          {kTile, kAtoms, 2, 1}, &map);
+  if (error != cudaSuccess) return error;
+  return LaunchEarly<SharedMemory::kMost>(StreamedAttentionKernel<kAtoms>, multiprocessors, kThreads,
+                                          Sizes<kAtoms>::kShared, stream, a, map, (group + kColumns - 1) / kColumns,
+                                          static_cast<int>(a.pages.page_bytes / a.pages.head_bytes));
+}
+
+}  // namespace
+
+bool HasStreamedAttention(const PagedAttentionArguments& a, int compute_major) {
+  const int dim = a.shape.head_dim;
+  return compute_major == 9 && (dim == 64 || dim == 128) && !a.pages.is_float8 && a.max_rows == 1 &&
+         a.pages.page_tokens % kTile == 0 && a.pages.page_bytes % a.pages.head_bytes == 0 &&
+         a.step.num_sequences <= kMostSequences;
+}
+
+bool IsStreamedAttention(const PagedAttentionArguments& a, int compute_major, int multiprocessors) {
+  return HasStreamedAttention(a, compute_major) &&
+         int64_t{a.step.num_sequences} * BlocksOfPart(a.shape) >= 2 * multiprocessors;
+}
+
+cudaError_t LaunchStreamedAttention(const PagedAttentionArguments& a, int multiprocessors, cudaStream_t stream) {
+  return a.shape.head_dim == 64 ? Launch<1>(a, multiprocessors, stream) : Launch<2>(a, multiprocessors, stream);
+}
+
+int64_t StreamedPartialFloats(const HeadShape& shape, int multiprocessors) {
+  return int64_t{multiprocessors} * 2 * kColumns * (shape.head_dim + 2);
+}
+int64_t StreamedArrived(int multiprocessors) { return multiprocessors; }
+
+}  // namespace tandem
