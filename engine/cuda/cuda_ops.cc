@@ -141,8 +141,7 @@ class CudaOps final : public Ops {
   void PagedAttention(const Activation& qkv, int layer, const KvPoolView& kv, Activation& out) override {
     PagedAttentionArguments arguments = Attention(qkv, layer, kv, out);
     arguments.max_rows = has_chunk_plan_ ? 1 : max_sequence_rows_;
-    if (has_single_rows_ || !has_chunk_plan_)
-      LaunchAttention(arguments);
+    if (has_single_rows_ || !has_chunk_plan_) LaunchAttention(arguments);
     if (has_chunk_plan_) {
       CheckCuda(chunk_attention_->Attend(layer, arguments.pages, step_.pages, arguments.qkv, step_.rows, arguments.out),
                 "ChunkAttention");
@@ -327,8 +326,8 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const CudaOpsOptions& optio
   RETURN_IF_ERROR(allocate(ops->frequencies_, half * sizeof(double)));
   RETURN_IF_ERROR(allocate(ops->turns_, options.max_rows * half * sizeof(float2)));
   const int blocks = ops->multiprocessors_;
-  RETURN_IF_ERROR(allocate(ops->partial_, std::max(PartialFloats(shape, most_parts), StreamedPartialFloats(shape, blocks)) *
-                                              sizeof(float)));
+  RETURN_IF_ERROR(allocate(
+      ops->partial_, std::max(PartialFloats(shape, most_parts), StreamedPartialFloats(shape, blocks)) * sizeof(float)));
   RETURN_IF_ERROR(
       allocate(ops->arrived_, std::max(NumArrived(shape, most_parts), StreamedArrived(blocks)) * sizeof(uint32_t)));
   ASSIGN_OR_RETURN(ops->chunk_attention_,

@@ -8,11 +8,13 @@
 #include "engine/cuda/hopper_code.cuh"
 #include "engine/cuda/launch.h"
 
-// How it works. An item is a sequence, a KV head and up to 8 query heads that share it. The tokens of all items, 16 at a
-// time, make one line that is cut into as many even stretches as there are blocks, one for each multiprocessor. One warp
-// orders copies of keys and values, stretch end to stretch end, as far ahead as the ring is long; eight warps take
-// tiles of 16 tokens in turn, each for itself, and put their outputs together where an item ends. Where a cut divides
-// an item, the last of its blocks puts the parts together.
+// How it works. A slice is a KV head and up to 8 query heads that share it; an item is a sequence and some neighbouring
+// slices, all 8 of a model that has so many. The tokens of all items, 16 at a time, make one line that is cut into as
+// many even stretches as there are blocks, one for each multiprocessor. One warp orders copies of keys and values, from
+// end to end, as far ahead as the ring is long: of neighbouring heads one after the other, which lie side by side in a
+// page. Eight warps multiply, each for one slice, and where there are fewer slices, tiles of 16 tokens in turn; where
+// an item ends, those of a slice put their outputs together, and where a cut divides an item, the last of its blocks
+// does.
 //
 // The new token is not read from its page, where it is being written: its row is put into the tile by hand.
 
@@ -24,8 +26,8 @@ constexpr int kConsumers = kWarps * 32;
 constexpr int kThreads = kConsumers + 32;
 constexpr int kTile = 16;  // Tokens.
 constexpr int kColumns = 8;
-constexpr int kStages = 2 * kWarps;
-constexpr int kMostSequences = 1024;
+constexpr int kStages = kWarps;  // So few that a block of streamed_linear is there beside it.
+constexpr int kMostSequences = 512;
 constexpr int kConsumersBarrier = 1;
 constexpr float kNever = -1e30f;
 
@@ -45,18 +47,25 @@ __device__ __forceinline__ int Place(int row, int chunk) {
   return chunk / 8 * Sizes<kAtoms>::kAtomTileBytes + row * kAtomBytes + (chunk % 8 ^ row % 8) * 16;
 }
 
+// How heads are cut.
+struct Cut {
+  int column_tiles = 1;   // Slices of a KV head.
+  int slices = 1;         // Of an item; divides kWarps.
+  int heads_of_page = 0;  // So many of them lie between the heads of one page and those of the next.
+};
+
 // The line of all tiles.
 struct Line {
-  const int* ends;  // [num_sequences]: tiles of this sequence and those before it, for one KV head and 8 query heads.
-  int num_sequences, heads;  // `heads`: items of a sequence.
+  const int* ends;           // [num_sequences]: tiles of this sequence and those before it.
+  int num_sequences, items;  // `items`: of a sequence.
 };
 
 // A stretch of an item.
 struct Stretch {
-  int sequence = 0, head = 0;
-  int first = 0, end = 0;     // Tiles of the item.
-  int tiles = 0;              // Of the whole item.
-  int64_t item_begin = 0;     // In the line.
+  int sequence = 0, item = 0;
+  int first = 0, end = 0;  // Tiles of the item.
+  int tiles = 0;           // Of the whole item.
+  int64_t item_begin = 0;  // In the line.
 };
 
 // The stretch from `at` on, up to `end` or the end of its item.
@@ -64,7 +73,7 @@ __device__ __forceinline__ Stretch StretchAt(const Line& line, int64_t at, int64
   int low = 0, high = line.num_sequences - 1;
   while (low < high) {
     const int middle = (low + high) / 2;
-    if (at < int64_t{line.ends[middle]} * line.heads) {
+    if (at < int64_t{line.ends[middle]} * line.items) {
       high = middle;
     } else {
       low = middle + 1;
@@ -74,9 +83,9 @@ __device__ __forceinline__ Stretch StretchAt(const Line& line, int64_t at, int64
   Stretch stretch;
   stretch.sequence = low;
   stretch.tiles = line.ends[low] - before;
-  const int64_t sequence_begin = int64_t{before} * line.heads;
-  stretch.head = static_cast<int>((at - sequence_begin) / stretch.tiles);
-  stretch.item_begin = sequence_begin + int64_t{stretch.head} * stretch.tiles;
+  const int64_t sequence_begin = int64_t{before} * line.items;
+  stretch.item = static_cast<int>((at - sequence_begin) / stretch.tiles);
+  stretch.item_begin = sequence_begin + int64_t{stretch.item} * stretch.tiles;
   stretch.first = static_cast<int>(at - stretch.item_begin);
   stretch.end = static_cast<int>(min(static_cast<int64_t>(stretch.tiles), end - stretch.item_begin));
   return stretch;
@@ -108,8 +117,8 @@ __device__ __forceinline__ void SumTiles(const StepView& step, int* ends) {
 
 template <int kAtoms>
 __device__ __forceinline__ void Produce(const PagedAttentionArguments& a, const CUtensorMap& map, const Line& line,
-                                        int64_t begin, int64_t end, int column_tiles, int heads_of_page, uint8_t* ring,
-                                        uint64_t* full, uint64_t* empty) {
+                                        int64_t begin, int64_t end, const Cut& cut, uint8_t* ring, uint64_t* full,
+                                        uint64_t* empty) {
   using Size = Sizes<kAtoms>;
   const int lane = threadIdx.x % 32;
   if (!a.appends) WaitForEarlierKernels();  // One of them wrote the new tokens.
@@ -117,21 +126,22 @@ __device__ __forceinline__ void Produce(const PagedAttentionArguments& a, const 
   for (int64_t at = begin; at < end;) {
     const Stretch stretch = StretchAt(line, at, end);
     const int first_page = a.step.sequences[stretch.sequence].first_page;
-    const int kv_head = stretch.head / column_tiles;
     for (int first = stretch.first; first < stretch.end; first += 32) {
       int page = 0;
       if (first + lane < stretch.end) page = a.step.pages[first_page + (first + lane) * kTile / a.pages.page_tokens];
       for (int i = first; i < min(stretch.end, first + 32); ++i) {
-        const int index = __shfl_sync(0xffffffffu, page, i - first) * heads_of_page + kv_head;
-        place.WaitEmpty(empty);
-        if (lane == 0) {
-          Barrier::arrive_and_expect_tx(&full[place.stage], Size::kStageBytes);
-          cute::SM90_TMA_LOAD_5D::copy(&map, &full[place.stage],
-                                       static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_FIRST),
-                                       ring + place.stage * Size::kStageBytes, 0, i * kTile % a.pages.page_tokens, 0, 0,
-                                       index);
+        const int page_begin = __shfl_sync(0xffffffffu, page, i - first) * cut.heads_of_page;
+        for (int slice = stretch.item * cut.slices; slice < (stretch.item + 1) * cut.slices; ++slice) {
+          place.WaitEmpty(empty);
+          if (lane == 0) {
+            Barrier::arrive_and_expect_tx(&full[place.stage], Size::kStageBytes);
+            cute::SM90_TMA_LOAD_5D::copy(&map, &full[place.stage],
+                                         static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_FIRST),
+                                         ring + place.stage * Size::kStageBytes, 0, i * kTile % a.pages.page_tokens, 0,
+                                         0, page_begin + slice / cut.column_tiles);
+          }
+          place.Next();
         }
-        place.Next();
       }
     }
     at += stretch.end - stretch.first;
@@ -140,14 +150,14 @@ __device__ __forceinline__ void Produce(const PagedAttentionArguments& a, const 
 
 template <int kAtoms>
 __global__ void __launch_bounds__(kThreads)
-    StreamedAttentionKernel(PagedAttentionArguments a, const __grid_constant__ CUtensorMap map, int column_tiles,
-                            int heads_of_page) {
+    StreamedAttentionKernel(PagedAttentionArguments a, const __grid_constant__ CUtensorMap map, Cut cut) {
   using Size = Sizes<kAtoms>;
   constexpr int kHeadDim = Size::kHeadDim;
   extern __shared__ uint8_t shared[];
   __shared__ uint64_t full[kStages], empty[kStages];
   __shared__ int ends[kMostSequences];
-  __shared__ __align__(16) __nv_bfloat16 queries[2][kColumns][kHeadDim], new_token[2][kHeadDim];
+  // Of each slice; where warps share one, of two items in turn.
+  __shared__ __align__(16) __nv_bfloat16 queries[kWarps][kColumns][kHeadDim];
   __shared__ bool is_last;
   LetNextKernelBegin();
   uint8_t* const ring = AlignedRing(shared);
@@ -162,12 +172,12 @@ __global__ void __launch_bounds__(kThreads)
   }
   SumTiles(a.step, ends);
   __syncthreads();
-  const Line line = {ends, a.step.num_sequences, a.shape.num_kv_heads * column_tiles};
-  const int64_t all = int64_t{ends[a.step.num_sequences - 1]} * line.heads;
+  const Line line = {ends, a.step.num_sequences, a.shape.num_kv_heads * cut.column_tiles / cut.slices};
+  const int64_t all = int64_t{ends[a.step.num_sequences - 1]} * line.items;
   const int64_t length = (all + gridDim.x - 1) / gridDim.x;  // Of a block's part of the line.
   const int64_t begin = min(all, blockIdx.x * length), end = min(all, begin + length);
   if (warp == kWarps) {
-    Produce<kAtoms>(a, map, line, begin, end, column_tiles, heads_of_page, ring, full, empty);
+    Produce<kAtoms>(a, map, line, begin, end, cut, ring, full, empty);
     WaitForEarlierKernels();
     return;
   }
@@ -176,38 +186,55 @@ __global__ void __launch_bounds__(kThreads)
   const int group = a.shape.num_heads / a.shape.num_kv_heads;
   const int qkv_columns = (a.shape.num_heads + 2 * a.shape.num_kv_heads) * kHeadDim;
   const float scale = rsqrtf(static_cast<float>(kHeadDim)) * 1.44269504f;  // Exponentials are of 2.
-  int index = warp;  // This warp's next tile, counted from `begin`.
+  // Of a warp: [column][head_dim], then top and sum, of each.
+  const auto output_of = [&](int w, int column) { return outputs + (w * kColumns + column) * (kHeadDim + 2); };
   int items = 0;
+  const int own_slice = warp % cut.slices, sharers = kWarps / cut.slices;  // Warps of a slice.
+  int index = warp / cut.slices;  // This warp's next tile, counted from `begin`.
   for (int64_t at = begin; at < end;) {
     const Stretch stretch = StretchAt(line, at, end);
     const int64_t next = at + (stretch.end - stretch.first);
     const SequenceView sequence = a.step.sequences[stretch.sequence];
-    const int kv_head = stretch.head / column_tiles, first_column = stretch.head % column_tiles * kColumns;
+    const int slice = stretch.item * cut.slices + own_slice;
+    const int kv_head = slice / cut.column_tiles, first_column = slice % cut.column_tiles * kColumns;
     const int columns = min(kColumns, group - first_column);
     const __nv_bfloat16* const row = a.qkv + static_cast<int64_t>(sequence.first_row) * qkv_columns;
     const float2* const turns = a.rotation.turns + static_cast<int64_t>(sequence.first_row) * (kHeadDim / 2);
-    auto& query = queries[items++ % 2];
-    if (warp >= columns) {
-      for (int i = lane; i < kHeadDim; i += 32) query[warp][i] = __float2bfloat16(0);
-    } else {
-      const __nv_bfloat16* in = row + (kv_head * group + first_column + warp) * kHeadDim;
-      if (a.appends) {
-        RotateHead<kHeadDim>(in, a.rotation.q_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs, query[warp]);
+    // The other half may still be read, for the last item.
+    auto& query = queries[sharers == 1 ? own_slice : items++ % 2 * (kWarps / 2) + own_slice];
+    for (int column = warp / cut.slices; column < kColumns; column += sharers) {
+      const __nv_bfloat16* in = row + (kv_head * group + first_column + column) * kHeadDim;
+      if (column < columns && a.appends) {
+        RotateHead<kHeadDim>(in, a.rotation.q_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs,
+                             query[column]);
       } else {
-        for (int i = lane; i < kHeadDim; i += 32) query[warp][i] = in[i];
+        for (int i = lane; i < kHeadDim; i += 32) query[column][i] = column < columns ? in[i] : __float2bfloat16(0);
       }
     }
+    if (sharers == 1) {
+      __syncwarp();
+    } else {
+      SyncNamed(kConsumersBarrier, kConsumers);
+    }
+    uint32_t q[kHeadDim / 16][2];
+#pragma unroll
+    for (int k = 0; k < kHeadDim / 16; ++k) {
+      q[k][0] = *reinterpret_cast<const uint32_t*>(&query[group_lane][k * 16 + quad * 2]);
+      q[k][1] = *reinterpret_cast<const uint32_t*>(&query[group_lane][k * 16 + 8 + quad * 2]);
+    }
+    __syncwarp();
     const int last_tile = stretch.tiles - 1, position = sequence.context_tokens - 1;
     // The warp that comes to the new token writes it.
-    const bool has_new =
-        a.appends && stretch.end == stretch.tiles && (next - 1 - begin) % kWarps == static_cast<int64_t>(warp);
+    const bool has_new = a.appends && stretch.end == stretch.tiles && (next - 1 - begin) % sharers == warp / cut.slices;
+    // Its key and its value, where this warp's output will be.
+    auto* const new_token = reinterpret_cast<__nv_bfloat16(*)[kHeadDim]>(output_of(warp, 0));
     if (has_new) {
       const __nv_bfloat16* key = row + (a.shape.num_heads + kv_head) * kHeadDim;
       RotateHead<kHeadDim>(key, a.rotation.k_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs, new_token[0]);
       const int page = a.step.pages[sequence.first_page + position / a.pages.page_tokens];
-      auto* slot = reinterpret_cast<__nv_bfloat16*>(a.pages.base + page * a.pages.page_bytes +
-                                                    kv_head * a.pages.head_bytes +
-                                                    position % a.pages.page_tokens * (kHeadDim * 2));
+      auto* slot =
+          reinterpret_cast<__nv_bfloat16*>(a.pages.base + page * a.pages.page_bytes + kv_head * a.pages.head_bytes +
+                                           position % a.pages.page_tokens * (kHeadDim * 2));
       const int64_t to_value = a.pages.value_offset / 2;
       __syncwarp();
       for (int i = lane; i < kHeadDim; i += 32) {
@@ -217,18 +244,11 @@ __global__ void __launch_bounds__(kThreads)
       }
       __syncwarp();
     }
-    SyncNamed(kConsumersBarrier, kConsumers);
-    uint32_t q[kHeadDim / 16][2];
-#pragma unroll
-    for (int k = 0; k < kHeadDim / 16; ++k) {
-      q[k][0] = *reinterpret_cast<const uint32_t*>(&query[group_lane][k * 16 + quad * 2]);
-      q[k][1] = *reinterpret_cast<const uint32_t*>(&query[group_lane][k * 16 + 8 + quad * 2]);
-    }
     float top[2] = {kNever, kNever}, sum[2] = {0, 0};
     float o[kHeadDim / 16][4] = {};
-    for (; index < next - begin; index += kWarps) {
-      const int stage = index % kStages;
-      Barrier::wait(&full[stage], index / kStages & 1);
+    for (; index < next - begin; index += sharers) {
+      const int turn = index * cut.slices + own_slice, stage = turn % kStages;
+      Barrier::wait(&full[stage], turn / kStages & 1);
       const uint32_t keys = SharedAddress(ring) + stage * Size::kStageBytes, values = keys + Size::kValues;
       const int tile = stretch.first + static_cast<int>(index - (at - begin));
       const int seen = tile == last_tile ? position % kTile + 1 : kTile;  // Of its tokens.
@@ -298,8 +318,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int step = 4; step < 32; step *= 2) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
     }
 
-    // Together over the warps: [column][head_dim], then top and sum, of each.
-    const auto output_of = [&](int w, int column) { return outputs + (w * kColumns + column) * (kHeadDim + 2); };
+    __syncwarp();
 #pragma unroll
     for (int d = 0; d < kHeadDim / 16; ++d) {
 #pragma unroll
@@ -313,7 +332,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     SyncNamed(kConsumersBarrier, kConsumers);
-    // Puts `count` outputs of this warp's column together.
+    // Puts `count` outputs of a column together.
     const auto combine = [&](int count, auto read, auto write) {
       float all_top = kNever, all_sum = 0;
       for (int i = lane; i < count; i += 32) all_top = fmaxf(all_top, read(i, kHeadDim));
@@ -331,47 +350,58 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int d = 0; d < kHeadDim / 32; ++d) write(d * 32 + lane, values[d], all_top, all_sum);
     };
-    const auto read_output = [&](int w, int i) { return output_of(w, warp)[i]; };
-    __nv_bfloat16* const out =
-        a.out + (static_cast<int64_t>(sequence.first_row) * a.shape.num_heads + kv_head * group + first_column + warp) *
-                    kHeadDim;
-    const auto write_out = [&](int d, float value, float, float total) { out[d] = __float2bfloat16_rn(value / total); };
     const int64_t first_block = stretch.item_begin / length;
     const int blocks = static_cast<int>((stretch.item_begin + stretch.tiles - 1) / length - first_block) + 1;
-    if (blocks == 1) {
-      if (warp < columns) combine(kWarps, read_output, write_out);
-    } else {
-      // Of a block's memory for parts, the first half is for an item that began before it.
-      const auto part_of = [&](int block) {
-        return a.partial + ((first_block + block) * 2 + (block == 0 ? 1 : 0)) * Size::kOutputFloats +
-               warp * (kHeadDim + 2);
-      };
-      if (warp < columns) {
-        float* const to = part_of(static_cast<int>(blockIdx.x - first_block));
-        combine(kWarps, read_output, [&](int d, float value, float all_top, float all_sum) {
-          to[d] = value;
-          if (d == 0) {
-            to[kHeadDim] = all_top;
-            to[kHeadDim + 1] = all_sum;
-          }
-        });
+    // Of a block's memory for parts, the first half is for an item that began before it.
+    const auto part_of = [&](int block, int column) {
+      return a.partial +
+             (((first_block + block) * 2 + (block == 0 ? 1 : 0)) * cut.slices + own_slice) * Size::kOutputFloats +
+             column * (kHeadDim + 2);
+    };
+    const auto write_out = [&](int column) {
+      const int head = kv_head * group + first_column + column;
+      __nv_bfloat16* const out =
+          a.out + (static_cast<int64_t>(sequence.first_row) * a.shape.num_heads + head) * kHeadDim;
+      return [out](int d, float value, float, float total) { out[d] = __float2bfloat16_rn(value / total); };
+    };
+    for (int column = warp / cut.slices; column < columns; column += sharers) {
+      const auto read = [&](int sharer, int i) { return output_of(own_slice + sharer * cut.slices, column)[i]; };
+      if (blocks == 1) {
+        combine(sharers, read, write_out(column));
+        continue;
       }
-      __threadfence();
-      SyncNamed(kConsumersBarrier, kConsumers);
+      float* const to = part_of(static_cast<int>(blockIdx.x - first_block), column);
+      combine(sharers, read, [&](int d, float value, float all_top, float all_sum) {
+        to[d] = value;
+        if (d == 0) {
+          to[kHeadDim] = all_top;
+          to[kHeadDim + 1] = all_sum;
+        }
+      });
+    }
+    if (blocks > 1) __threadfence();
+    SyncNamed(kConsumersBarrier, kConsumers);  // Outputs are read.
+    if (blocks > 1) {
       if (threadIdx.x == 0) {
         uint32_t* arrived = a.arrived + first_block;
         is_last = atomicAdd(arrived, 1) == blocks - 1;
         if (is_last) *arrived = 0;
       }
       SyncNamed(kConsumersBarrier, kConsumers);
-      if (is_last && warp < columns) {
+      if (is_last) {
         __threadfence();
-        combine(blocks, [&](int block, int i) { return __ldcg(part_of(block) + i); }, write_out);
+        for (int column = warp / cut.slices; column < columns; column += sharers) {
+          combine(
+              blocks, [&](int block, int i) { return __ldcg(part_of(block, column) + i); }, write_out(column));
+        }
       }
     }
     at = next;
   }
 }
+
+// Of all sequences.
+int64_t Slices(const PagedAttentionArguments& a) { return int64_t{a.step.num_sequences} * BlocksOfPart(a.shape); }
 
 template <int kAtoms>
 cudaError_t Launch(const PagedAttentionArguments& a, int multiprocessors, cudaStream_t stream) {
@@ -379,14 +409,18 @@ cudaError_t Launch(const PagedAttentionArguments& a, int multiprocessors, cudaSt
   const int group = a.shape.num_heads / a.shape.num_kv_heads;
   CUtensorMap map;
   // A page's heads, of keys and of values, and of all layers, are as many bytes apart.
-  const cudaError_t error = MakeTensorMap(reinterpret_cast<const __nv_bfloat16*>(a.pages.base),
-                                          {kAtom, a.pages.page_tokens, kAtoms, 2, INT32_MAX},
-                                          {kRowBytes, kAtomBytes, a.pages.value_offset, a.pages.head_bytes},
-                                          {kTile, kAtoms, 2, 1}, &map);
+  const cudaError_t error = MakeTensorMap(
+      reinterpret_cast<const __nv_bfloat16*>(a.pages.base), {kAtom, a.pages.page_tokens, kAtoms, 2, INT32_MAX},
+      {kRowBytes, kAtomBytes, a.pages.value_offset, a.pages.head_bytes}, {kTile, kAtoms, 2, 1}, &map);
   if (error != cudaSuccess) return error;
+  Cut cut;
+  cut.column_tiles = (group + kColumns - 1) / kColumns;
+  // More of them are read in a row, and more is put together where an item is cut.
+  const int most = Slices(a) >= 6 * multiprocessors ? 4 : 2;
+  while (cut.slices < most && a.shape.num_kv_heads * cut.column_tiles % (2 * cut.slices) == 0) cut.slices *= 2;
+  cut.heads_of_page = static_cast<int>(a.pages.page_bytes / a.pages.head_bytes);
   return LaunchEarly<SharedMemory::kMost>(StreamedAttentionKernel<kAtoms>, multiprocessors, kThreads,
-                                          Sizes<kAtoms>::kShared, stream, a, map, (group + kColumns - 1) / kColumns,
-                                          static_cast<int>(a.pages.page_bytes / a.pages.head_bytes));
+                                          Sizes<kAtoms>::kShared, stream, a, map, cut);
 }
 
 }  // namespace
@@ -399,8 +433,7 @@ bool HasStreamedAttention(const PagedAttentionArguments& a, int compute_major) {
 }
 
 bool IsStreamedAttention(const PagedAttentionArguments& a, int compute_major, int multiprocessors) {
-  return HasStreamedAttention(a, compute_major) &&
-         int64_t{a.step.num_sequences} * BlocksOfPart(a.shape) >= 2 * multiprocessors;
+  return HasStreamedAttention(a, compute_major) && Slices(a) > multiprocessors;
 }
 
 cudaError_t LaunchStreamedAttention(const PagedAttentionArguments& a, int multiprocessors, cudaStream_t stream) {
@@ -408,7 +441,7 @@ cudaError_t LaunchStreamedAttention(const PagedAttentionArguments& a, int multip
 }
 
 int64_t StreamedPartialFloats(const HeadShape& shape, int multiprocessors) {
-  return int64_t{multiprocessors} * 2 * kColumns * (shape.head_dim + 2);
+  return int64_t{multiprocessors} * 2 * kWarps * kColumns * (shape.head_dim + 2);
 }
 int64_t StreamedArrived(int multiprocessors) { return multiprocessors; }
 

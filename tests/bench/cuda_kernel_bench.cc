@@ -264,8 +264,9 @@ class Bench {
     // Of the layer of this number; streamed where `blocks` is not 0.
     void Attend(int layer, int blocks, cudaStream_t stream) {
       arguments.pages.base = pool.as<uint8_t>() + layer % copies * layer_bytes;
-      CheckCuda(blocks == 0 ? LaunchPagedAttention(arguments, stream) : LaunchStreamedAttention(arguments, blocks, stream),
-                "attention");
+      CheckCuda(
+          blocks == 0 ? LaunchPagedAttention(arguments, stream) : LaunchStreamedAttention(arguments, blocks, stream),
+          "attention");
     }
   };
   // The first sequence has a context of `longest`.
@@ -294,7 +295,8 @@ class Bench {
     rig.parts = CopyOf(parts);
     rig.table = CopyOf(table);
     rig.sequences = CopyOf(sequences);
-    rig.partial = Allocate(std::max(PartialFloats(kShape, num_parts), StreamedPartialFloats(kShape, multiprocessors_)) * 4);
+    rig.partial =
+        Allocate(std::max(PartialFloats(kShape, num_parts), StreamedPartialFloats(kShape, multiprocessors_)) * 4);
     const std::vector<uint32_t> zeros(std::max(NumArrived(kShape, num_parts), StreamedArrived(multiprocessors_)));
     rig.arrived = CopyOf(zeros);
     rig.turns = Allocate(batch * (kShape.head_dim / 2) * sizeof(float2));
