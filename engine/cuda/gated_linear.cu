@@ -66,7 +66,7 @@ __device__ __forceinline__ void MultiplyAddAsync(float (&c)[128], uint64_t input
   Product::fma(input, weight, c[kIndices]..., is_first ? gmma::ScaleOut::Zero : gmma::ScaleOut::One);
 }
 
-__global__ void __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     GatedLinearKernel(const __grid_constant__ CUtensorMap input_map, const __grid_constant__ CUtensorMap weight_map,
                       const __grid_constant__ CUtensorMap out_map, Tiles tiles, int columns, int chunks) {
   extern __shared__ uint8_t shared[];
@@ -183,8 +183,9 @@ cudaError_t LaunchGatedLinear(const GatedLinearArguments& a, int multiprocessors
   tiles.pairs = (a.rows + kClusterBlocks * kTileRows - 1) / (kClusterBlocks * kTileRows);
   tiles.columns = (a.columns + kTileColumns - 1) / kTileColumns;
   const int clusters = std::min(tiles.count(), multiprocessors / kClusterBlocks);
-  return LaunchEarly<SharedMemory::kMost>(GatedLinearKernel, clusters * kClusterBlocks, kThreads, kSharedBytes, stream,
-                                          input, weight, out, tiles, a.columns, (a.in_features + kAtom - 1) / kAtom);
+  return LaunchEarlyClusters<SharedMemory::kMost>(GatedLinearKernel, clusters, kClusterBlocks, kThreads, kSharedBytes,
+                                                  stream, input, weight, out, tiles, a.columns,
+                                                  (a.in_features + kAtom - 1) / kAtom);
 }
 
 }  // namespace tandem
