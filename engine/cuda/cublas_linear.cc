@@ -1,5 +1,8 @@
 #include "engine/cuda/cublas_linear.h"
 
+#include <algorithm>
+#include <array>
+
 #include "common/status_macros.h"
 #include "engine/cuda/cuda_check.h"
 
@@ -7,6 +10,7 @@ namespace tandem {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;  // 32 MiB are advised for Hopper.
+constexpr int kCandidates = 8;                        // Algorithms of a shape, the best by the library's estimate.
 
 }  // namespace
 
@@ -14,6 +18,7 @@ absl::StatusOr<std::unique_ptr<CublasLinear>> CublasLinear::Create(cudaStream_t 
   ASSIGN_OR_RETURN(const CublasLibrary* library, LoadCublas());
   std::unique_ptr<CublasLinear> linear(new CublasLinear(*library, stream));
   linear->Check(library->create(&linear->handle_), "cublasLtCreate");
+  for (cudaEvent_t* event : {&linear->begin_, &linear->end_}) CheckCuda(cudaEventCreate(event), "cudaEventCreate");
   ASSIGN_OR_RETURN(linear->workspace_, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, kWorkspaceBytes));
   return linear;
 }
@@ -22,6 +27,9 @@ CublasLinear::~CublasLinear() {
   for (auto& [shape, plan] : plans_) {
     library_.operation_destroy(plan.operation);
     for (cublasLtMatrixLayout_t layout : {plan.weight, plan.in, plan.out}) library_.layout_destroy(layout);
+  }
+  for (cudaEvent_t event : {begin_, end_}) {
+    if (event != nullptr) cudaEventDestroy(event);
   }
   if (handle_ != nullptr) library_.destroy(handle_);
 }
@@ -62,14 +70,16 @@ CublasLinear::Plan CublasLinear::MakePlan(const LinearCall& call) {
   Check(library_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
                                 sizeof(kWorkspaceBytes)),
         "cublasLtMatmulPreferenceSetAttribute");
-  cublasLtMatmulHeuristicResult_t result;
+  std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results;
   int found = 0;
-  Check(library_.find_algorithms(handle_, plan.operation, plan.weight, plan.in, plan.out, plan.out, preference, 1,
-                                 &result, &found),
+  Check(library_.find_algorithms(handle_, plan.operation, plan.weight, plan.in, plan.out, plan.out, preference,
+                                 kCandidates, results.data(), &found),
         "cublasLtMatmulAlgoGetHeuristic");
-  Check(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : result.state, "cublasLtMatmulAlgoGetHeuristic");
+  Check(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : results[0].state, "cublasLtMatmulAlgoGetHeuristic");
   library_.preference_destroy(preference);
-  plan.algorithm = result.algo;
+  for (int i = 0; i < found; ++i) {
+    if (results[i].state == CUBLAS_STATUS_SUCCESS) plan.candidates.push_back({results[i].algo});
+  }
   return plan;
 }
 
@@ -89,13 +99,40 @@ void CublasLinear::Run(const LinearCall& call) {
                                  sizeof(call.float8.scales)),
           "cublasLtMatmulDescSetAttribute");
   }
+  if (!is_trying_) {
+    Multiply(call, known);
+    return;
+  }
+  known.chosen = known.tries++ % known.candidates.size();
+  CheckCuda(cudaEventRecord(begin_, stream_), "cudaEventRecord");
+  Multiply(call, known);
+  CheckCuda(cudaEventRecord(end_, stream_), "cudaEventRecord");
+  CheckCuda(cudaEventSynchronize(end_), "cudaEventSynchronize");
+  float milliseconds = 0;
+  CheckCuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
+  float& least = known.candidates[known.chosen].milliseconds;
+  least = std::min(least, milliseconds);
+}
+
+void CublasLinear::EndTrying() {
+  is_trying_ = false;
+  for (auto& [shape, plan] : plans_) {
+    const auto fastest =
+        std::min_element(plan.candidates.begin(), plan.candidates.end(),
+                         [](const Candidate& a, const Candidate& b) { return a.milliseconds < b.milliseconds; });
+    plan.chosen = fastest - plan.candidates.begin();
+  }
+}
+
+void CublasLinear::Multiply(const LinearCall& call, const Plan& known) {
+  const bool is_float8 = call.float8.codes != nullptr;
   const float alpha = 1, beta = call.add ? 1 : 0;
   const void* weight = is_float8 ? static_cast<const void*>(call.float8.codes) : call.weight;
   const void* in = is_float8 ? static_cast<const void*>(call.codes) : call.in;
-  Check(
-      library_.matmul(handle_, known.operation, &alpha, weight, known.weight, in, known.in, &beta, call.out, known.out,
-                      call.out, known.out, &known.algorithm, workspace_.as<void>(), kWorkspaceBytes, stream_),
-      "cublasLtMatmul");
+  Check(library_.matmul(handle_, known.operation, &alpha, weight, known.weight, in, known.in, &beta, call.out,
+                        known.out, call.out, known.out, &known.candidates[known.chosen].algorithm,
+                        workspace_.as<void>(), kWorkspaceBytes, stream_),
+        "cublasLtMatmul");
 }
 
 }  // namespace tandem

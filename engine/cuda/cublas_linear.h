@@ -4,8 +4,10 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <tuple>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
@@ -30,25 +32,38 @@ struct LinearCall {
   int64_t rows = 0, out_features = 0, in_features = 0;
 };
 
-// Linear layers of many rows, by cuBLASLt. The algorithm for a shape is looked for once, by its heuristics.
+// Linear layers of many rows, by cuBLASLt. The algorithms for a shape are looked for once, by its heuristics; the first
+// of them is taken, or the fastest where they were tried.
 //
-// Thread-safety: not thread-safe. Ownership: owns the library's handle and the workspace; the stream outlives it.
+// Thread-safety: not thread-safe. Ownership: owns the library's handle, the workspace and events; the stream outlives
+// it.
 class CublasLinear {
  public:
   // UNAVAILABLE: there is no cuBLAS here. RESOURCE_EXHAUSTED: the device's memory is full.
   static absl::StatusOr<std::unique_ptr<CublasLinear>> Create(cudaStream_t stream);
   ~CublasLinear();
   void Run(const LinearCall& call);
+  // From now on each call takes the next algorithm of its shape, and waits for it. Not in a stream that is recorded.
+  void StartTrying() { is_trying_ = true; }
+  // Each shape that was tried keeps its fastest.
+  void EndTrying();
 
  private:
+  struct Candidate {
+    cublasLtMatmulAlgo_t algorithm;
+    float milliseconds = std::numeric_limits<float>::infinity();  // The least so far.
+  };
   struct Plan {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t weight = nullptr, in = nullptr, out = nullptr;
-    cublasLtMatmulAlgo_t algorithm;
+    std::vector<Candidate> candidates;
+    size_t chosen = 0;  // Of them.
+    size_t tries = 0;
   };
   using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool, bool>;
   CublasLinear(const CublasLibrary& library, cudaStream_t stream) : library_(library), stream_(stream) {}
   Plan MakePlan(const LinearCall& call);
+  void Multiply(const LinearCall& call, const Plan& plan);
   // Ends the process unless the call went well.
   void Check(cublasStatus_t status, const char* call) const;
 
@@ -56,6 +71,8 @@ class CublasLinear {
   const cudaStream_t stream_;
   cublasLtHandle_t handle_ = nullptr;
   DeviceMemory workspace_;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  bool is_trying_ = false;
   absl::flat_hash_map<Shape, Plan> plans_;
 };
 

@@ -425,7 +425,8 @@ absl::Status CudaOps::RecordSteps(absl::FunctionRef<void(const StepBatch&)> forw
       batch.logit_rows.push_back(row);
       batch.sequences.push_back({.first_row = row, .num_rows = 1});
     }
-    forward(batch);  // Loads kernels, which must not happen while recording.
+    // Loads kernels, too, which must not happen while recording.
+    many_rows_->TryAlgorithms([&] { forward(batch); });
     is_recording_ = true;
     forward(batch);
     is_recording_ = false;

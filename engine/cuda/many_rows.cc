@@ -39,6 +39,12 @@ absl::Status ManyRows::Reserve(int64_t float8_columns, int64_t few_bit_elements)
   return absl::OkStatus();
 }
 
+void ManyRows::TryAlgorithms(absl::FunctionRef<void()> step) {
+  cublas_->StartTrying();
+  step();
+  cublas_->EndTrying();
+}
+
 void ManyRows::Linear(const CudaActivation& in, const CudaLinear& weight, int rows, bool add, CudaActivation& out) {
   LinearCall call;
   call.in = in.data();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/cuda/cublas_linear.h"
@@ -31,6 +32,9 @@ class ManyRows {
   absl::Status Reserve(int64_t float8_columns, int64_t few_bit_elements);
   // Whether room was made for any.
   bool has_codes() const { return float8_columns_ > 0 || few_bit_elements_ > 0; }
+
+  // While `step` runs, which must not be recorded, cuBLAS's algorithms are tried; the fastest are taken from then on.
+  void TryAlgorithms(absl::FunctionRef<void()> step);
 
   // Ops::Linear.
   void Linear(const CudaActivation& in, const CudaLinear& weight, int rows, bool add, CudaActivation& out);
