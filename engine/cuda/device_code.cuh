@@ -25,6 +25,14 @@ __device__ __forceinline__ uint4 LoadStreamed(const void* address) {
   return value;
 }
 
+// The hardware's named barriers, of `threads` threads that wait or arrive.
+__device__ __forceinline__ void SyncNamed(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void ArriveNamed(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }

@@ -53,13 +53,6 @@ __device__ __forceinline__ uint32_t StagedAt(uint32_t staged, int thread, int co
   return staged + column / kAtom * kBytes + row * kAtomBytes + (piece ^ row % 8) * 16;
 }
 
-// The hardware's named barriers, of `threads` threads that wait or arrive.
-__device__ __forceinline__ void SyncNamed(int barrier, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-__device__ __forceinline__ void ArriveNamed(int barrier, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
 // Of a group, counted from 0; barriers 1, 2 ...
 __device__ __forceinline__ void SyncGroup(int group) { SyncNamed(1 + group, kGroupThreads); }
 

@@ -2,22 +2,20 @@
 
 #include <algorithm>
 
+#include "engine/cuda/attention_code.cuh"
 #include "engine/cuda/device_code.cuh"
 #include "engine/cuda/launch.h"
 
 // How it works. A block takes 8 columns, the query heads of one KV head (of one row, or of as many as fit), and a part
 // of the sequence's tokens; its warps take tiles of 16 tokens of it in turn, each for itself: keys and values come by
-// asynchronous copies, a few tiles ahead; FP8 is widened to f16 in shared memory first. Scores are K q^T and outputs
-// V^T p^T, so that 16 tokens are the rows of a tensor core instruction and the 8 columns its columns. At the end the
-// warps' outputs are put together, and those of the blocks that share a sequence by the last one of them.
+// asynchronous copies, a few tiles ahead; FP8 is widened to f16 in shared memory first. At the end the warps' outputs
+// are put together, and those of the blocks that share a sequence by the last one of them.
 
 namespace tandem {
 namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
-constexpr int kTile = 16;  // Tokens.
-constexpr int kColumns = 8;
 constexpr unsigned kFewBlocks = 200;
 constexpr int kBytesOfLoneBlock = 116 << 10;  // Beside one of streamed_linear.
 
@@ -33,9 +31,8 @@ struct Sizes {
   static constexpr int kStagedBytes = kStages * 2 * kTileBytes;  // Keys and values.
   static constexpr int kWarpBytes = kStagedBytes + (kFloat8 ? 2 * kWideTileBytes : 0);
   static constexpr int kShared = kWarps * kWarpBytes;
-  // Outputs of the warps and their maxima and sums, in the same memory at the end.
-  static constexpr int kOutputFloats = kColumns * (kHeadDim + 2);
-  static_assert(kWarps * kOutputFloats * 4 <= kShared);
+  // Outputs of the warps, in the same memory at the end.
+  static_assert(kWarps * kOutputFloats<kHeadDim> * 4 <= kShared);
 };
 
 // Where 16 bytes of a tile's row lie, such that 8 rows' same bytes are in unlike banks.
@@ -72,7 +69,7 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
   __shared__ __align__(16) Work queries[kColumns][kHeadDim];
   __shared__ bool is_last;
   LetNextKernelBegin();
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group_lane = lane / 4, quad = lane % 4;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, quad = lane % 4;
   const AttentionPart part = a.step.parts[blockIdx.z];
   const SequenceView& sequence = part.sequence;
   const int kv_head = blockIdx.y, column_tile = blockIdx.x;
@@ -164,12 +161,7 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
     ++next_copy;
   }
 
-  uint32_t q[kHeadDim / 16][2];
-#pragma unroll
-  for (int k = 0; k < kHeadDim / 16; ++k) {
-    q[k][0] = *reinterpret_cast<const uint32_t*>(&queries[group_lane][k * 16 + quad * 2]);
-    q[k][1] = *reinterpret_cast<const uint32_t*>(&queries[group_lane][k * 16 + 8 + quad * 2]);
-  }
+  WarpAttention<kHeadDim, Work> attention(queries);
   // This thread's two columns, and how many tokens they see.
   int limit[2];
 #pragma unroll
@@ -178,11 +170,6 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
     limit[i] = sequence.context_tokens - sequence.num_rows + row + 1;
   }
   const int least = sequence.context_tokens - sequence.num_rows + first_row + 1;
-  const float scale = rsqrtf(static_cast<float>(kHeadDim)) * 1.44269504f;  // Exponentials are of 2.
-  constexpr float kNever = -1e30f;
-  float top[2] = {kNever, kNever}, sum[2] = {0, 0};
-  float o[kHeadDim / 16][4] = {};
-
   for (int index = 0; tile_at(index) < end_tile; ++index) {
     start_copy(tile_at(next_copy), next_copy % S::kStages);
     ++next_copy;
@@ -198,144 +185,44 @@ __global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttentionA
     }
     const int first_token = tile_at(index) * kTile;
 
-    float s[4] = {};
-#pragma unroll
-    for (int k = 0; k < kHeadDim / 16; ++k) {
-      uint32_t m[4];
-      // Matrices: tokens 0-7 and 8-15 of chunk 2k, then of chunk 2k + 1.
-      LoadMatrices(m, keys + Place<S::kWideRowBytes>(lane % 16, 2 * k + lane / 16));
-      MultiplyAdd<Work>(s, m[0], m[1], m[2], m[3], q[k][0], q[k][1]);
-    }
-    // s: tokens group_lane and group_lane + 8, columns 2 quad and 2 quad + 1.
-#pragma unroll
-    for (int i = 0; i < 4; ++i) s[i] *= scale;
-    if (first_token + kTile > least) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (first_token + group_lane + 8 * (i / 2) >= limit[i % 2]) s[i] = kNever;
-      }
-    }
-    float factor[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float tile_top = fmaxf(s[i], s[i + 2]);
-#pragma unroll
-      for (int step = 4; step < 32; step *= 2) tile_top = fmaxf(tile_top, __shfl_xor_sync(0xffffffffu, tile_top, step));
-      const float new_top = fmaxf(top[i], tile_top);
-      factor[i] = exp2f(top[i] - new_top);
-      top[i] = new_top;
-      // A column that has seen no token yet must not count these.
-      s[i] = s[i] <= kNever ? 0 : exp2f(s[i] - new_top);
-      s[i + 2] = s[i + 2] <= kNever ? 0 : exp2f(s[i + 2] - new_top);
-      sum[i] = sum[i] * factor[i] + s[i] + s[i + 2];
-    }
-    if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) {
-#pragma unroll
-      for (int d = 0; d < kHeadDim / 16; ++d) {
-        o[d][0] *= factor[0];
-        o[d][1] *= factor[1];
-        o[d][2] *= factor[0];
-        o[d][3] *= factor[1];
-      }
-    }
-    // From rows of tokens to columns of tokens.
-    const uint32_t p0 = TransposeMatrix(PackPair<Work>(s[0], s[1])), p1 = TransposeMatrix(PackPair<Work>(s[2], s[3]));
-#pragma unroll
-    for (int d = 0; d < kHeadDim / 16; ++d) {
-      uint32_t m[4];
-      // Matrices: tokens 0-7 of chunks 2d and 2d + 1, then tokens 8-15; transposed.
-      LoadMatricesTransposed(m, values + Place<S::kWideRowBytes>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
-      MultiplyAdd<Work>(o[d], m[0], m[1], m[2], m[3], p0, p1);
-    }
+    const bool all_see = first_token + kTile <= least;
+    attention.Take(keys, values, Place<S::kWideRowBytes>,
+                   [&](int token, int i) { return all_see || first_token + token < limit[i]; });
     __syncwarp();
   }
   WaitForCopies<0>();
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int step = 4; step < 32; step *= 2) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
-  }
 
-  // Together over the warps: [column][head_dim], then top and sum, of each.
+  // Together over the warps.
   __syncthreads();
-  float* outputs = reinterpret_cast<float*>(shared);
-  const auto output_of = [&](int w, int column) { return outputs + (w * kColumns + column) * (kHeadDim + 2); };
-  const auto read_output = [&](int w, int column, int at) { return output_of(w, column)[at]; };
-#pragma unroll
-  for (int d = 0; d < kHeadDim / 16; ++d) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) output_of(warp, quad * 2 + i % 2)[d * 16 + group_lane + 8 * (i / 2)] = o[d][i];
-  }
-  if (group_lane == 0) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      output_of(warp, quad * 2 + i)[kHeadDim] = top[i];
-      output_of(warp, quad * 2 + i)[kHeadDim + 1] = sum[i];
-    }
-  }
+  float* const outputs = reinterpret_cast<float*>(shared);
+  attention.Write(outputs + warp * kOutputFloats<kHeadDim>);
   __syncthreads();
-  // Puts `count` (at most 32) outputs of a column together, and tells them with the column's top and sum. Lane i holds
-  // what concerns output i.
-  const auto combine = [&](int count, int column, auto read, auto write) {
-    const float own_top = lane < count ? read(lane, column, kHeadDim) : kNever;
-    const float own_sum = lane < count ? read(lane, column, kHeadDim + 1) : 0;
-    float all_top = own_top;
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) all_top = fmaxf(all_top, __shfl_xor_sync(0xffffffffu, all_top, step));
-    const float own_weight = exp2f(own_top - all_top);
-    const float all_sum = SumOfWarp(own_sum * own_weight);
-    float values[kHeadDim / 32] = {};
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) {
-      const float weight = __shfl_sync(0xffffffffu, own_weight, i);
-#pragma unroll
-      for (int d = 0; d < kHeadDim / 32; ++d) values[d] += weight * read(i, column, d * 32 + lane);
-    }
-#pragma unroll
-    for (int d = 0; d < kHeadDim / 32; ++d) write(d * 32 + lane, values[d], all_top, all_sum);
-  };
-  const auto write_out = [&](int column) {
+  const auto out_of = [&](int column) -> OutputWriter {
     const int row = sequence.first_row + (first_column + column) / group;
     const int head = kv_head * group + (first_column + column) % group;
-    __nv_bfloat16* out = a.out + (static_cast<int64_t>(row) * a.shape.num_heads + head) * kHeadDim;
-    return [out](int d, float value, float, float total) { out[d] = __float2bfloat16_rn(value / total); };
+    return {a.out + (static_cast<int64_t>(row) * a.shape.num_heads + head) * kHeadDim};
   };
-  if (part.splits == 1) {
-    for (int column = warp; column < columns; column += kWarps) {
-      combine(kWarps, column, read_output, write_out(column));
-    }
-    return;
-  }
   const int column_tiles = (group + kColumns - 1) / kColumns;
   const auto index_of = [&](int split) {
     return (int64_t{blockIdx.z - part.split + split} * a.shape.num_kv_heads + kv_head) * column_tiles + column_tile;
   };
   const auto partial_of = [&](int split, int column) {
-    return a.partial + index_of(split) * S::kOutputFloats + column * (kHeadDim + 2);
+    return a.partial + index_of(split) * kOutputFloats<kHeadDim> + column * (kHeadDim + 2);
   };
-  const auto read_partial = [&](int split, int column, int at) { return __ldcg(partial_of(split, column) + at); };
   for (int column = warp; column < columns; column += kWarps) {
-    float* to = partial_of(part.split, column);
-    combine(kWarps, column, read_output, [&](int d, float value, float all_top, float all_sum) {
-      to[d] = value;
-      if (d == 0) {
-        to[kHeadDim] = all_top;
-        to[kHeadDim + 1] = all_sum;
-      }
-    });
+    const auto read = [&](int w, int at) {
+      return outputs[w * kOutputFloats<kHeadDim> + column * (kHeadDim + 2) + at];
+    };
+    if (part.splits == 1) {
+      CombineOutputs<kHeadDim>(kWarps, read, out_of(column));
+    } else {
+      CombineOutputs<kHeadDim>(kWarps, read, PartWriter<kHeadDim>{partial_of(part.split, column)});
+    }
   }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    uint32_t* arrived = a.arrived + index_of(0);
-    is_last = atomicAdd(arrived, 1) == part.splits - 1;
-    if (is_last) *arrived = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
+  if (part.splits == 1 || !IsLastToArrive(a.arrived + index_of(0), part.splits, is_last, 0, kThreads)) return;
   for (int column = warp; column < columns; column += kWarps) {
-    combine(part.splits, column, read_partial, write_out(column));
+    CombineOutputs<kHeadDim>(
+        part.splits, [&](int split, int at) { return __ldcg(partial_of(split, column) + at); }, out_of(column));
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/cuda/attention_code.cuh"
 #include "engine/cuda/device_code.cuh"
 #include "engine/cuda/hopper_code.cuh"
 #include "engine/cuda/launch.h"
@@ -24,12 +25,9 @@ namespace {
 constexpr int kWarps = 8;  // That multiply.
 constexpr int kConsumers = kWarps * 32;
 constexpr int kThreads = kConsumers + 32;
-constexpr int kTile = 16;  // Tokens.
-constexpr int kColumns = 8;
 constexpr int kStages = kWarps;  // So few that a block of streamed_linear is there beside it.
 constexpr int kMostSequences = 512;
 constexpr int kConsumersBarrier = 1;
-constexpr float kNever = -1e30f;
 
 template <int kAtoms>
 struct Sizes {
@@ -37,8 +35,7 @@ struct Sizes {
   static constexpr int kAtomTileBytes = kTile * kAtomBytes;
   static constexpr int kValues = kAtoms * kAtomTileBytes;  // Behind a tile's keys.
   static constexpr int kStageBytes = 2 * kValues;
-  static constexpr int kOutputFloats = kColumns * (kHeadDim + 2);  // Outputs, their maxima and sums.
-  static constexpr int kShared = kStages * kStageBytes + kWarps * kOutputFloats * 4 + kRingAlignment;
+  static constexpr int kShared = kStages * kStageBytes + kWarps * kOutputFloats<kHeadDim> * 4 + kRingAlignment;
 };
 
 // Where 16 bytes of a row lie in a tile of keys or values.
@@ -148,21 +145,163 @@ __device__ __forceinline__ void Produce(const PagedAttentionArguments& a, const 
   }
 }
 
+// What a consumer warp does with the new token of a sequence, whose key and value it is: it goes to its slot, and to
+// `kept` [2][kHeadDim] in shared memory.
+template <int kHeadDim>
+__device__ __forceinline__ void TakeNewToken(const PagedAttentionArguments& a, const SequenceView& sequence,
+                                             int kv_head, const __nv_bfloat16* key, const float2* turns,
+                                             __nv_bfloat16 (*kept)[kHeadDim]) {
+  RotateHead<kHeadDim>(key, a.rotation.k_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs, kept[0]);
+  const int position = sequence.context_tokens - 1;
+  const int page = a.step.pages[sequence.first_page + position / a.pages.page_tokens];
+  auto* slot =
+      reinterpret_cast<__nv_bfloat16*>(a.pages.base + page * a.pages.page_bytes + kv_head * a.pages.head_bytes +
+                                       position % a.pages.page_tokens * (kHeadDim * 2));
+  __syncwarp();
+  for (int i = threadIdx.x % 32; i < kHeadDim; i += 32) {
+    kept[1][i] = key[a.shape.num_kv_heads * kHeadDim + i];
+    slot[i] = kept[0][i];
+    slot[a.pages.value_offset / 2 + i] = kept[1][i];
+  }
+  __syncwarp();
+}
+
+// Of the last tile of a sequence, of which `seen` tokens count: the new one comes from `kept`, where there is that.
+// Behind it lies anything, which a weight of zero does not undo if it is no number.
+template <int kAtoms>
+__device__ __forceinline__ void MendLastTile(uint32_t keys, uint32_t values, int seen,
+                                             const __nv_bfloat16 (*kept)[Sizes<kAtoms>::kHeadDim]) {
+  constexpr int kChunks = Sizes<kAtoms>::kHeadDim / 8;
+  for (int i = threadIdx.x % 32; i < (kTile - seen + 1) * kChunks; i += 32) {
+    const int token = seen - 1 + i / kChunks, chunk = i % kChunks;
+    const bool is_new = token == seen - 1;
+    if (is_new && kept == nullptr) continue;
+    const uint4 zero = make_uint4(0, 0, 0, 0);
+    StoreShared(keys + Place<kAtoms>(token, chunk), is_new ? reinterpret_cast<const uint4*>(kept[0])[chunk] : zero);
+    StoreShared(values + Place<kAtoms>(token, chunk), is_new ? reinterpret_cast<const uint4*>(kept[1])[chunk] : zero);
+  }
+  __syncwarp();
+}
+
+// The shared memory of a block.
+template <int kAtoms>
+struct Memory {
+  uint8_t* ring;
+  float* outputs;  // Of the warps, as WarpAttention writes them.
+  uint64_t *full, *empty;
+  // Of each slice; where warps share one, of two items in turn.
+  __nv_bfloat16 (*queries)[kColumns][Sizes<kAtoms>::kHeadDim];
+  bool* is_last;
+};
+
+// The eight warps that multiply.
+template <int kAtoms>
+__device__ __forceinline__ void Consume(const PagedAttentionArguments& a, const Line& line, int64_t begin, int64_t end,
+                                        int64_t length, const Cut& cut, const Memory<kAtoms>& memory) {
+  using Size = Sizes<kAtoms>;
+  constexpr int kHeadDim = Size::kHeadDim;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int group = a.shape.num_heads / a.shape.num_kv_heads;
+  const int qkv_columns = (a.shape.num_heads + 2 * a.shape.num_kv_heads) * kHeadDim;
+  const int own_slice = warp % cut.slices;
+  const int sharers = kWarps / cut.slices, share = warp / cut.slices;  // Warps of a slice, and which of them this is.
+  const auto output_of = [&](int w) { return memory.outputs + w * kOutputFloats<kHeadDim>; };
+  int items = 0;
+  int index = share;  // This warp's next tile, counted from `begin`.
+  for (int64_t at = begin; at < end;) {
+    const Stretch stretch = StretchAt(line, at, end);
+    const int64_t next = at + (stretch.end - stretch.first);
+    const SequenceView sequence = a.step.sequences[stretch.sequence];
+    const int slice = stretch.item * cut.slices + own_slice;
+    const int kv_head = slice / cut.column_tiles, first_column = slice % cut.column_tiles * kColumns;
+    const int columns = min(kColumns, group - first_column);
+    const __nv_bfloat16* const row = a.qkv + static_cast<int64_t>(sequence.first_row) * qkv_columns;
+    const float2* const turns = a.rotation.turns + static_cast<int64_t>(sequence.first_row) * (kHeadDim / 2);
+
+    // The other half may still be read, for the last item.
+    auto& queries = memory.queries[sharers == 1 ? own_slice : items++ % 2 * (kWarps / 2) + own_slice];
+    for (int column = share; column < kColumns; column += sharers) {
+      const __nv_bfloat16* in = row + (kv_head * group + first_column + column) * kHeadDim;
+      if (column < columns && a.appends) {
+        RotateHead<kHeadDim>(in, a.rotation.q_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs,
+                             queries[column]);
+      } else {
+        for (int i = lane; i < kHeadDim; i += 32) queries[column][i] = column < columns ? in[i] : __float2bfloat16(0);
+      }
+    }
+    if (sharers == 1) {
+      __syncwarp();
+    } else {
+      SyncNamed(kConsumersBarrier, kConsumers);
+    }
+    WarpAttention<kHeadDim, __nv_bfloat16> attention(queries);
+    __syncwarp();
+    // The new token is for the warp that comes to it; it is kept where that warp's output will be.
+    __nv_bfloat16(*kept)[kHeadDim] = nullptr;
+    if (a.appends && stretch.end == stretch.tiles && (next - 1 - begin) % sharers == share) {
+      kept = reinterpret_cast<__nv_bfloat16(*)[kHeadDim]>(output_of(warp));
+      TakeNewToken<kHeadDim>(a, sequence, kv_head, row + (a.shape.num_heads + kv_head) * kHeadDim, turns, kept);
+    }
+
+    for (; index < next - begin; index += sharers) {
+      const int turn = index * cut.slices + own_slice, stage = turn % kStages;
+      Barrier::wait(&memory.full[stage], turn / kStages & 1);
+      const uint32_t keys = SharedAddress(memory.ring) + stage * Size::kStageBytes, values = keys + Size::kValues;
+      const bool is_last = stretch.first + index - (at - begin) == stretch.tiles - 1;
+      const int seen = is_last ? (sequence.context_tokens - 1) % kTile + 1 : kTile;  // Of its tokens.
+      if (is_last) MendLastTile<kAtoms>(keys, values, seen, kept);
+      attention.Take(keys, values, Place<kAtoms>, [seen](int token, int) { return token < seen; });
+      __syncwarp();
+      if (lane == 0) Barrier::arrive(&memory.empty[stage]);
+    }
+    __syncwarp();
+    attention.Write(output_of(warp));
+    SyncNamed(kConsumersBarrier, kConsumers);
+
+    const int64_t first_block = stretch.item_begin / length;
+    const int blocks = static_cast<int>((stretch.item_begin + stretch.tiles - 1) / length - first_block) + 1;
+    // Of a block's memory for parts, the first half is for an item that began before it.
+    const auto part_of = [&](int block, int column) {
+      const int64_t part = ((first_block + block) * 2 + (block == 0 ? 1 : 0)) * cut.slices + own_slice;
+      return a.partial + part * kOutputFloats<kHeadDim> + column * (kHeadDim + 2);
+    };
+    const auto out_of = [&](int column) -> OutputWriter {
+      const int head = kv_head * group + first_column + column;
+      return {a.out + (static_cast<int64_t>(sequence.first_row) * a.shape.num_heads + head) * kHeadDim};
+    };
+    for (int column = share; column < columns; column += sharers) {
+      const auto read = [&](int sharer, int i) {
+        return output_of(own_slice + sharer * cut.slices)[column * (kHeadDim + 2) + i];
+      };
+      if (blocks == 1) {
+        CombineOutputs<kHeadDim>(sharers, read, out_of(column));
+      } else {
+        CombineOutputs<kHeadDim>(sharers, read,
+                                 PartWriter<kHeadDim>{part_of(static_cast<int>(blockIdx.x - first_block), column)});
+      }
+    }
+    if (blocks == 1) {
+      SyncNamed(kConsumersBarrier, kConsumers);  // Outputs are read.
+    } else if (IsLastToArrive(a.arrived + first_block, blocks, *memory.is_last, kConsumersBarrier, kConsumers)) {
+      for (int column = share; column < columns; column += sharers) {
+        CombineOutputs<kHeadDim>(
+            blocks, [&](int block, int i) { return __ldcg(part_of(block, column) + i); }, out_of(column));
+      }
+    }
+    at = next;
+  }
+}
+
 template <int kAtoms>
 __global__ void __launch_bounds__(kThreads)
     StreamedAttentionKernel(PagedAttentionArguments a, const __grid_constant__ CUtensorMap map, Cut cut) {
-  using Size = Sizes<kAtoms>;
-  constexpr int kHeadDim = Size::kHeadDim;
   extern __shared__ uint8_t shared[];
   __shared__ uint64_t full[kStages], empty[kStages];
   __shared__ int ends[kMostSequences];
-  // Of each slice; where warps share one, of two items in turn.
-  __shared__ __align__(16) __nv_bfloat16 queries[kWarps][kColumns][kHeadDim];
+  __shared__ __align__(16) __nv_bfloat16 queries[kWarps][kColumns][Sizes<kAtoms>::kHeadDim];
   __shared__ bool is_last;
   LetNextKernelBegin();
   uint8_t* const ring = AlignedRing(shared);
-  float* const outputs = reinterpret_cast<float*>(ring + kStages * Size::kStageBytes);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group_lane = lane / 4, quad = lane % 4;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       Barrier::init(&full[stage], 1);
@@ -176,227 +315,13 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t all = int64_t{ends[a.step.num_sequences - 1]} * line.items;
   const int64_t length = (all + gridDim.x - 1) / gridDim.x;  // Of a block's part of the line.
   const int64_t begin = min(all, blockIdx.x * length), end = min(all, begin + length);
-  if (warp == kWarps) {
+  if (threadIdx.x >= kConsumers) {
     Produce<kAtoms>(a, map, line, begin, end, cut, ring, full, empty);
     WaitForEarlierKernels();
-    return;
-  }
-
-  WaitForEarlierKernels();
-  const int group = a.shape.num_heads / a.shape.num_kv_heads;
-  const int qkv_columns = (a.shape.num_heads + 2 * a.shape.num_kv_heads) * kHeadDim;
-  const float scale = rsqrtf(static_cast<float>(kHeadDim)) * 1.44269504f;  // Exponentials are of 2.
-  // Of a warp: [column][head_dim], then top and sum, of each.
-  const auto output_of = [&](int w, int column) { return outputs + (w * kColumns + column) * (kHeadDim + 2); };
-  int items = 0;
-  const int own_slice = warp % cut.slices, sharers = kWarps / cut.slices;  // Warps of a slice.
-  int index = warp / cut.slices;  // This warp's next tile, counted from `begin`.
-  for (int64_t at = begin; at < end;) {
-    const Stretch stretch = StretchAt(line, at, end);
-    const int64_t next = at + (stretch.end - stretch.first);
-    const SequenceView sequence = a.step.sequences[stretch.sequence];
-    const int slice = stretch.item * cut.slices + own_slice;
-    const int kv_head = slice / cut.column_tiles, first_column = slice % cut.column_tiles * kColumns;
-    const int columns = min(kColumns, group - first_column);
-    const __nv_bfloat16* const row = a.qkv + static_cast<int64_t>(sequence.first_row) * qkv_columns;
-    const float2* const turns = a.rotation.turns + static_cast<int64_t>(sequence.first_row) * (kHeadDim / 2);
-    // The other half may still be read, for the last item.
-    auto& query = queries[sharers == 1 ? own_slice : items++ % 2 * (kWarps / 2) + own_slice];
-    for (int column = warp / cut.slices; column < kColumns; column += sharers) {
-      const __nv_bfloat16* in = row + (kv_head * group + first_column + column) * kHeadDim;
-      if (column < columns && a.appends) {
-        RotateHead<kHeadDim>(in, a.rotation.q_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs,
-                             query[column]);
-      } else {
-        for (int i = lane; i < kHeadDim; i += 32) query[column][i] = column < columns ? in[i] : __float2bfloat16(0);
-      }
-    }
-    if (sharers == 1) {
-      __syncwarp();
-    } else {
-      SyncNamed(kConsumersBarrier, kConsumers);
-    }
-    uint32_t q[kHeadDim / 16][2];
-#pragma unroll
-    for (int k = 0; k < kHeadDim / 16; ++k) {
-      q[k][0] = *reinterpret_cast<const uint32_t*>(&query[group_lane][k * 16 + quad * 2]);
-      q[k][1] = *reinterpret_cast<const uint32_t*>(&query[group_lane][k * 16 + 8 + quad * 2]);
-    }
-    __syncwarp();
-    const int last_tile = stretch.tiles - 1, position = sequence.context_tokens - 1;
-    // The warp that comes to the new token writes it.
-    const bool has_new = a.appends && stretch.end == stretch.tiles && (next - 1 - begin) % sharers == warp / cut.slices;
-    // Its key and its value, where this warp's output will be.
-    auto* const new_token = reinterpret_cast<__nv_bfloat16(*)[kHeadDim]>(output_of(warp, 0));
-    if (has_new) {
-      const __nv_bfloat16* key = row + (a.shape.num_heads + kv_head) * kHeadDim;
-      RotateHead<kHeadDim>(key, a.rotation.k_norm, a.rotation.epsilon, turns, a.rotation.adjacent_pairs, new_token[0]);
-      const int page = a.step.pages[sequence.first_page + position / a.pages.page_tokens];
-      auto* slot =
-          reinterpret_cast<__nv_bfloat16*>(a.pages.base + page * a.pages.page_bytes + kv_head * a.pages.head_bytes +
-                                           position % a.pages.page_tokens * (kHeadDim * 2));
-      const int64_t to_value = a.pages.value_offset / 2;
-      __syncwarp();
-      for (int i = lane; i < kHeadDim; i += 32) {
-        new_token[1][i] = key[a.shape.num_kv_heads * kHeadDim + i];
-        slot[i] = new_token[0][i];
-        slot[to_value + i] = new_token[1][i];
-      }
-      __syncwarp();
-    }
-    float top[2] = {kNever, kNever}, sum[2] = {0, 0};
-    float o[kHeadDim / 16][4] = {};
-    for (; index < next - begin; index += sharers) {
-      const int turn = index * cut.slices + own_slice, stage = turn % kStages;
-      Barrier::wait(&full[stage], turn / kStages & 1);
-      const uint32_t keys = SharedAddress(ring) + stage * Size::kStageBytes, values = keys + Size::kValues;
-      const int tile = stretch.first + static_cast<int>(index - (at - begin));
-      const int seen = tile == last_tile ? position % kTile + 1 : kTile;  // Of its tokens.
-      if (tile == last_tile) {
-        for (int i = lane; i < (kTile - seen + 1) * (kHeadDim / 8); i += 32) {
-          const int token = seen - 1 + i / (kHeadDim / 8), chunk = i % (kHeadDim / 8);
-          const bool is_new = token == seen - 1;
-          if (is_new && !a.appends) continue;
-          // Behind the context lies anything, which a weight of zero does not undo if it is no number.
-          const uint4 zero = make_uint4(0, 0, 0, 0);
-          const uint32_t place = Place<kAtoms>(token, chunk);
-          StoreShared(keys + place, is_new ? reinterpret_cast<const uint4*>(new_token[0])[chunk] : zero);
-          StoreShared(values + place, is_new ? reinterpret_cast<const uint4*>(new_token[1])[chunk] : zero);
-        }
-        __syncwarp();
-      }
-      float s[4] = {};
-#pragma unroll
-      for (int k = 0; k < kHeadDim / 16; ++k) {
-        uint32_t m[4];
-        // Matrices: tokens 0-7 and 8-15 of chunk 2k, then of chunk 2k + 1.
-        LoadMatrices(m, keys + Place<kAtoms>(lane % 16, 2 * k + lane / 16));
-        MultiplyAdd(s, m[0], m[1], m[2], m[3], q[k][0], q[k][1]);
-      }
-      // s: tokens group_lane and group_lane + 8, columns 2 quad and 2 quad + 1.
-#pragma unroll
-      for (int i = 0; i < 4; ++i) s[i] = group_lane + 8 * (i / 2) < seen ? s[i] * scale : kNever;
-      float factor[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float tile_top = fmaxf(s[i], s[i + 2]);
-#pragma unroll
-        for (int step = 4; step < 32; step *= 2) {
-          tile_top = fmaxf(tile_top, __shfl_xor_sync(0xffffffffu, tile_top, step));
-        }
-        const float new_top = fmaxf(top[i], tile_top);
-        factor[i] = Exp2(top[i] - new_top);
-        top[i] = new_top;
-        s[i] = Exp2(s[i] - new_top);
-        s[i + 2] = Exp2(s[i + 2] - new_top);
-        sum[i] = sum[i] * factor[i] + s[i] + s[i + 2];
-      }
-      if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) {
-#pragma unroll
-        for (int d = 0; d < kHeadDim / 16; ++d) {
-          o[d][0] *= factor[0];
-          o[d][1] *= factor[1];
-          o[d][2] *= factor[0];
-          o[d][3] *= factor[1];
-        }
-      }
-      // From rows of tokens to columns of tokens.
-      const uint32_t p0 = TransposeMatrix(PackPair(s[0], s[1])), p1 = TransposeMatrix(PackPair(s[2], s[3]));
-#pragma unroll
-      for (int d = 0; d < kHeadDim / 16; ++d) {
-        uint32_t m[4];
-        // Matrices: tokens 0-7 of chunks 2d and 2d + 1, then tokens 8-15; transposed.
-        LoadMatricesTransposed(m, values + Place<kAtoms>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
-        MultiplyAdd(o[d], m[0], m[1], m[2], m[3], p0, p1);
-      }
-      __syncwarp();
-      if (lane == 0) Barrier::arrive(&empty[stage]);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int step = 4; step < 32; step *= 2) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
-    }
-
-    __syncwarp();
-#pragma unroll
-    for (int d = 0; d < kHeadDim / 16; ++d) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) output_of(warp, quad * 2 + i % 2)[d * 16 + group_lane + 8 * (i / 2)] = o[d][i];
-    }
-    if (group_lane == 0) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        output_of(warp, quad * 2 + i)[kHeadDim] = top[i];
-        output_of(warp, quad * 2 + i)[kHeadDim + 1] = sum[i];
-      }
-    }
-    SyncNamed(kConsumersBarrier, kConsumers);
-    // Puts `count` outputs of a column together.
-    const auto combine = [&](int count, auto read, auto write) {
-      float all_top = kNever, all_sum = 0;
-      for (int i = lane; i < count; i += 32) all_top = fmaxf(all_top, read(i, kHeadDim));
-#pragma unroll
-      for (int step = 16; step > 0; step /= 2) all_top = fmaxf(all_top, __shfl_xor_sync(0xffffffffu, all_top, step));
-      for (int i = lane; i < count; i += 32) all_sum += read(i, kHeadDim + 1) * Exp2(read(i, kHeadDim) - all_top);
-      all_sum = SumOfWarp(all_sum);
-      float values[kHeadDim / 32] = {};
-#pragma unroll 8
-      for (int i = 0; i < count; ++i) {
-        const float weight = Exp2(read(i, kHeadDim) - all_top);
-#pragma unroll
-        for (int d = 0; d < kHeadDim / 32; ++d) values[d] += weight * read(i, d * 32 + lane);
-      }
-#pragma unroll
-      for (int d = 0; d < kHeadDim / 32; ++d) write(d * 32 + lane, values[d], all_top, all_sum);
-    };
-    const int64_t first_block = stretch.item_begin / length;
-    const int blocks = static_cast<int>((stretch.item_begin + stretch.tiles - 1) / length - first_block) + 1;
-    // Of a block's memory for parts, the first half is for an item that began before it.
-    const auto part_of = [&](int block, int column) {
-      return a.partial +
-             (((first_block + block) * 2 + (block == 0 ? 1 : 0)) * cut.slices + own_slice) * Size::kOutputFloats +
-             column * (kHeadDim + 2);
-    };
-    const auto write_out = [&](int column) {
-      const int head = kv_head * group + first_column + column;
-      __nv_bfloat16* const out =
-          a.out + (static_cast<int64_t>(sequence.first_row) * a.shape.num_heads + head) * kHeadDim;
-      return [out](int d, float value, float, float total) { out[d] = __float2bfloat16_rn(value / total); };
-    };
-    for (int column = warp / cut.slices; column < columns; column += sharers) {
-      const auto read = [&](int sharer, int i) { return output_of(own_slice + sharer * cut.slices, column)[i]; };
-      if (blocks == 1) {
-        combine(sharers, read, write_out(column));
-        continue;
-      }
-      float* const to = part_of(static_cast<int>(blockIdx.x - first_block), column);
-      combine(sharers, read, [&](int d, float value, float all_top, float all_sum) {
-        to[d] = value;
-        if (d == 0) {
-          to[kHeadDim] = all_top;
-          to[kHeadDim + 1] = all_sum;
-        }
-      });
-    }
-    if (blocks > 1) __threadfence();
-    SyncNamed(kConsumersBarrier, kConsumers);  // Outputs are read.
-    if (blocks > 1) {
-      if (threadIdx.x == 0) {
-        uint32_t* arrived = a.arrived + first_block;
-        is_last = atomicAdd(arrived, 1) == blocks - 1;
-        if (is_last) *arrived = 0;
-      }
-      SyncNamed(kConsumersBarrier, kConsumers);
-      if (is_last) {
-        __threadfence();
-        for (int column = warp / cut.slices; column < columns; column += sharers) {
-          combine(
-              blocks, [&](int block, int i) { return __ldcg(part_of(block, column) + i); }, write_out(column));
-        }
-      }
-    }
-    at = next;
+  } else {
+    WaitForEarlierKernels();
+    auto* const outputs = reinterpret_cast<float*>(ring + kStages * Sizes<kAtoms>::kStageBytes);
+    Consume<kAtoms>(a, line, begin, end, length, cut, {ring, outputs, full, empty, queries, &is_last});
   }
 }
 

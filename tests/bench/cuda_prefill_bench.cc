@@ -84,24 +84,14 @@ class PrefillBench {
   };
 
   double Rate() {
-    std::vector<double> times;
     LinearCall call;
     DeviceMemory in = RandomBf16(int64_t{8192} * 8192), out = Allocate(int64_t{8192} * 8192 * 2);
     call.in = in.as<Bf16>();
     call.out = out.as<void>();
     call.rows = call.out_features = call.in_features = 8192;
     call.weight = weights_.as<Bf16>();
-    for (int i = 0; i < 43; ++i) {
-      Mark(0);
-      cublas_->Run(call);
-      Mark(1);
-      if (i >= 3)
-        times.push_back(Between(0));
-      else
-        CheckCuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
-    }
-    std::sort(times.begin(), times.end());
-    return 2.0 * 8192 * 8192 * 8192 / times[20] * 1e-9;
+    const double us = MedianMicroseconds(stream_, 40, [&] { cublas_->Run(call); });
+    return 2.0 * 8192 * 8192 * 8192 / us * 1e-6;
   }
 
   Step MakeStep(int rows) {

@@ -52,4 +52,25 @@ inline DeviceMemory RandomBf16(int64_t count) {
   return memory;
 }
 
+// Of one call, which enqueues: the median of `count`, each timed by itself.
+template <typename Call>
+double MedianMicroseconds(cudaStream_t stream, int count, Call call) {
+  cudaEvent_t begin, end;
+  for (cudaEvent_t* event : {&begin, &end}) CheckCuda(cudaEventCreate(event), "cudaEventCreate");
+  std::vector<double> times;
+  constexpr int kWarmUp = 3;
+  for (int i = 0; i < kWarmUp + count; ++i) {
+    CheckCuda(cudaEventRecord(begin, stream), "cudaEventRecord");
+    call();
+    CheckCuda(cudaEventRecord(end, stream), "cudaEventRecord");
+    CheckCuda(cudaEventSynchronize(end), "cudaEventSynchronize");
+    float milliseconds = 0;
+    CheckCuda(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
+    if (i >= kWarmUp) times.push_back(1e3 * milliseconds);
+  }
+  for (cudaEvent_t event : {begin, end}) CheckCuda(cudaEventDestroy(event), "cudaEventDestroy");
+  std::nth_element(times.begin(), times.begin() + count / 2, times.end());
+  return times[count / 2];
+}
+
 }  // namespace tandem

@@ -116,9 +116,8 @@ class AttentionRig {
             .multiprocessors = multiprocessors,
             .compute_major = compute_major};
   }
-  // Random, and no numbers behind the contexts.
-  std::vector<Bf16> PoolValues(std::mt19937& random) const {
-    std::vector<Bf16> values = RandomBf16(pool_elements_, 1, random);
+  // The pool's values, but no numbers behind the contexts.
+  std::vector<Bf16> Spoiled(std::vector<Bf16> values) const {
     for (int i = 0; i < static_cast<int>(sequences_.size()); ++i) {
       const int context = sequences_[i].context_tokens;
       const int end = (context + c_.page_tokens - 1) / c_.page_tokens * c_.page_tokens;
@@ -131,6 +130,19 @@ class AttentionRig {
       }
     }
     return values;
+  }
+  // Keys and values of the new tokens.
+  std::vector<Bf16> SlotsOf(const std::vector<Bf16>& pool) const {
+    std::vector<Bf16> slots;
+    for (int row = 0; row < num_rows_; ++row) {
+      for (int plane : {0, 1}) {
+        for (int head = 0; head < c_.shape.num_kv_heads; ++head) {
+          const auto slot = pool.begin() + Slot(sequence_of_row_[row], positions_[row], plane, head);
+          slots.insert(slots.end(), slot, slot + c_.shape.head_dim);
+        }
+      }
+    }
+    return slots;
   }
   // Of each row, the cosine and sine of each pair's angle.
   std::vector<float2> Turns() const {
@@ -241,11 +253,16 @@ class AttentionRig {
   int64_t layer_elements_ = 0, page_elements_ = 0, pool_elements_ = 0;
 };
 
+std::vector<double> Values(const std::vector<Bf16>& values) {
+  std::vector<double> all;
+  for (Bf16 value : values) all.push_back(Value(value));
+  return all;
+}
+
 // `wanted` becomes what the pool holds where that is in FP8.
 void ExpectPool(bool is_float8, TestPool& pool, std::vector<Bf16>& wanted) {
-  std::vector<double> all;
   // The kernel rounds once: where bf16 lies between, a code may be the next one.
-  for (Bf16 value : is_float8 ? Float8Values(Float8Codes(wanted)) : wanted) all.push_back(Value(value));
+  const std::vector<double> all = Values(is_float8 ? Float8Values(Float8Codes(wanted)) : wanted);
   if (is_float8) wanted = pool.Read();
   ExpectNear(pool.Read(), all, is_float8 ? 0.13 : 0.01, "pool");
 }
@@ -254,6 +271,7 @@ std::vector<AttentionCase> AttentionCases(bool single_rows) {
   std::vector<AttentionCase> cases;
   for (const HeadShape& shape : {HeadShape{4, 2, 32}, {9, 3, 64}, {8, 2, 128}, {8, 1, 64}, {16, 1, 128}, {6, 6, 128}}) {
     for (int page_tokens : {1, 5, 16, 64, 200}) {
+      if (page_tokens == 200 && shape.head_dim != 128) continue;
       if (single_rows) {
         cases.push_back({shape, page_tokens, {{1, 1}}});
         cases.push_back({shape, page_tokens, {{1, 700}}});
@@ -263,7 +281,7 @@ std::vector<AttentionCase> AttentionCases(bool single_rows) {
         cases.push_back({shape, page_tokens, {{40, 40}}});
         cases.push_back({shape, page_tokens, {{1, 90}, {33, 100}, {130, 260}}});
         cases.push_back({shape, page_tokens, {{1, 2000}, {1, 30}, {33, 100}}});
-        if (page_tokens >= 16) cases.push_back({shape, page_tokens, {{300, 1000}, {200, 200}}});
+        if (page_tokens == 16) cases.push_back({shape, page_tokens, {{300, 500}, {200, 200}}});
       }
     }
   }
@@ -327,7 +345,7 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
       a.step.num_sequences = static_cast<int>(sequences.host.size());
       if (!HasStreamedAttention(a, compute_major_)) continue;
       for (int blocks : {1, 7, multiprocessors_}) {
-        TestPool other_pool(rig.PoolValues(random_), c.is_float8);
+        TestPool other_pool(rig.Spoiled(pool.values()), c.is_float8);
         Both<Bf16> other(std::vector<Bf16>(out.host.size()));
         Both<float> streamed_partial(std::vector<float>(StreamedPartialFloats(c.shape, blocks)));
         Both<uint32_t> streamed_arrived(std::vector<uint32_t>(StreamedArrived(blocks)));
@@ -339,26 +357,8 @@ TEST_F(CudaAttentionTest, PagedAttentionAppendsAndAttends) {
           Check(LaunchStreamedAttention(a, blocks, nullptr));
           Finish();
         }
-        std::vector<Bf16> other_rotated = qkv.host, other_wanted = other_pool.values();
-        rig.RotateAndAppend(turns, q_norm.host, k_norm.host, adjacent, other_rotated, other_wanted);
-        ExpectNear(other.Read(), rig.Attend(other_rotated, other_wanted), 0.02, "out of the streamed kernel");
-        std::vector<double> slots;
-        for (const auto& values : {other_pool.Read(), other_wanted}) {
-          std::vector<Bf16> of_values;
-          for (int i = 0; i < rig.num_rows(); ++i) {
-            for (int plane : {0, 1}) {
-              for (int head = 0; head < c.shape.num_kv_heads; ++head) {
-                const int64_t slot = rig.Slot(i, rig.positions()[i], plane, head);
-                of_values.insert(of_values.end(), values.begin() + slot, values.begin() + slot + dim);
-              }
-            }
-          }
-          if (slots.empty()) {
-            for (Bf16 value : of_values) slots.push_back(Value(value));
-          } else {
-            ExpectNear(of_values, slots, 0.01, "slots of the streamed kernel");
-          }
-        }
+        ExpectNear(other.Read(), wanted, 0.02, "out of the streamed kernel");
+        ExpectNear(rig.SlotsOf(other_pool.Read()), Values(rig.SlotsOf(wanted_pool)), 0.01, "slots of the streamed one");
       }
       if (HasFailure()) return;
     }
@@ -430,7 +430,7 @@ TEST_F(CudaAttentionTest, AttentionOfChunksIsThatOfTheHost) {
                                     << " sequences" << (c.is_float8 ? ", FP8" : ""));
     AttentionRig rig(c, random_);
     const int dim = c.shape.head_dim;
-    TestPool pool(rig.PoolValues(random_), c.is_float8);
+    TestPool pool(rig.Spoiled(Random(rig.pool_elements())), c.is_float8);
     Both<Bf16> qkv(Random(size_t(rig.num_rows()) * rig.columns()));
     Both<Bf16> out(std::vector<Bf16>(size_t(rig.num_rows()) * c.shape.num_heads * dim));
     Both<AttentionPart> whole(rig.Parts(132, /*keeps_whole=*/true)), single(rig.Parts(132, /*keeps_whole=*/false));
