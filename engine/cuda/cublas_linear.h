@@ -43,7 +43,8 @@ class CublasLinear {
   static absl::StatusOr<std::unique_ptr<CublasLinear>> Create(cudaStream_t stream);
   ~CublasLinear();
   void Run(const LinearCall& call);
-  // From now on each call takes the next algorithm of its shape, and waits for it. Not in a stream that is recorded.
+  // From now on calls try the algorithms of their shape, and wait for them: all of them where the weights are larger
+  // than the cache, else the next one. What is added to is added to several times. Not in a stream that is recorded.
   void StartTrying() { is_trying_ = true; }
   // Each shape that was tried keeps its fastest.
   void EndTrying();
@@ -64,6 +65,7 @@ class CublasLinear {
   CublasLinear(const CublasLibrary& library, cudaStream_t stream) : library_(library), stream_(stream) {}
   Plan MakePlan(const LinearCall& call);
   void Multiply(const LinearCall& call, const Plan& plan);
+  void Try(const LinearCall& call, Plan& plan);
   // Ends the process unless the call went well.
   void Check(cublasStatus_t status, const char* call) const;
 
