@@ -45,7 +45,10 @@ class GqaDecoder final : public DecoderModel {
         RunMlp(layers_[last], last, rows, *hidden_);
         ops_.GatherLogitRows(*hidden_, *last_hidden_);
       } else {
-        RunLastLayer(layers_[last], rows, logit_rows, kv);
+        // Nothing is read of the other rows but their keys and values.
+        AppendKv(layers_[last], last, rows, kv);
+        report(config_.num_layers);
+        if (logit_rows > 0) RunLogitRows(layers_[last], last, logit_rows, kv);
       }
       RunHead(logit_rows);
     });
@@ -60,12 +63,13 @@ class GqaDecoder final : public DecoderModel {
     AddLinear(*attended_, *layer.o, rows, attention_summand_.get(), *hidden_);
   }
 
-  // Of a step with rows whose logits are not wanted: nothing is read of these but their keys and values.
-  void RunLastLayer(const Layer& layer, int rows, int logit_rows, const KvPoolView& kv) {
-    const int index = config_.num_layers - 1;
+  void AppendKv(const Layer& layer, int index, int rows, const KvPoolView& kv) {
     ops_.NormLinear(*hidden_, *layer.attention_norm, config_.rms_epsilon, *layer.qkv, rows, *normed_, *qkv_);
     ops_.RopeAndAppendKv(*qkv_, NormOf(layer), index, kv);
-    if (logit_rows == 0) return;
+  }
+
+  // The rest of a layer, into last_hidden_.
+  void RunLogitRows(const Layer& layer, int index, int logit_rows, const KvPoolView& kv) {
     ops_.GatherLogitRows(*hidden_, *last_hidden_);
     ops_.GatherLogitRows(*qkv_, *last_qkv_);
     ops_.AttendLogitRows(*last_qkv_, index, kv, *attended_);
