@@ -51,6 +51,12 @@ TEST(CliTest, WrongUsageNamesTheCommandAndWhatItTakes) {
   EXPECT_THAT(Tandem({"bench", "--slo=1s"}), Ends(2, "--slo: expected TTFT,TPOT"));
 }
 
+TEST(CliTest, HelpAndVersionAreNoErrors) {
+  EXPECT_THAT(Tandem({"--help"}), Ends(0, "--max_tokens"));
+  EXPECT_THAT(Tandem({"bench", "-h"}), Ends(0, "tandem check FILE"));
+  EXPECT_THAT(Tandem({"--version"}), Ends(0, "tandem 0."));
+}
+
 TEST(CliTest, ARouterThatIsNotThereIsNamedWithTheCause) {
   const std::string router = "--router=unix:/nonexistent/router";
   for (std::vector<std::string> command : {std::vector<std::string>{"status"},

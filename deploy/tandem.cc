@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -18,7 +19,6 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/reflection.h"
 #include "absl/flags/usage.h"
-#include "absl/flags/usage_config.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -67,7 +67,7 @@ constexpr char kUsage[] = R"(Serves language models with prefill and decode on s
 The environment's TANDEM_API_KEY is sent where the router wants a key; for TLS, TANDEM_TLS_AUTHORITIES names a file with
 the certificates of who signs the router's (docs/security.md).
 
---help lists all flags.)";
+--help lists all flags, --version says which version this is.)";
 
 volatile sig_atomic_t interrupts = 0;
 
@@ -409,23 +409,41 @@ int Run(const std::vector<char*>& arguments) {
   return command->run(operands == 0 ? "" : arguments[2]);
 }
 
+// The flags of all commands.
+void PrintHelp() {
+  printf("%s\n\n", kUsage);
+  const auto all = absl::GetAllFlags();
+  std::map<absl::string_view, const absl::CommandLineFlag*> sorted;
+  for (const auto& [name, flag] : all) {
+    if (absl::StrContains(flag->Filename(), "deploy/")) sorted[name] = flag;
+  }
+  for (const auto& [name, flag] : sorted) {
+    printf("  --%s (%s); default: \"%s\"\n", std::string(name).c_str(), flag->Help().c_str(),
+           flag->DefaultValue().c_str());
+  }
+}
+
 }  // namespace
 }  // namespace tandem
 
 int main(int argc, char** argv) {
   // As people type it: --max-tokens for --max_tokens.
   for (char* argument : absl::MakeSpan(argv + 1, std::max(argc - 1, 0))) {
-    if (absl::string_view(argument) == "--") break;
     absl::string_view name = argument;
+    if (name == "--") break;
+    if (name == "--help" || name == "-h") {
+      tandem::PrintHelp();
+      return 0;
+    }
+    if (name == "--version") {
+      puts("tandem " TANDEM_VERSION);
+      return 0;
+    }
     if (!absl::ConsumePrefix(&name, "--")) continue;
     name = name.substr(0, name.find('='));
     const std::string flag = absl::StrReplaceAll(name, {{"-", "_"}});
     if (absl::FindCommandLineFlag(flag) != nullptr) std::copy(flag.begin(), flag.end(), argument + 2);
   }
   absl::SetProgramUsageMessage(tandem::kUsage);
-  // --help shows the flags of all commands.
-  absl::FlagsUsageConfig config;
-  config.contains_help_flags = [](absl::string_view file) { return absl::StrContains(file, "deploy/"); };
-  absl::SetFlagsUsageConfig(config);
   return tandem::Run(absl::ParseCommandLine(argc, argv));
 }

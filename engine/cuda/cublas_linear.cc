@@ -76,11 +76,12 @@ CublasLinear::Plan CublasLinear::MakePlan(const LinearCall& call) {
   Check(library_.find_algorithms(handle_, plan.operation, plan.weight, plan.in, plan.out, plan.out, preference,
                                  kCandidates, results.data(), &found),
         "cublasLtMatmulAlgoGetHeuristic");
-  Check(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : results[0].state, "cublasLtMatmulAlgoGetHeuristic");
   library_.preference_destroy(preference);
   for (int i = 0; i < found; ++i) {
     if (results[i].state == CUBLAS_STATUS_SUCCESS) plan.candidates.push_back({results[i].algo});
   }
+  Check(plan.candidates.empty() ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS,
+        "cublasLtMatmulAlgoGetHeuristic");
   return plan;
 }
 
@@ -101,7 +102,7 @@ void CublasLinear::Run(const LinearCall& call) {
           "cublasLtMatmulDescSetAttribute");
   }
   if (!is_trying_) {
-    Multiply(call, known);
+    Check(Multiply(call, known), "cublasLtMatmul");
     return;
   }
   // Loading a kernel is part of its first run.
@@ -113,7 +114,7 @@ void CublasLinear::Run(const LinearCall& call) {
 void CublasLinear::Try(const LinearCall& call, Plan& plan) {
   plan.chosen = plan.tries++ % plan.candidates.size();
   CheckCuda(cudaEventRecord(begin_, stream_), "cudaEventRecord");
-  Multiply(call, plan);
+  if (Multiply(call, plan) != CUBLAS_STATUS_SUCCESS) return;  // Not for these pointers: it stays the slowest.
   CheckCuda(cudaEventRecord(end_, stream_), "cudaEventRecord");
   CheckCuda(cudaEventSynchronize(end_), "cudaEventSynchronize");
   float milliseconds = 0;
@@ -132,15 +133,14 @@ void CublasLinear::EndTrying() {
   }
 }
 
-void CublasLinear::Multiply(const LinearCall& call, const Plan& known) {
+cublasStatus_t CublasLinear::Multiply(const LinearCall& call, const Plan& known) {
   const bool is_float8 = call.float8.codes != nullptr;
   const float alpha = 1, beta = call.add ? 1 : 0;
   const void* weight = is_float8 ? static_cast<const void*>(call.float8.codes) : call.weight;
   const void* in = is_float8 ? static_cast<const void*>(call.codes) : call.in;
-  Check(library_.matmul(handle_, known.operation, &alpha, weight, known.weight, in, known.in, &beta, call.out,
-                        known.out, call.out, known.out, &known.candidates[known.chosen].algorithm,
-                        workspace_.as<void>(), kWorkspaceBytes, stream_),
-        "cublasLtMatmul");
+  return library_.matmul(handle_, known.operation, &alpha, weight, known.weight, in, known.in, &beta, call.out,
+                         known.out, call.out, known.out, &known.candidates[known.chosen].algorithm,
+                         workspace_.as<void>(), kWorkspaceBytes, stream_);
 }
 
 }  // namespace tandem

@@ -64,7 +64,7 @@ class CublasLinear {
   using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool, bool>;
   CublasLinear(const CublasLibrary& library, cudaStream_t stream) : library_(library), stream_(stream) {}
   Plan MakePlan(const LinearCall& call);
-  void Multiply(const LinearCall& call, const Plan& plan);
+  cublasStatus_t Multiply(const LinearCall& call, const Plan& plan);
   void Try(const LinearCall& call, Plan& plan);
   // Ends the process unless the call went well.
   void Check(cublasStatus_t status, const char* call) const;

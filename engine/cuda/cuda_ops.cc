@@ -251,11 +251,12 @@ class CudaOps final : public Ops {
   }
 
   void LaunchAttention(const PagedAttentionArguments& arguments) {
-    if (IsStreamedAttention(arguments, compute_major_, multiprocessors_)) {
-      CheckCuda(LaunchStreamedAttention(arguments, multiprocessors_, stream_), "LaunchStreamedAttention");
-    } else {
-      CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
+    // Where the driver does not describe the pages to the copy engine, nothing was enqueued.
+    if (IsStreamedAttention(arguments, compute_major_, multiprocessors_) &&
+        LaunchStreamedAttention(arguments, multiprocessors_, stream_) == cudaSuccess) {
+      return;
     }
+    CheckCuda(LaunchPagedAttention(arguments, stream_), "LaunchPagedAttention");
   }
 
   const CudaOpsOptions options_;

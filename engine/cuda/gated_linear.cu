@@ -163,6 +163,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
     }
   }
+  if (thread == 0) cute::tma_store_wait<0>();  // The last tile is read, too, before this memory is another block's.
+  __syncwarp();
   // The other block may still bring weights, and says what it has read.
   cute::cluster_sync();
 }

@@ -114,15 +114,15 @@ struct Barriers {
 template <int kAtoms>
 __device__ __forceinline__ void Produce(const CUtensorMap& query_map, const CUtensorMap& page_map, const Call& call,
                                         uint8_t* queries, uint8_t* keys, uint8_t* values, Work* works, int32_t* taken,
-                                        Barriers& b) {
+                                        Barriers& barriers) {
   using Size = Sizes<kAtoms>;
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   const int is_value = warp / 2, part = warp % 2;
   const int atom = kAtoms == 2 ? part : 0;
   const int boxes = call.tile_tokens / call.box_tokens, boxes_of_page = call.page_tokens / call.box_tokens;
   uint8_t* const to = (is_value ? values : keys) + atom * kTokenBytes;
-  uint64_t* const full = is_value ? b.values_full : b.keys_full;
-  uint64_t* const empty = is_value ? b.values_empty : b.keys_empty;
+  uint64_t* const full = is_value ? barriers.values_full : barriers.keys_full;
+  uint64_t* const empty = is_value ? barriers.values_empty : barriers.keys_empty;
   RingPlace<kStages> query_place, place;
   const auto load = [&](const Work& work, int step) {
     // Boxes of this warp: all, or each second one.
@@ -160,10 +160,10 @@ __device__ __forceinline__ void Produce(const CUtensorMap& query_map, const CUte
       work.steps = (work.tile.first_position + work.tile.num_rows + call.tile_tokens - 1) / call.tile_tokens;
     }
     if (warp == 0) {
-      query_place.WaitEmpty(b.queries_empty);
+      query_place.WaitEmpty(barriers.queries_empty);
       if (lane == 0) {
         works[query_place.stage] = work;
-        uint64_t* const queries_full = &b.queries_full[query_place.stage];
+        uint64_t* const queries_full = &barriers.queries_full[query_place.stage];
         if (work.steps == 0) {
           Barrier::arrive(queries_full);
         } else {
@@ -234,10 +234,10 @@ __device__ __forceinline__ void Scale(float (&sums)[kCount], const float2& facto
   for (int j = 0; j < static_cast<int>(kCount); ++j) sums[j] *= j % 4 / 2 == 0 ? factor.x : factor.y;
 }
 
-// Multiplies what the warp of Produce brings; one group of warps.
+// Multiplies what Produce brings; one group of warps.
 template <int kAtoms>
 __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* queries, uint8_t* keys, uint8_t* values,
-                                        const Work* works, Barriers& b) {
+                                        const Work* works, Barriers& barriers) {
   using Size = Sizes<kAtoms>;
   constexpr int kHeadDim = kAtoms * kAtom;
   const int thread = threadIdx.x % kGroupThreads, warp = thread / 32, lane = thread % 32;
@@ -280,7 +280,7 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
 
   if (group == 1) GiveTurn(0);
   for (;;) {
-    query_place.WaitFull(b.queries_full);
+    query_place.WaitFull(barriers.queries_full);
     const Work work = works[query_place.stage];
     if (work.steps == 0) return;
     uint8_t* const own_queries = queries + (query_place.stage * kConsumers + group) * Size::kQueries;
@@ -299,19 +299,19 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
     };
     Softmax softmax;
     int step = work.steps - 1;
-    key_place.WaitFull(b.keys_full);
+    key_place.WaitFull(barriers.keys_full);
     WaitForTurn(group);
     start_scores(query);
     GiveTurn(1 - group);
     cute::warpgroup_wait<0>();
     FenceOperands(scores);
-    release(key_place, b.keys_empty);
+    release(key_place, barriers.keys_empty);
     mask(step);
     softmax.Update(scores, call.scale);
     pack_weights();
     // Behind the context lies anything, which a weight of zero does not undo if it is no number.
     if (const int seen = work.tile.context_tokens - step * call.tile_tokens; seen < call.tile_tokens) {
-      value_place.WaitFull(b.values_full);
+      value_place.WaitFull(barriers.values_full);
       const uint32_t value = SharedAddress(values + value_place.stage * Size::kTokens);
       for (int at = seen * kAtomBytes + thread * 16; at < kTokenBytes; at += kGroupThreads * 16) {
 #pragma unroll
@@ -321,30 +321,30 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
       SyncGroup(group);
     }
     for (--step; step >= 0; --step) {
-      key_place.WaitFull(b.keys_full);
+      key_place.WaitFull(barriers.keys_full);
       WaitForTurn(group);
       start_scores(query);
-      value_place.WaitFull(b.values_full);
+      value_place.WaitFull(barriers.values_full);
       start_values(step == work.steps - 2);
       GiveTurn(1 - group);
       cute::warpgroup_wait<1>();
       FenceOperands(scores);
-      release(key_place, b.keys_empty);
+      release(key_place, barriers.keys_empty);
       mask(step);
       const float2 factor = softmax.Update(scores, call.scale);
       cute::warpgroup_wait<0>();
       FenceOperands(sums);
       FenceOperands(weights);
-      release(value_place, b.values_empty);
+      release(value_place, barriers.values_empty);
       if (__any_sync(0xffffffffu, factor.x != 1 || factor.y != 1)) Scale(sums, factor);
       pack_weights();
     }
-    value_place.WaitFull(b.values_full);
+    value_place.WaitFull(barriers.values_full);
     start_values(work.steps == 1);
     const float2 whole = softmax.Sums();
     cute::warpgroup_wait<0>();
     FenceOperands(sums);
-    release(value_place, b.values_empty);
+    release(value_place, barriers.values_empty);
     Scale(sums, make_float2(1 / whole.x, 1 / whole.y));
 
     // Through the memory of the queries, so that rows are written as a whole.
@@ -370,7 +370,7 @@ __device__ __forceinline__ void Consume(const Call& call, int group, uint8_t* qu
                                 piece * 8) = value;
     }
     SyncGroup(group);
-    release(query_place, b.queries_empty);
+    release(query_place, barriers.queries_empty);
   }
 }
 

@@ -9,13 +9,12 @@
 #include "engine/cuda/hopper_code.cuh"
 #include "engine/cuda/launch.h"
 
-// How it works. A slice is a KV head and up to 8 query heads that share it; an item is a sequence and some neighbouring
-// slices, all 8 of a model that has so many. The tokens of all items, 16 at a time, make one line that is cut into as
-// many even stretches as there are blocks, one for each multiprocessor. One warp orders copies of keys and values, from
-// end to end, as far ahead as the ring is long: of neighbouring heads one after the other, which lie side by side in a
-// page. Eight warps multiply, each for one slice, and where there are fewer slices, tiles of 16 tokens in turn; where
-// an item ends, those of a slice put their outputs together, and where a cut divides an item, the last of its blocks
-// does.
+// How it works. A slice is a KV head and up to 8 query heads that share it; an item is a sequence and one or two
+// neighbouring slices, which lie side by side in a page and are read one after the other. The tokens of all items, 16 at
+// a time, make one line that is cut into as many even stretches as there are blocks, one for each multiprocessor. One
+// warp orders copies of keys and values from end to end, a tile of a slice for each of the eight warps ahead. These
+// multiply, those of a slice in turn, and put their outputs together where an item ends; where a cut divides an item,
+// the last of its blocks puts the parts together.
 //
 // The new token is not read from its page, where it is being written: its row is put into the tile by hand.
 
@@ -26,6 +25,7 @@ constexpr int kWarps = 8;  // That multiply.
 constexpr int kConsumers = kWarps * 32;
 constexpr int kThreads = kConsumers + 32;
 constexpr int kStages = kWarps;  // So few that a block of streamed_linear is there beside it.
+constexpr int kMostSlices = 2;   // Of an item: with more, more is to be put together where it is cut.
 constexpr int kMostSequences = 512;
 constexpr int kConsumersBarrier = 1;
 
@@ -47,7 +47,7 @@ __device__ __forceinline__ int Place(int row, int chunk) {
 // How heads are cut.
 struct Cut {
   int column_tiles = 1;   // Slices of a KV head.
-  int slices = 1;         // Of an item; divides kWarps.
+  int slices = 1;         // Of an item, up to kMostSlices; divides kWarps.
   int heads_of_page = 0;  // So many of them lie between the heads of one page and those of the next.
 };
 
@@ -180,6 +180,7 @@ __device__ __forceinline__ void MendLastTile(uint32_t keys, uint32_t values, int
     StoreShared(keys + Place<kAtoms>(token, chunk), is_new ? reinterpret_cast<const uint4*>(kept[0])[chunk] : zero);
     StoreShared(values + Place<kAtoms>(token, chunk), is_new ? reinterpret_cast<const uint4*>(kept[1])[chunk] : zero);
   }
+  cute::tma_store_fence();  // The copy engine writes there next.
   __syncwarp();
 }
 
@@ -189,8 +190,7 @@ struct Memory {
   uint8_t* ring;
   float* outputs;  // Of the warps, as WarpAttention writes them.
   uint64_t *full, *empty;
-  // Of each slice; where warps share one, of two items in turn.
-  __nv_bfloat16 (*queries)[kColumns][Sizes<kAtoms>::kHeadDim];
+  __nv_bfloat16 (*queries)[kColumns][Sizes<kAtoms>::kHeadDim];  // Of each slice of an item, and of the item before.
   bool* is_last;
 };
 
@@ -219,7 +219,7 @@ __device__ __forceinline__ void Consume(const PagedAttentionArguments& a, const 
     const float2* const turns = a.rotation.turns + static_cast<int64_t>(sequence.first_row) * (kHeadDim / 2);
 
     // The other half may still be read, for the last item.
-    auto& queries = memory.queries[sharers == 1 ? own_slice : items++ % 2 * (kWarps / 2) + own_slice];
+    auto& queries = memory.queries[items++ % 2 * kMostSlices + own_slice];
     for (int column = share; column < kColumns; column += sharers) {
       const __nv_bfloat16* in = row + (kv_head * group + first_column + column) * kHeadDim;
       if (column < columns && a.appends) {
@@ -229,11 +229,7 @@ __device__ __forceinline__ void Consume(const PagedAttentionArguments& a, const 
         for (int i = lane; i < kHeadDim; i += 32) queries[column][i] = column < columns ? in[i] : __float2bfloat16(0);
       }
     }
-    if (sharers == 1) {
-      __syncwarp();
-    } else {
-      SyncNamed(kConsumersBarrier, kConsumers);
-    }
+    SyncNamed(kConsumersBarrier, kConsumers);
     WarpAttention<kHeadDim, __nv_bfloat16> attention(queries);
     __syncwarp();
     // The new token is for the warp that comes to it; it is kept where that warp's output will be.
@@ -298,7 +294,7 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ uint8_t shared[];
   __shared__ uint64_t full[kStages], empty[kStages];
   __shared__ int ends[kMostSequences];
-  __shared__ __align__(16) __nv_bfloat16 queries[kWarps][kColumns][Sizes<kAtoms>::kHeadDim];
+  __shared__ __align__(16) __nv_bfloat16 queries[2 * kMostSlices][kColumns][Sizes<kAtoms>::kHeadDim];
   __shared__ bool is_last;
   LetNextKernelBegin();
   uint8_t* const ring = AlignedRing(shared);
@@ -340,9 +336,7 @@ cudaError_t Launch(const PagedAttentionArguments& a, int multiprocessors, cudaSt
   if (error != cudaSuccess) return error;
   Cut cut;
   cut.column_tiles = (group + kColumns - 1) / kColumns;
-  // More of them are read in a row, and more is put together where an item is cut.
-  const int most = Slices(a) >= 6 * multiprocessors ? 4 : 2;
-  while (cut.slices < most && a.shape.num_kv_heads * cut.column_tiles % (2 * cut.slices) == 0) cut.slices *= 2;
+  if (a.shape.num_kv_heads * cut.column_tiles % kMostSlices == 0) cut.slices = kMostSlices;
   cut.heads_of_page = static_cast<int>(a.pages.page_bytes / a.pages.head_bytes);
   return LaunchEarly<SharedMemory::kMost>(StreamedAttentionKernel<kAtoms>, multiprocessors, kThreads,
                                           Sizes<kAtoms>::kShared, stream, a, map, cut);
@@ -366,7 +360,7 @@ cudaError_t LaunchStreamedAttention(const PagedAttentionArguments& a, int multip
 }
 
 int64_t StreamedPartialFloats(const HeadShape& shape, int multiprocessors) {
-  return int64_t{multiprocessors} * 2 * kWarps * kColumns * (shape.head_dim + 2);
+  return int64_t{multiprocessors} * 2 * kMostSlices * kColumns * (shape.head_dim + 2);
 }
 int64_t StreamedArrived(int multiprocessors) { return multiprocessors; }
 

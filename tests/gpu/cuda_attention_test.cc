@@ -269,9 +269,18 @@ void ExpectPool(bool is_float8, TestPool& pool, std::vector<Bf16>& wanted) {
 
 std::vector<AttentionCase> AttentionCases(bool single_rows) {
   std::vector<AttentionCase> cases;
-  for (const HeadShape& shape : {HeadShape{4, 2, 32}, {9, 3, 64}, {8, 2, 128}, {8, 1, 64}, {16, 1, 128}, {6, 6, 128}}) {
+  for (const HeadShape& shape : {HeadShape{4, 2, 32},
+                                 {9, 3, 64},
+                                 {8, 2, 128},
+                                 {8, 1, 64},
+                                 {16, 1, 128},
+                                 {6, 6, 128},
+                                 {32, 8, 128},
+                                 {28, 4, 128},
+                                 {24, 2, 64}}) {
     for (int page_tokens : {1, 5, 16, 64, 200}) {
       if (page_tokens == 200 && shape.head_dim != 128) continue;
+      if (page_tokens != 16 && shape.num_heads > 16) continue;
       if (single_rows) {
         cases.push_back({shape, page_tokens, {{1, 1}}});
         cases.push_back({shape, page_tokens, {{1, 700}}});
