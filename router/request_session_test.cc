@@ -1,15 +1,13 @@
 #include "router/request_session.h"
 
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "model/tokenizer_spec.h"
+#include "router/request_session_fixture.h"
 #include "tests/support/status_matchers.h"
 
 namespace tandem {
@@ -19,90 +17,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-
-constexpr absl::Time kNow = absl::UnixEpoch();
-constexpr Incarnation kPrefill(1), kPrefill2(2), kDecode(11), kDecode2(12);
-
-// Token i is the letter 'a' + i.
-std::unique_ptr<Tokenizer> Letters() {
-  TokenizerSpec spec;
-  for (char letter = 'a'; letter <= 'z'; ++letter) spec.tokens.push_back({std::string(1, letter)});
-  return *Tokenizer::Create(std::move(spec));
-}
-
-absl::Status Retryable(ErrorReason reason) { return MakeError(absl::StatusCode::kUnavailable, reason, "because"); }
-
-class RequestSessionTest : public testing::Test {
- protected:
-  RequestSessionTest() : tokenizer_(Letters()) {
-    for (Incarnation id : {kPrefill, kPrefill2, kDecode, kDecode2}) {
-      view_.Register({.worker_id = absl::StrCat("w", id.value()), .incarnation = id, .page_tokens = 4}, kNow);
-    }
-    request_.name = "r";
-    request_.prompt = {0, 1, 2};
-    request_.arrival = kNow;
-  }
-  void Begin(int sample = 0) {
-    session_ = std::make_unique<RequestSession>(options_, request_, sample, *tokenizer_, kNow);
-    EXPECT_TRUE(Do(session_->Begin()).needs_placement);
-  }
-  // What became of it when it was placed so.
-  std::optional<absl::Status> EndOf(const Placement& placement, absl::Time now, int sample = 0) {
-    Begin(sample);
-    return Do(session_->OnPlaced(placement, view_, now)).finished;
-  }
-  // Where the first token comes after 10 s.
-  static Placement Late(Incarnation prefill, Incarnation decode) {
-    Placement placement{prefill, decode};
-    placement.predicted_ttft = absl::Seconds(10);
-    placement.is_sure_to_wait = true;
-    return placement;
-  }
-  // Begins and places on the first pair.
-  void Start() {
-    Begin();
-    Place(kPrefill, kDecode);
-  }
-  const SessionActions& Place(Incarnation prefill, Incarnation decode) {
-    return Do(session_->OnPlaced(Placement{prefill, decode}, view_, now_));
-  }
-  const SessionActions& Prefill(LegEvent event) {
-    return Do(session_->OnLegEvent(LegKind::kPrefill, std::move(event), now_));
-  }
-  const SessionActions& Decode(LegEvent event) {
-    return Do(session_->OnLegEvent(LegKind::kDecode, std::move(event), now_));
-  }
-  static LegEvent Tokens(std::vector<TokenId> ids, LegFinish finish = LegFinish::kNone) {
-    LegEvent event{.finish = finish};
-    for (TokenId id : ids) event.tokens.push_back({.token = id});
-    return event;
-  }
-  // Of the decode leg that was started last.
-  HandoverId Handover() const { return handover_; }
-  // To the middle of decoding: "def" is out.
-  void StartDecoding() {
-    Start();
-    Prefill(Tokens({3}));
-    Decode({.taken_over = true});
-    Decode(Tokens({4, 5}));
-  }
-  const SessionActions& Do(SessionActions actions) {
-    text_ += actions.update.text;
-    if (!actions.starts.empty()) handover_ = actions.starts[0].second.handover;
-    last_ = std::move(actions);
-    return last_;
-  }
-
-  RequestSession::Options options_;
-  Request request_;
-  ClusterView view_;
-  std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<RequestSession> session_;
-  SessionActions last_;
-  HandoverId handover_;
-  std::string text_;
-  absl::Time now_ = kNow;
-};
 
 TEST_F(RequestSessionTest, OpensBothLegsAtOnceForOneHandover) {
   Start();
@@ -402,69 +316,6 @@ TEST_F(RequestSessionTest, TellsWorkersWhenItsFirstTokenIsWanted) {
   request_.ttft_limit = absl::Seconds(5);
   EXPECT_EQ(due_after(absl::Seconds(1)), absl::Seconds(4));
   EXPECT_EQ(due_after(absl::Seconds(7)), -absl::Seconds(2));
-}
-
-TEST_F(RequestSessionTest, IsRefusedAtOnceWhereTheFirstTokenWouldComeTooLate) {
-  Placement placement = Late(kPrefill, kDecode);
-  placement.is_sure_to_wait = false;
-  const auto place = [&] { return EndOf(placement, kNow + absl::Seconds(1)); };
-  request_.ttft_limit = absl::Seconds(5);
-  EXPECT_FALSE(place().has_value());  // Nobody is before it: it may show that it goes faster.
-  placement.is_sure_to_wait = true;
-  const absl::Status late = place().value();
-  EXPECT_THAT(late, StatusIs(absl::StatusCode::kResourceExhausted,
-                             HasSubstr("in 10s, and the deadline or the service tier leaves 4s")));
-  EXPECT_EQ(GetRetryAfter(late), absl::Seconds(4));  // What it will be about.
-  EXPECT_THAT(last_.starts, IsEmpty());
-  request_.ttft_limit = absl::Seconds(9);
-  EXPECT_FALSE(place().has_value());  // It might just do.
-  request_.deadline = kNow + absl::Seconds(4);
-  EXPECT_THAT(place().value(), StatusIs(absl::StatusCode::kResourceExhausted));
-}
-
-TEST_F(RequestSessionTest, IsRefusedAtOnceWhereFurtherTokensWouldTakeTooLong) {
-  Placement placement{kPrefill, kDecode};
-  placement.predicted_tpot = absl::Milliseconds(100);
-  const auto place = [&] { return EndOf(placement, kNow); };
-  request_.tpot_limit = absl::Milliseconds(79);
-  EXPECT_FALSE(place().has_value());  // Nobody runs there: it may show that it goes faster.
-  placement.is_sure_to_share = true;
-  const absl::Status slow = place().value();
-  EXPECT_THAT(slow, StatusIs(absl::StatusCode::kResourceExhausted,
-                             HasSubstr("each further token is predicted to come in 100ms, and the service tier allows "
-                                       "79ms")));
-  EXPECT_EQ(GetRetryAfter(slow), absl::Milliseconds(6400));
-  EXPECT_THAT(last_.starts, IsEmpty());
-  request_.sampling.max_tokens = 1;
-  EXPECT_FALSE(place().has_value());  // It has no further token.
-  request_.sampling.max_tokens = 200;
-  request_.tpot_limit = absl::Milliseconds(81);
-  EXPECT_FALSE(place().has_value());  // It might just do.
-  // 200 tokens of 80 ms or more.
-  request_.deadline = kNow + absl::Seconds(15.9);
-  EXPECT_FALSE(place().has_value());  // It may end sooner.
-  request_.sampling.ignore_eos = true;
-  EXPECT_THAT(place().value(), StatusIs(absl::StatusCode::kResourceExhausted,
-                                        HasSubstr("the whole answer is predicted to come in 19.9s, and the "
-                                                  "deadline leaves 15.9s")));
-  request_.deadline = kNow + absl::Seconds(16);
-  EXPECT_FALSE(place().has_value());
-  request_.sampling.ignore_eos = false;
-  request_.sampling.min_tokens = 300;
-  EXPECT_THAT(place().value(), StatusIs(absl::StatusCode::kResourceExhausted));
-}
-
-TEST_F(RequestSessionTest, ACallsFurtherSamplesAreNotRefusedForTheFirst) {
-  request_.ttft_limit = absl::Seconds(1);
-  EXPECT_FALSE(EndOf(Late(kPrefill, kDecode), kNow, /*sample=*/1).has_value());
-}
-
-TEST_F(RequestSessionTest, WhatHasBegunIsNotRefusedForComingLate) {
-  request_.ttft_limit = absl::Seconds(1);
-  Start();
-  Do(session_->OnWorkerLost(kPrefill, kNow));
-  ASSERT_TRUE(last_.needs_placement);
-  EXPECT_FALSE(Do(session_->OnPlaced(Late(kPrefill2, kDecode2), view_, kNow)).finished.has_value());
 }
 
 TEST_F(RequestSessionTest, WaitsForWorkersOnlySoLong) {

@@ -10,9 +10,9 @@
 #include "engine/cuda/launch.h"
 
 // How it works. A slice is a KV head and up to 8 query heads that share it; an item is a sequence and one or two
-// neighbouring slices, which lie side by side in a page and are read one after the other. The tokens of all items, 16 at
-// a time, make one line that is cut into as many even stretches as there are blocks, one for each multiprocessor. One
-// warp orders copies of keys and values from end to end, a tile of a slice for each of the eight warps ahead. These
+// neighbouring slices, which lie side by side in a page and are read one after the other. The tokens of all items, 16
+// at a time, make one line that is cut into as many even stretches as there are blocks, one for each multiprocessor.
+// One warp orders copies of keys and values from end to end, a tile of a slice for each of the eight warps ahead. These
 // multiply, those of a slice in turn, and put their outputs together where an item ends; where a cut divides an item,
 // the last of its blocks puts the parts together.
 //
