@@ -1,8 +1,6 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <memory>
 #include <vector>
 
@@ -85,12 +83,6 @@ struct StepBatch {
   std::vector<int32_t> logit_rows;  // Rows whose logits are wanted, ascending.
   int rows() const { return static_cast<int>(tokens.size()); }
 };
-
-// The sequence that a row is of.
-inline const BatchSequence& SequenceOf(const StepBatch& batch, int row) {
-  return *std::prev(std::partition_point(batch.sequences.begin(), batch.sequences.end(),
-                                         [row](const BatchSequence& sequence) { return sequence.first_row <= row; }));
-}
 
 struct AttentionShape {
   int num_heads = 0;

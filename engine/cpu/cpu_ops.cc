@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -59,6 +60,12 @@ float* Scratch(int64_t floats) {
   if (memory.size() < floats + 16) memory.resize(floats + 16);
   uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
   return memory.data() + (64 - address % 64) % 64 / sizeof(float);
+}
+
+// The sequence that a row is of.
+const BatchSequence& SequenceOf(const StepBatch& batch, int row) {
+  return *std::prev(std::partition_point(batch.sequences.begin(), batch.sequences.end(),
+                                         [row](const BatchSequence& sequence) { return sequence.first_row <= row; }));
 }
 
 class CpuOps final : public Ops {

@@ -426,8 +426,13 @@ absl::Status CudaOps::RecordSteps(absl::FunctionRef<void(const StepBatch&)> forw
       batch.logit_rows.push_back(row);
       batch.sequences.push_back({.first_row = row, .num_rows = 1});
     }
-    // Loads kernels, too, which must not happen while recording.
-    many_rows_->TryAlgorithms([&] { forward(batch); });
+    // Loads kernels, too, which must not happen while recording. Those of algorithms that may not be taken are not to
+    // be loaded while ranks wait for each other.
+    if (link_ == nullptr) {
+      many_rows_->TryAlgorithms([&] { forward(batch); });
+    } else {
+      forward(batch);
+    }
     is_recording_ = true;
     forward(batch);
     is_recording_ = false;

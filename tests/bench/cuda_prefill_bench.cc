@@ -7,7 +7,6 @@
 #include <array>
 #include <functional>
 #include <memory>
-#include <string>
 
 #include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/gated_linear.h"
