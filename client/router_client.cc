@@ -24,6 +24,10 @@ namespace {
 
 // For calls that a router answers at once.
 constexpr absl::Duration kShortCall = absl::Seconds(5);
+// What a call waits for a connection to be made before it asks why there is none. gRPC only moves a connection on while
+// somebody waits, or once in 5 s: without this, a client that asks again and again, and is told at once that there is
+// no router, would find one that has just started after seconds only.
+constexpr absl::Duration kConnecting = absl::Milliseconds(100);
 
 absl::Duration DecodeDuration(const google::protobuf::Duration& proto) {
   return absl::Seconds(proto.seconds()) + absl::Nanoseconds(proto.nanos());
@@ -140,6 +144,8 @@ struct RouterClient::Connection {
 
   void Prepare(grpc::ClientContext& context, absl::Duration timeout) const {
     SetTimeout(context, timeout);
+    channel->WaitForConnected(std::chrono::system_clock::now() +
+                              absl::ToChronoMicroseconds(std::min(timeout, kConnecting)));
     if (!api_key.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", api_key));
   }
 
