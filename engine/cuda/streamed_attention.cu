@@ -9,7 +9,7 @@
 #include "engine/cuda/hopper_code.cuh"
 #include "engine/cuda/launch.h"
 
-// How it works. A slice is a KV head and up to 8 query heads that share it; an item is a sequence and one or two
+// How it works. A slice is a KV head and up to 8 query heads that share it; an item is a sequence and one, two or four
 // neighbouring slices, which lie side by side in a page and are read one after the other. The tokens of all items, 16
 // at a time, make one line that is cut into as many even stretches as there are blocks, one for each multiprocessor.
 // One warp orders copies of keys and values from end to end, a tile of a slice for each of the eight warps ahead. These
@@ -25,7 +25,7 @@ constexpr int kWarps = 8;  // That multiply.
 constexpr int kConsumers = kWarps * 32;
 constexpr int kThreads = kConsumers + 32;
 constexpr int kStages = kWarps;  // So few that a block of streamed_linear is there beside it.
-constexpr int kMostSlices = 2;   // Of an item: with more, more is to be put together where it is cut.
+constexpr int kMostSlices = 4;   // Of an item.
 constexpr int kMostSequences = 512;
 constexpr int kConsumersBarrier = 1;
 
@@ -324,6 +324,12 @@ __global__ void __launch_bounds__(kThreads)
 // Of all sequences.
 int64_t Slices(const PagedAttentionArguments& a) { return int64_t{a.step.num_sequences} * BlocksOfPart(a.shape); }
 
+// Whether an item is of four slices: memory likes to be read at length, but more is to be put together then where an
+// item is cut, and of few items most are.
+bool LongReads(const PagedAttentionArguments& a, int multiprocessors) {
+  return Slices(a) >= 6 * int64_t{multiprocessors};
+}
+
 template <int kAtoms>
 cudaError_t Launch(const PagedAttentionArguments& a, int multiprocessors, cudaStream_t stream) {
   constexpr int64_t kRowBytes = kAtoms * kAtomBytes;
@@ -336,7 +342,9 @@ cudaError_t Launch(const PagedAttentionArguments& a, int multiprocessors, cudaSt
   if (error != cudaSuccess) return error;
   Cut cut;
   cut.column_tiles = (group + kColumns - 1) / kColumns;
-  if (a.shape.num_kv_heads * cut.column_tiles % kMostSlices == 0) cut.slices = kMostSlices;
+  const int all_slices = a.shape.num_kv_heads * cut.column_tiles;
+  cut.slices = LongReads(a, multiprocessors) ? kMostSlices : kMostSlices / 2;
+  while (all_slices % cut.slices != 0) cut.slices /= 2;
   cut.heads_of_page = static_cast<int>(a.pages.page_bytes / a.pages.head_bytes);
   return LaunchEarly<SharedMemory::kMost>(StreamedAttentionKernel<kAtoms>, multiprocessors, kThreads,
                                           Sizes<kAtoms>::kShared, stream, a, map, cut);
