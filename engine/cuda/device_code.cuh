@@ -144,7 +144,7 @@ __device__ __forceinline__ float Exp2(float value) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
   return power;
 }
-__device__ __forceinline__ float Silu(float value) { return value / (1.0f + __expf(-value)); }
+__device__ __forceinline__ float Silu(float value) { return __fdividef(value, 1.0f + __expf(-value)); }
 
 // A warp's work on one head of kHeadDim elements: out = turn(normalise(in)), as RopeAndAppendKv says.
 template <int kHeadDim, typename Out>

@@ -11,6 +11,11 @@ namespace {
 
 constexpr int64_t kRowRounding = 64;
 
+absl::Status Allocate(DeviceMemory& memory, int64_t bytes) {
+  ASSIGN_OR_RETURN(memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int64_t ManyRows::RoundedRows(int64_t rows) { return (rows + kRowRounding - 1) / kRowRounding * kRowRounding; }
@@ -18,22 +23,22 @@ int64_t ManyRows::RoundedRows(int64_t rows) { return (rows + kRowRounding - 1) /
 absl::StatusOr<std::unique_ptr<ManyRows>> ManyRows::Create(const Options& options, cudaStream_t stream) {
   std::unique_ptr<ManyRows> many(new ManyRows(options, stream));
   ASSIGN_OR_RETURN(many->cublas_, CublasLinear::Create(stream));
+  const int64_t arrived_bytes = PairedArrived(options.multiprocessors) * int64_t{sizeof(uint32_t)};
+  RETURN_IF_ERROR(Allocate(many->partial_, PairedPartialFloats(options.multiprocessors) * int64_t{sizeof(float)}));
+  RETURN_IF_ERROR(Allocate(many->arrived_, arrived_bytes));
+  CheckCuda(cudaMemsetAsync(many->arrived_.as<void>(), 0, arrived_bytes, stream), "cudaMemsetAsync");
   return many;
 }
 
 absl::Status ManyRows::Reserve(int64_t float8_columns, int64_t few_bit_elements) {
-  const auto allocate = [](DeviceMemory& memory, int64_t bytes) -> absl::Status {
-    ASSIGN_OR_RETURN(memory, DeviceMemory::Allocate(DeviceMemory::Kind::kDevice, bytes));
-    return absl::OkStatus();
-  };
   if (float8_columns > float8_columns_) {
     const int64_t rows = RoundedRows(options_.max_rows);
-    RETURN_IF_ERROR(allocate(codes_, rows * float8_columns));
-    RETURN_IF_ERROR(allocate(scales_, rows * float8_columns / kFloat8Block * int64_t{sizeof(float)}));
+    RETURN_IF_ERROR(Allocate(codes_, rows * float8_columns));
+    RETURN_IF_ERROR(Allocate(scales_, rows * float8_columns / kFloat8Block * int64_t{sizeof(float)}));
     float8_columns_ = float8_columns;
   }
   if (few_bit_elements > few_bit_elements_) {
-    RETURN_IF_ERROR(allocate(widened_, few_bit_elements * int64_t{sizeof(Bf16)}));
+    RETURN_IF_ERROR(Allocate(widened_, few_bit_elements * int64_t{sizeof(Bf16)}));
     few_bit_elements_ = few_bit_elements;
   }
   return absl::OkStatus();
@@ -45,7 +50,26 @@ void ManyRows::TryAlgorithms(absl::FunctionRef<void()> step) {
   cublas_->EndTrying();
 }
 
+bool ManyRows::RunPaired(const CudaActivation& in, const CudaLinear& weight, int rows, bool add, bool is_gated,
+                         CudaActivation& out) {
+  SkinnyLinearArguments arguments;
+  arguments.weight = weight.weight();
+  arguments.bias = weight.bias();
+  arguments.in = in.data();
+  arguments.out = out.data<void>();
+  arguments.is_float = out.is_float();
+  arguments.add = add;
+  arguments.is_gated = is_gated;
+  arguments.rows = rows;
+  arguments.out_features = static_cast<int>(weight.out());
+  arguments.in_features = static_cast<int>(weight.in());
+  if (!IsPaired(arguments, options_.compute_major)) return false;
+  CheckCuda(LaunchPairedLinear(arguments, exchange(), options_.multiprocessors, stream_), "LaunchPairedLinear");
+  return true;
+}
+
 void ManyRows::Linear(const CudaActivation& in, const CudaLinear& weight, int rows, bool add, CudaActivation& out) {
+  if (RunPaired(in, weight, rows, add, /*is_gated=*/false, out)) return;
   LinearCall call;
   call.in = in.data();
   call.weight = weight.weight();
@@ -74,6 +98,7 @@ void ManyRows::Linear(const CudaActivation& in, const CudaLinear& weight, int ro
 }
 
 bool ManyRows::GatedLinear(const CudaActivation& in, const CudaLinear& weight, int rows, CudaActivation& out) {
+  if (RunPaired(in, weight, rows, /*add=*/false, /*is_gated=*/true, out)) return true;
   GatedLinearArguments arguments;
   arguments.weight = weight.weight();
   arguments.in = in.data();

@@ -11,11 +11,13 @@
 #include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/cuda_tensors.h"
 #include "engine/cuda/device_memory.h"
+#include "engine/cuda/paired_linear.h"
 
 namespace tandem {
 
 // Linear layers of more rows than RunFewRows takes: weights of FP8 by rows that are quantised first, those of few bits
-// after they were widened to bf16, all by cuBLAS; a gate of bf16 by a kernel of our own where it has one.
+// after they were widened to bf16, all by cuBLAS; on Hopper, up to 128 rows of bf16 by paired_linear, and a gate of
+// many by gated_linear.
 //
 // Thread-safety: not thread-safe. Ownership: owns its workspaces; the stream outlives it.
 class ManyRows {
@@ -47,13 +49,18 @@ class ManyRows {
 
  private:
   ManyRows(const Options& options, cudaStream_t stream) : options_(options), stream_(stream) {}
+  // False: paired_linear does not take it, and nothing was enqueued.
+  bool RunPaired(const CudaActivation& in, const CudaLinear& weight, int rows, bool add, bool is_gated,
+                 CudaActivation& out);
+  PairedExchange exchange() { return {partial_.as<float>(), arrived_.as<uint32_t>()}; }
 
   const Options options_;
   const cudaStream_t stream_;
   std::unique_ptr<CublasLinear> cublas_;
   int64_t float8_columns_ = 0, few_bit_elements_ = 0;
-  DeviceMemory codes_, scales_;  // The input of an FP8 layer.
-  DeviceMemory widened_;         // The weights of a layer of few bits.
+  DeviceMemory codes_, scales_;     // The input of an FP8 layer.
+  DeviceMemory widened_;            // The weights of a layer of few bits.
+  DeviceMemory partial_, arrived_;  // Of paired_linear.
 };
 
 }  // namespace tandem

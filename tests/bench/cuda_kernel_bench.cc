@@ -16,6 +16,7 @@
 #include "engine/cuda/cuda_check.h"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/paged_attention.h"
+#include "engine/cuda/paired_linear.h"
 #include "engine/cuda/prefill_attention.h"
 #include "engine/cuda/row_kernels.h"
 #include "engine/cuda/sample_kernel.h"
@@ -44,6 +45,8 @@ class Bench {
     scales_ = CopyOf(std::vector<float>(1 << 16, 0.01f));  // Of any matrix here.
     in_ = RandomBf16(int64_t{8192} * 28672);
     out_ = Allocate(int64_t{8192} * 28672 * 2);
+    partial_ = Allocate(PairedPartialFloats(multiprocessors_) * sizeof(float));
+    arrived_ = CopyOf(std::vector<uint32_t>(PairedArrived(multiprocessors_)));
     printf("%s, %d multiprocessors\n", properties.name, multiprocessors_);
   }
 
@@ -65,14 +68,16 @@ class Bench {
     if (rates_only) return;
     SetUsualDivision(SharedMemory::kMost);
     for (int rows : {1, 8, 16, 32}) Layers(rows, 2048, By::kStreamed);
+    for (int rows : {48, 64, 128}) Layers(rows, 2048, By::kPaired);
     for (int rows : {16, 32, 64, 128}) Layers(rows, 2048, By::kCublas);
-    for (int rows : {1, 8, 16, 32}) {
+    for (int rows : {1, 8, 16, 32, 48, 64, 128}) {
       for (const auto& [name, out, in, gated, add] : {std::tuple{"qkv", 6144, 4096, false, false},
                                                       {"o", 4096, 4096, false, true},
                                                       {"gate_up", 28672, 4096, true, false},
                                                       {"down", 4096, 14336, false, true},
                                                       {"lm_head", 128256, 4096, false, false}}) {
-        FewRows(By::kStreamed, name, rows, out, in, /*norm=*/false, gated, add, WeightKind::kBf16);
+        FewRows(rows <= kMaxStreamedRows ? By::kStreamed : By::kPaired, name, rows, out, in, /*norm=*/false, gated, add,
+                WeightKind::kBf16);
       }
     }
     SetUsualDivision(SharedMemory::kCache);  // As engines that use skinny_linear do.
@@ -134,9 +139,15 @@ class Bench {
 
  private:
   // What computes linear layers.
-  enum class By { kSkinny, kStreamed, kCublas };
+  enum class By { kSkinny, kStreamed, kPaired, kCublas };
   static const char* NameOf(By by) {
-    return by == By::kSkinny ? "skinny" : by == By::kStreamed ? "streamed" : "cuBLAS";
+    static constexpr const char* kNames[] = {"skinny", "streamed", "paired", "cuBLAS"};
+    return kNames[static_cast<int>(by)];
+  }
+  cudaError_t Launch(By by, const SkinnyLinearArguments& a) {
+    if (by == By::kSkinny) return LaunchSkinnyLinear(a, multiprocessors_, stream_);
+    if (by == By::kStreamed) return LaunchStreamedLinear(a, multiprocessors_, stream_);
+    return LaunchPairedLinear(a, {partial_.as<float>(), arrived_.as<uint32_t>()}, multiprocessors_, stream_);
   }
 
   static constexpr int64_t kWeightElements =
@@ -233,7 +244,6 @@ class Bench {
     a.add = add;
     a.is_gated = gated;
     a.rows = rows, a.out_features = out, a.in_features = in;
-    const auto launch = by == By::kSkinny ? LaunchSkinnyLinear : LaunchStreamedLinear;
     const double us = MicrosecondsOf(
         [&](int i) {
           if (kind == WeightKind::kFloat8) {
@@ -243,7 +253,7 @@ class Bench {
           } else {
             a.weight = WeightAt(i, int64_t{out} * in);
           }
-          CheckCuda(launch(a, multiprocessors_, stream_), "a layer of few rows");
+          CheckCuda(Launch(by, a), "a layer of few rows");
         },
         out > 100000 ? 20 : 200);
     // Scales of 4 bits are of 16 features each here, and of 128 with INT4.
@@ -346,17 +356,13 @@ class Bench {
       a.add = add;
       a.is_gated = gated;
       a.rows = batch, a.out_features = out_features, a.in_features = in_features;
-      if (by == By::kSkinny) {
-        CheckCuda(LaunchSkinnyLinear(a, multiprocessors_, stream_), "LaunchSkinnyLinear");
-        return;
-      }
-      if (norm) {
+      if (norm && by != By::kSkinny) {
         CheckCuda(LaunchRmsNorm(a.in, a.norm, a.epsilon, batch, in_features, normed.as<Bf16>(), stream_), "norm");
         a.in = normed.as<Bf16>();
         a.norm = nullptr;
       }
-      if (by == By::kStreamed) {
-        CheckCuda(LaunchStreamedLinear(a, multiprocessors_, stream_), "LaunchStreamedLinear");
+      if (by != By::kCublas) {
+        CheckCuda(Launch(by, a), "a layer of few rows");
         return;
       }
       LinearCall call;
@@ -459,7 +465,7 @@ class Bench {
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   std::unique_ptr<CublasLinear> cublas_;
-  DeviceMemory weights_, scales_, in_, out_;
+  DeviceMemory weights_, scales_, in_, out_, partial_, arrived_;
   double bandwidth_ = 0, rate_ = 0;  // TB/s, TFLOP/s
 };
 

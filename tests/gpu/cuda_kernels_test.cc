@@ -13,6 +13,7 @@
 
 #include "engine/cuda/gated_linear.h"
 #include "engine/cuda/moe_kernels.h"
+#include "engine/cuda/paired_linear.h"
 #include "engine/cuda/skinny_linear.h"
 #include "engine/cuda/streamed_linear.h"
 #include "gtest/gtest-spi.h"
@@ -131,6 +132,44 @@ TEST_F(LinearTest, GatedIsThatOfTheHost) {
     for (Bf16 value : weight.host) weights.push_back(Value(value));
     values.Expect(c, weights);
   }
+}
+
+TEST_F(LinearTest, PairedIsThatOfTheHost) {
+  if (compute_major_ != 9) GTEST_SKIP() << "the kernel is for Hopper";
+  std::vector<LinearCase> cases;
+  for (int rows : {33, 48, 64, 65, 100, 128}) {
+    cases.push_back({rows, 512, 256, false, false, false, false, false});
+    cases.push_back({rows, 104, 312, false, false, false, true, true});  // No tile is whole.
+    cases.push_back({rows, 1024, 1024, false, false, true, true, false});
+    cases.push_back({rows, 4096, 768, false, false, true, false, false});  // Halves of the input features meet.
+    cases.push_back({rows, 2056, 3000, false, false, true, false, false});
+    cases.push_back({rows, 64, 33000, false, false, false, false, true});  // Several tiles for each block.
+    for (int out : {1984, 4096, 6144}) cases.push_back({rows, 128, out, false, true, false, false, false});
+    cases.push_back({rows, 200, 2000, false, true, false, false, false});
+    cases.push_back({rows, 72, 40016, false, true, false, false, false});
+  }
+  Both<float> partial{std::vector<float>(PairedPartialFloats(multiprocessors_))};
+  Both<uint32_t> arrived{std::vector<uint32_t>(PairedArrived(multiprocessors_))};
+  for (const LinearCase& c : cases) {
+    SCOPED_TRACE(testing::Message() << "rows " << c.rows << " in " << c.in << " out " << c.out);
+    Both<Bf16> weight(Random(size_t(c.out) * c.in, 1 / std::sqrt(float(c.in))));
+    LinearValues values(c, 1, 1, random_);
+    SkinnyLinearArguments a = values.Arguments(c);
+    a.weight = weight.device();
+    // Behind the rows there is room that nobody has written to.
+    std::vector<Bf16> with_room = values.in.host;
+    with_room.resize(size_t(kMaxPairedRows) * c.in, __float2bfloat16(NAN));
+    Both<Bf16> in(with_room);
+    a.in = in.device();
+    ASSERT_TRUE(IsPaired(a, compute_major_));
+    Check(LaunchPairedLinear(a, {partial.device(), arrived.device()}, multiprocessors_, nullptr));
+    Finish();
+    std::vector<double> weights;
+    for (Bf16 value : weight.host) weights.push_back(Value(value));
+    values.Expect(c, weights);
+    if (HasFailure()) return;
+  }
+  EXPECT_EQ(arrived.Read(), arrived.host);  // Zeros again.
 }
 
 TEST_F(CudaKernelsTest, ExpertsAreThoseOfTheHost) {
