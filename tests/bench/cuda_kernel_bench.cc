@@ -30,6 +30,7 @@ namespace tandem {
 namespace {
 
 constexpr HeadShape kShape = {32, 8, 128};
+constexpr int kLayers = 32;
 
 class Bench {
  public:
@@ -267,17 +268,18 @@ class Bench {
            rows, us, rate, rate / bandwidth_);
   }
 
-  // Sequences of one row with pages in random order, and attention over them. There are several layers' worth of pages,
-  // so that none is in the cache when its turn comes.
+  // Sequences of one row with pages in random order, and attention over them. As in an engine each page holds all
+  // layers, so that what one of them reads is scattered over the whole pool.
   struct DecodeRig {
     DeviceMemory pool, parts, sequences, table, partial, arrived, turns;
-    int64_t layer_bytes = 0;
-    int copies = 1;
+    int64_t layer_bytes = 0;       // That one layer reads.
+    int64_t layer_page_bytes = 0;  // Of one page.
+    int layers = 1;
     PagedAttentionArguments arguments;
 
     // Of the layer of this number; streamed where `blocks` is not 0.
     void Attend(int layer, int blocks, cudaStream_t stream) {
-      arguments.pages.base = pool.as<uint8_t>() + layer % copies * layer_bytes;
+      arguments.pages.base = pool.as<uint8_t>() + layer % layers * layer_page_bytes;
       CheckCuda(
           blocks == 0 ? LaunchPagedAttention(arguments, stream) : LaunchStreamedAttention(arguments, blocks, stream),
           "attention");
@@ -288,12 +290,12 @@ class Bench {
     constexpr int kPageTokens = 16;
     const int pages_of_one = context / kPageTokens;
     const int element_bytes = float8 ? 1 : 2;
-    const int64_t page_bytes = int64_t{2} * kShape.num_kv_heads * kPageTokens * kShape.head_dim * element_bytes;
     const int64_t pages = int64_t{pages_of_one} * (batch - 1) + longest / kPageTokens;
     DecodeRig rig;
-    rig.layer_bytes = pages * page_bytes;
-    rig.copies = static_cast<int>(std::max<int64_t>(1, (int64_t{512} << 20) / rig.layer_bytes));
-    rig.pool = RandomBf16(rig.layer_bytes / 2 * rig.copies);
+    rig.layer_page_bytes = int64_t{2} * kShape.num_kv_heads * kPageTokens * kShape.head_dim * element_bytes;
+    rig.layer_bytes = pages * rig.layer_page_bytes;
+    rig.layers = static_cast<int>(std::min<int64_t>(kLayers, (int64_t{48} << 30) / rig.layer_bytes));
+    rig.pool = RandomBf16(rig.layer_bytes / 2 * rig.layers);
     std::vector<SequenceView> sequences;
     std::vector<int32_t> table;
     int32_t first_page = 0;
@@ -321,7 +323,7 @@ class Bench {
     a.step.pages = rig.table.as<int32_t>();
     a.step.rows = a.step.num_sequences = batch;
     a.shape = kShape;
-    a.pages.page_bytes = page_bytes;
+    a.pages.page_bytes = rig.layers * rig.layer_page_bytes;
     a.pages.head_bytes = kPageTokens * kShape.head_dim * element_bytes;
     a.pages.value_offset = kShape.num_kv_heads * a.pages.head_bytes;
     a.pages.page_tokens = kPageTokens;
@@ -337,7 +339,6 @@ class Bench {
 
   // What a decode step spends in its layers, as a graph.
   void Layers(int batch, int context, By by) {
-    constexpr int kLayers = 32;
     DeviceMemory hidden = Allocate(batch * 4096 * 2), qkv = Allocate(batch * 6144 * 2),
                  attended = Allocate(batch * 4096 * 2), activated = Allocate(batch * 14336 * 2),
                  normed = Allocate(batch * 4096 * 2), gate_up = Allocate(batch * 28672 * 2);

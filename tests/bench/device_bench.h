@@ -45,9 +45,12 @@ inline DeviceMemory RandomBf16(int64_t count) {
     state = state * 1664525 + 1013904223;
     value = static_cast<uint16_t>((state >> 16 & 0x8000) | (0x3c00 + (state >> 20 & 0xff)));
   }
-  for (int64_t at = 0; at < count; at += static_cast<int64_t>(values.size())) {
-    const int64_t n = std::min<int64_t>(count - at, static_cast<int64_t>(values.size()));
-    CheckCuda(cudaMemcpy(memory.as<Bf16>() + at, values.data(), n * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
+  const auto size = static_cast<int64_t>(values.size());
+  CheckCuda(cudaMemcpy(memory.as<void>(), values.data(), size * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
+  for (int64_t at = size; at < count; at += size) {
+    CheckCuda(
+        cudaMemcpy(memory.as<Bf16>() + at, memory.as<Bf16>(), std::min(count - at, size) * 2, cudaMemcpyDeviceToDevice),
+        "cudaMemcpy");
   }
   return memory;
 }
