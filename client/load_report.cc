@@ -83,17 +83,17 @@ std::string Escape(const std::string& text) {
   return out;
 }
 
-struct Bar {
+struct ChartBar {
   std::string name;
   double ratio;  // B / A.
   bool is_better;
 };
 
 // Horizontal bars on a logarithmic scale around 1.
-std::string DrawBars(const std::string& title, absl::Span<const Bar> bars) {
+std::string DrawBars(const std::string& title, absl::Span<const ChartBar> bars) {
   constexpr int kWidth = 760, kLeft = 230, kRow = 26, kTop = 50, kHalf = 230, kMiddle = kLeft + kHalf;
   double widest = std::log(1.25);
-  for (const Bar& bar : bars) widest = std::max(widest, std::abs(std::log(bar.ratio)));
+  for (const ChartBar& bar : bars) widest = std::max(widest, std::abs(std::log(bar.ratio)));
   const int height = kTop + kRow * static_cast<int>(bars.size()) + 30;
   std::string svg = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
@@ -237,7 +237,7 @@ absl::StatusOr<LoadComparison> CompareLoads(const std::string& a_name, const std
   ASSIGN_OR_RETURN(const boost::json::object b, ParseReport(b_name, b_json));
   LoadComparison comparison;
   comparison.table = absl::StrFormat("A: %s\nB: %s\n%-36s %12s %12s %9s\n", a_name, b_name, "", "A", "B", "B / A");
-  std::vector<Bar> bars;
+  std::vector<ChartBar> bars;
   for (const auto& [group, name, more_is_better] : kCompared) {
     const double of_a = a.at(group).at(name).to_number<double>(), of_b = b.at(group).at(name).to_number<double>();
     const std::string label = absl::StrCat(group, " ", name);

@@ -5,6 +5,10 @@ target_compile_options(tandem_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror;-Wno-sign-compare;-Wno-missing-field-initializers>
   $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>)
 target_include_directories(tandem_flags INTERFACE "${CMAKE_SOURCE_DIR}")
+if(CMAKE_UNITY_BUILD)
+  # What a file keeps to itself may be a member of a class of its own: no other file sees either.
+  target_compile_options(tandem_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+endif()
 set(TANDEM_SANITIZE "" CACHE STRING "address, thread, fuzzer or empty")
 find_program(TANDEM_MOLD mold)
 if(TANDEM_SANITIZE)

@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_time.h"
 
 namespace tandem {
 namespace {
@@ -17,7 +18,6 @@ using ::testing::SizeIs;
 
 constexpr Incarnation kPeer(1), kOtherPeer(2);
 constexpr HandoverId kHandover(7);
-constexpr absl::Time kNow = absl::UnixEpoch();
 
 // A pool that only counts.
 class FakePages final : public HandoverPages {

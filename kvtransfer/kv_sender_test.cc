@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_time.h"
 
 namespace tandem {
 namespace {
@@ -14,8 +15,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-constexpr HandoverId kHandover(7);
-constexpr absl::Time kNow = absl::UnixEpoch();
+constexpr HandoverId kSent(7);
 
 class KvSenderTest : public testing::Test {
  protected:
@@ -24,10 +24,10 @@ class KvSenderTest : public testing::Test {
   void StartWithTokens(int count) {
     std::vector<PageIndex> pages((count + 3) / 4);
     for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<PageIndex>(i);
-    sender_.Start(kHandover, std::vector<TokenId>(count, 1), pages);
+    sender_.Start(kSent, std::vector<TokenId>(count, 1), pages);
   }
   void Grant(std::vector<PageIndex> pages, int first_missing = 0, uint64_t epoch = 3) {
-    sender_.OnGrant({kHandover, TransferEpoch(epoch), std::move(pages), first_missing}, kNow);
+    sender_.OnGrant({kSent, TransferEpoch(epoch), std::move(pages), first_missing}, kNow);
   }
   std::vector<PushOrder> Pushes() {
     absl::StatusOr<std::vector<PushOrder>> pushes = sender_.TakePushes(1 << 30);
@@ -52,8 +52,8 @@ TEST_F(KvSenderTest, CommitsAfterTheLastPushIsFlushed) {
   StartWithTokens(6);
   EXPECT_THAT(Messages<OfferMessage>(), SizeIs(1));
   Grant({4, 5});
-  sender_.LayersReady(kHandover, {0, 6}, {0, 2}, kNow);
-  sender_.Finish(kHandover, 42);
+  sender_.LayersReady(kSent, {0, 6}, {0, 2}, kNow);
+  sender_.Finish(kSent, 42);
   EXPECT_THAT(Pushes(), SizeIs(1));
   EXPECT_TRUE(sender_.WantsFlush());
   EXPECT_THAT(Messages<CommitMessage>(), IsEmpty());
@@ -64,7 +64,7 @@ TEST_F(KvSenderTest, CommitsAfterTheLastPushIsFlushed) {
   EXPECT_EQ(commits[0].pages_written, 2);
   EXPECT_THAT(commits[0].page_checksums, SizeIs(2));
   EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
-  sender_.OnAck({kHandover, TransferEpoch(3)}, kNow + absl::Milliseconds(5));
+  sender_.OnAck({kSent, TransferEpoch(3)}, kNow + absl::Milliseconds(5));
   std::vector<HandoverOutcome> outcomes = sender_.TakeOutcomes();
   ASSERT_THAT(outcomes, SizeIs(1));
   EXPECT_EQ(outcomes[0].kind, HandoverOutcome::Kind::kAcked);
@@ -74,11 +74,11 @@ TEST_F(KvSenderTest, CommitsAfterTheLastPushIsFlushed) {
 
 TEST_F(KvSenderTest, PushesWhatWasReadyBeforeTheGrant) {
   StartWithTokens(8);
-  sender_.LayersReady(kHandover, {0, 8}, {0, 1}, kNow);
+  sender_.LayersReady(kSent, {0, 8}, {0, 1}, kNow);
   EXPECT_THAT(Pushes(), IsEmpty());
   Grant({1, 2});
   EXPECT_THAT(Pushes(), SizeIs(1));
-  sender_.LayersReady(kHandover, {0, 8}, {1, 2}, kNow);
+  sender_.LayersReady(kSent, {0, 8}, {1, 2}, kNow);
   EXPECT_THAT(Pushes(), SizeIs(1));
 }
 
@@ -92,15 +92,15 @@ TEST_F(KvSenderTest, APushWaitsForItsSource) {
   auto event = std::make_shared<FakeEvent>();
   StartWithTokens(8);
   Grant({1, 2});
-  sender_.LayersReady(kHandover, {0, 8}, {0, 1}, kNow, event);
-  sender_.LayersReady(kHandover, {0, 8}, {1, 2}, kNow);
+  sender_.LayersReady(kSent, {0, 8}, {0, 1}, kNow, event);
+  sender_.LayersReady(kSent, {0, 8}, {1, 2}, kNow);
   EXPECT_THAT(Pushes(), IsEmpty());  // In order: the second waits for the first.
   EXPECT_TRUE(sender_.HasPushes());
   event->state = true;
   EXPECT_THAT(Pushes(), SizeIs(2));
   StartWithTokens(4);
   Grant({3}, 0, 4);
-  sender_.LayersReady(kHandover, {0, 4}, {0, 1}, kNow, event);
+  sender_.LayersReady(kSent, {0, 4}, {0, 1}, kNow, event);
   event->state = absl::InternalError("device lost");
   EXPECT_THAT(sender_.TakePushes(1 << 30), StatusIs(absl::StatusCode::kInternal));
 }
@@ -109,14 +109,14 @@ TEST_F(KvSenderTest, APushWaitsForItsSource) {
 TEST_F(KvSenderTest, ACommitDoesNotWaitForTheSourceOfALaterHandover) {
   StartWithTokens(4);
   Grant({1});
-  sender_.LayersReady(kHandover, {0, 4}, {0, 2}, kNow);
+  sender_.LayersReady(kSent, {0, 4}, {0, 2}, kNow);
   const HandoverId later(77);
   auto event = std::make_shared<FakeEvent>();
   sender_.Start(later, std::vector<TokenId>(4, 1), {5});
   sender_.OnGrant({later, TransferEpoch(9), {2}, 0}, kNow);
   sender_.LayersReady(later, {0, 4}, {0, 2}, kNow, event);
   EXPECT_THAT(Pushes(), SizeIs(1));
-  sender_.Finish(kHandover, 3);
+  sender_.Finish(kSent, 3);
   EXPECT_TRUE(sender_.WantsFlush());
   sender_.OnFlushed();
   EXPECT_THAT(Messages<CommitMessage>(), SizeIs(1));
@@ -125,13 +125,13 @@ TEST_F(KvSenderTest, ACommitDoesNotWaitForTheSourceOfALaterHandover) {
 TEST_F(KvSenderTest, ACommitCarriesTheSumsOfItsPushes) {
   StartWithTokens(6);
   Grant({4, 5});
-  sender_.LayersReady(kHandover, {0, 6}, {0, 2}, kNow);
+  sender_.LayersReady(kSent, {0, 6}, {0, 2}, kNow);
   std::vector<PushOrder> pushes = Pushes();
   ASSERT_THAT(pushes, SizeIs(1));
   ASSERT_NE(pushes[0].write.sums, nullptr);
   ASSERT_EQ(pushes[0].write.page_of_run.size(), pushes[0].write.runs.size());
   *pushes[0].write.sums = {11, 12};
-  sender_.Finish(kHandover, 1);
+  sender_.Finish(kSent, 1);
   sender_.OnFlushed();
   const std::vector<CommitMessage> commits = Messages<CommitMessage>();
   ASSERT_THAT(commits, SizeIs(1));
@@ -141,7 +141,7 @@ TEST_F(KvSenderTest, ACommitCarriesTheSumsOfItsPushes) {
 TEST_F(KvSenderTest, SkipsPagesThatDecodeHolds) {
   StartWithTokens(8);
   Grant({6}, /*first_missing=*/1);
-  sender_.LayersReady(kHandover, {0, 8}, {0, 2}, kNow);
+  sender_.LayersReady(kSent, {0, 8}, {0, 2}, kNow);
   std::vector<PushOrder> pushes = Pushes();
   ASSERT_THAT(pushes, SizeIs(1));
   int64_t bytes = 0;
@@ -152,8 +152,8 @@ TEST_F(KvSenderTest, SkipsPagesThatDecodeHolds) {
 TEST_F(KvSenderTest, CommitsWithoutAPushWhenDecodeHoldsEverything) {
   StartWithTokens(8);
   Grant({}, /*first_missing=*/2);
-  sender_.LayersReady(kHandover, {0, 8}, {0, 2}, kNow);
-  sender_.Finish(kHandover, 1);
+  sender_.LayersReady(kSent, {0, 8}, {0, 2}, kNow);
+  sender_.Finish(kSent, 1);
   EXPECT_THAT(Pushes(), IsEmpty());
   EXPECT_THAT(Messages<CommitMessage>(), SizeIs(1));
 }
@@ -172,9 +172,9 @@ TEST_F(KvSenderTest, RefusesAGrantThatDoesNotFit) {
 TEST_F(KvSenderTest, CancelWaitsForWritesInFlight) {
   StartWithTokens(4);
   Grant({0});
-  sender_.LayersReady(kHandover, {0, 4}, {0, 2}, kNow);
+  sender_.LayersReady(kSent, {0, 4}, {0, 2}, kNow);
   EXPECT_THAT(Pushes(), SizeIs(1));
-  sender_.Cancel(kHandover, "client gone");
+  sender_.Cancel(kSent, "client gone");
   EXPECT_TRUE(sender_.WantsFlush());
   EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
   EXPECT_THAT(Messages<AbortMessage>(), IsEmpty());
@@ -186,9 +186,9 @@ TEST_F(KvSenderTest, CancelWaitsForWritesInFlight) {
 TEST_F(KvSenderTest, AnswersAbortOfThePeerWhenNothingIsInFlight) {
   StartWithTokens(4);
   Grant({0});
-  sender_.LayersReady(kHandover, {0, 4}, {0, 1}, kNow);
+  sender_.LayersReady(kSent, {0, 4}, {0, 1}, kNow);
   Pushes();
-  sender_.OnAbort({kHandover, TransferEpoch(3), "cancelled"});
+  sender_.OnAbort({kSent, TransferEpoch(3), "cancelled"});
   EXPECT_THAT(Messages<AbortDoneMessage>(), IsEmpty());
   sender_.OnFlushed();
   EXPECT_THAT(Messages<AbortDoneMessage>(), SizeIs(1));
@@ -202,9 +202,9 @@ TEST_F(KvSenderTest, AnswersAbortOfAnUnknownHandover) {
 TEST_F(KvSenderTest, IgnoresAndCountsStaleMessages) {
   StartWithTokens(4);
   Grant({0});
-  Grant({1}, 0, 4);                                    // A second grant.
-  sender_.OnAck({kHandover, TransferEpoch(3)}, kNow);  // Before Commit.
-  sender_.OnAck({kHandover, TransferEpoch(2)}, kNow);  // Of another epoch.
+  Grant({1}, 0, 4);                                // A second grant.
+  sender_.OnAck({kSent, TransferEpoch(3)}, kNow);  // Before Commit.
+  sender_.OnAck({kSent, TransferEpoch(2)}, kNow);  // Of another epoch.
   sender_.OnRefuse({HandoverId(99), ""});
   EXPECT_EQ(sender_.TakeIgnoredMessages(), 4);
   EXPECT_THAT(sender_.TakeOutcomes(), IsEmpty());
@@ -221,7 +221,7 @@ TEST_F(KvSenderTest, LosesAllWithTheLink) {
 
 TEST_F(KvSenderTest, ReportsARefusal) {
   StartWithTokens(4);
-  sender_.OnRefuse({kHandover, "too few KV pages"});
+  sender_.OnRefuse({kSent, "too few KV pages"});
   std::vector<HandoverOutcome> outcomes = sender_.TakeOutcomes();
   ASSERT_THAT(outcomes, SizeIs(1));
   EXPECT_EQ(outcomes[0].kind, HandoverOutcome::Kind::kRefused);

@@ -18,6 +18,9 @@ inline float HalfToFloat(uint16_t half) {
   return __builtin_bit_cast(float, bits | sign);
 }
 
+// Of two bytes, the low one first.
+inline float LoadHalf(const uint8_t* bytes) { return HalfToFloat(static_cast<uint16_t>(bytes[0] | bytes[1] << 8)); }
+
 // Rounds to the nearest, ties to even.
 inline uint16_t FloatToHalf(float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);

@@ -1,17 +1,9 @@
 #include "model/quantised_row.h"
 
-#include <cstring>
-
 #include "model/half.h"
 
 namespace tandem {
 namespace {
-
-float LoadHalf(const uint8_t* p) {
-  uint16_t half;
-  std::memcpy(&half, p, sizeof(half));
-  return HalfToFloat(half);
-}
 
 // 32 codes of 4 bits: low nibbles are elements 0-15, high ones 16-31.
 void ReadNibbles(const uint8_t* q, QuantGroup& group) {

@@ -18,8 +18,6 @@ uint16_t LoadU16(const uint8_t* p) {
   return value;
 }
 
-float LoadHalf(const uint8_t* p) { return HalfToFloat(LoadU16(p)); }
-
 // Source: OCP Microscaling Formats 1.0, E2M1.
 float DecodeF4E2M1(uint8_t bits) {
   constexpr float kMagnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};

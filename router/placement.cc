@@ -26,9 +26,6 @@ constexpr double kSameCost = 0.02;
 // How much more the worker that a session was at may cost: a little is worth what it has cached.
 constexpr double kAffinityCost = 0.1;
 
-// That an answer is taken to have, where it may: weighs what its tokens cost against what its prompt does.
-constexpr int kTypicalOutputTokens = 64;
-
 // Prefill workers that are looked at where the first choice's links are slow.
 constexpr int kPairsTried = 4;
 

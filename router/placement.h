@@ -37,6 +37,9 @@ struct PlacementRequest {
   uint64_t random = 0;
 };
 
+// That an answer is taken to have, where it may: weighs what its tokens cost against what its prompt does.
+inline constexpr int kTypicalOutputTokens = 64;
+
 struct Placement {
   Incarnation prefill;  // Not set: decode does both.
   Incarnation decode;

@@ -9,11 +9,11 @@
 #include "gtest/gtest.h"
 #include "router/placement.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_time.h"
 
 namespace tandem {
 namespace {
 
-constexpr absl::Time kNow = absl::UnixEpoch();
 constexpr int kPageTokens = 4;
 // A session that fits the other prefill and the other decode worker best, as their names have it.
 constexpr uint64_t kFitsTheOther = 8;

@@ -15,8 +15,6 @@ namespace {
 // Of the predicted time to the first token: it will hardly come sooner.
 constexpr double kSurely = 0.8;
 
-constexpr int kTypicalOutputTokens = 64;  // That those which run may have before them.
-
 // The first sample has the request's own seed. The others' are hashed, not counted up: the sampler itself counts from
 // the seed, and their draws must not be those of another sample at another token.
 uint64_t SampleSeed(uint64_t seed, int sample) {

@@ -9,20 +9,13 @@
 #include "absl/strings/str_cat.h"
 #include "common/error_reason.h"
 #include "gtest/gtest.h"
-#include "model/tokenizer_spec.h"
 #include "router/request_session.h"
+#include "tests/support/fake_outside.h"
+#include "tests/support/test_time.h"
 
 namespace tandem {
 
-inline constexpr absl::Time kNow = absl::UnixEpoch();
 inline constexpr Incarnation kPrefill(1), kPrefill2(2), kDecode(11), kDecode2(12);
-
-// Token i is the letter 'a' + i.
-inline std::unique_ptr<Tokenizer> Letters() {
-  TokenizerSpec spec;
-  for (char letter = 'a'; letter <= 'z'; ++letter) spec.tokens.push_back({std::string(1, letter)});
-  return *Tokenizer::Create(std::move(spec));
-}
 
 inline absl::Status Retryable(ErrorReason reason) {
   return MakeError(absl::StatusCode::kUnavailable, reason, "because");

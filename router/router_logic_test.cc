@@ -12,14 +12,13 @@
 #include "router/request_builder.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_time.h"
 
 namespace tandem {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-constexpr absl::Time kNow = absl::UnixEpoch();
 
 TEST(AdmissionTest, RefusesOverTheLimitWithARetryHint) {
   Admission admission(3, {});

@@ -2,11 +2,10 @@
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
+#include "tests/support/test_time.h"
 
 namespace tandem {
 namespace {
-
-constexpr absl::Time kNow = absl::UnixEpoch();
 
 TEST(WorkerSpeedTest, ARateIsWhatAFullQueueIsComputedAt) {
   WorkerSpeed speed;

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kLeastTokens = 64;  // Of a part: a tile for each warp.
 
-struct Cut {
+struct PartCut {
   const SequenceView* sequence;
   int splits;
   int64_t tokens_of_part() const { return (sequence->context_tokens + splits - 1) / splits; }
@@ -35,7 +35,7 @@ int AttentionSplitter::MostParts(int num_sequences) const {
 
 void AttentionSplitter::Split(absl::Span<const SequenceView> sequences, AttentionPart* parts) const {
   const int num_sequences = static_cast<int>(sequences.size()), num_parts = NumParts(num_sequences);
-  std::vector<Cut> cuts;
+  std::vector<PartCut> cuts;
   int64_t total = 0;
   for (const SequenceView& sequence : sequences) {
     if (sequence.num_rows != 1 || sequence.context_tokens == 0) continue;
@@ -47,16 +47,16 @@ void AttentionSplitter::Split(absl::Span<const SequenceView> sequences, Attentio
   int64_t tokens = std::max(kLeastTokens, (total + slack) / std::max(1, EvenParts(num_sequences)));
   for (int64_t count = num_parts + 1; count > num_parts; tokens += tokens / 8) {
     count = 0;
-    for (Cut& cut : cuts) {
+    for (PartCut& cut : cuts) {
       cut.splits =
           static_cast<int>(std::min<int64_t>(kMaxSplits, (cut.sequence->context_tokens + tokens - 1) / tokens));
       count += cut.splits;
     }
   }
   std::stable_sort(cuts.begin(), cuts.end(),
-                   [](const Cut& a, const Cut& b) { return a.tokens_of_part() > b.tokens_of_part(); });
+                   [](const PartCut& a, const PartCut& b) { return a.tokens_of_part() > b.tokens_of_part(); });
   int at = 0;
-  for (const Cut& cut : cuts) {
+  for (const PartCut& cut : cuts) {
     for (int split = 0; split < cut.splits; ++split) parts[at++] = {*cut.sequence, split, cut.splits};
   }
   std::fill(parts + at, parts + num_parts, AttentionPart());

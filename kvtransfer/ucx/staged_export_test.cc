@@ -23,7 +23,7 @@ using ::testing::HasSubstr;
 using Kind = StagedHeader::Kind;
 
 constexpr int64_t kPoolBytes = 4096, kChunkBytes = 1024;
-constexpr absl::Duration kPatience = absl::Seconds(20);
+constexpr absl::Duration kExportPatience = absl::Seconds(20);
 
 // A writer that says what it is told to say.
 class RawWriter : private UcxWorker {
@@ -93,7 +93,7 @@ class StagedExportTest : public testing::Test {
   }
   template <typename Condition>
   bool Await(Condition condition) {
-    const absl::Time deadline = Clock::Real().Now() + kPatience;
+    const absl::Time deadline = Clock::Real().Now() + kExportPatience;
     while (!condition()) {
       if (Clock::Real().Now() > deadline) return false;
       owner_->Progress();
