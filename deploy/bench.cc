@@ -159,6 +159,12 @@ absl::Status WriteFile(const std::string& path, const std::string& text) {
   return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write ", path));
 }
 
+// A report that cannot be written is better known before the load than after it.
+absl::Status CheckWritable(absl::string_view flag, const std::string& path) {
+  if (path.empty() || std::ofstream(path, std::ios::app)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag, "=", path, " cannot be written"));
+}
+
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream file(path);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
@@ -171,11 +177,16 @@ absl::Status Compare(const std::string& a, const std::string& b) {
   ASSIGN_OR_RETURN(const LoadComparison comparison, CompareLoads(a, of_a, b, of_b));
   printf("%s", comparison.table.c_str());
   const std::string svg = absl::GetFlag(FLAGS_svg);
+  RETURN_IF_ERROR(CheckWritable("--svg", svg));
   return svg.empty() ? absl::OkStatus() : WriteFile(svg, comparison.svg);
 }
 
+constexpr absl::Duration kLoggedProgress = absl::Seconds(10);  // Between lines that do not go to a terminal.
+
 absl::Status Measure(const std::string& router) {
   ASSIGN_OR_RETURN(LoadOptions options, ReadFlags());
+  const std::string json = absl::GetFlag(FLAGS_json);
+  RETURN_IF_ERROR(CheckWritable("--json", json));
   ASSIGN_OR_RETURN(const std::vector<Slo> slos, ParseSlos(absl::GetFlag(FLAGS_slo)));
   ASSIGN_OR_RETURN(const ClientIdentity identity, IdentityOfEnvironment());
   RouterClient client(router, identity);
@@ -191,21 +202,24 @@ absl::Status Measure(const std::string& router) {
             plan.left_out, options.max_context_tokens);
   }
   RouterTarget target(client, models[0].name);
-  const bool shows_progress = isatty(STDERR_FILENO);
+  const bool on_terminal = isatty(STDERR_FILENO);
+  absl::Time told = Clock::Real().Now();
   const std::vector<RequestRecord> records = RunLoad(
       plan, options, target, Clock::Real(), [](absl::Time due) { absl::SleepFor(due - Clock::Real().Now()); },
       [&](const LoadProgress& progress) {
-        if (!shows_progress) return;
-        fprintf(stderr, "\r%d of %zu sent, %d ended, %d failed", progress.sent, plan.requests.size(), progress.ended,
-                progress.failed);
+        // A terminal's line is written anew each time; into a log go a few.
+        const absl::Time now = Clock::Real().Now();
+        if (!on_terminal && now - told < kLoggedProgress) return;
+        told = now;
+        fprintf(stderr, "%s%d of %zu sent, %d ended, %d failed%s", on_terminal ? "\r" : "", progress.sent,
+                plan.requests.size(), progress.ended, progress.failed, on_terminal ? "" : "\n");
       });
-  if (shows_progress) fprintf(stderr, "\n");
+  if (on_terminal) fprintf(stderr, "\n");
   LoadReport report = SummariseLoad(records, absl::GetFlag(FLAGS_warm_up), slos);
   // Some may have been starting before.
   const absl::StatusOr<ClusterSummary> after = client.Status();
   report.workers = static_cast<int>(std::max(cluster.workers.size(), after.ok() ? after->workers.size() : 0));
   printf("%s", DescribeLoad(report).c_str());
-  const std::string json = absl::GetFlag(FLAGS_json);
   if (!json.empty()) RETURN_IF_ERROR(WriteFile(json, LoadToJson(report, DescribeContext(cluster, models[0]))));
   if (report.failed == 0) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(report.failed, " of ", report.requests, " requests failed"));

@@ -48,6 +48,8 @@ TEST(CliTest, WrongUsageNamesTheCommandAndWhatItTakes) {
   EXPECT_THAT(Tandem({"bench", "--arrivals=hourly"}), Ends(2, "--arrivals: expected poisson"));
   EXPECT_THAT(Tandem({"bench", "--arrivals=trace"}), Ends(2, "--trace=FILE and --arrivals=trace go together"));
   EXPECT_THAT(Tandem({"bench", "--prompt_tokens=1:2:3"}), Ends(2, "--prompt_tokens: expected a length or LOW:HIGH"));
+  EXPECT_THAT(Tandem({"bench", "--json=/no/such/folder/a.json"}),
+              Ends(2, "--json=/no/such/folder/a.json cannot be written"));
   EXPECT_THAT(Tandem({"bench", "--slo=1s"}), Ends(2, "--slo: expected TTFT,TPOT"));
 }
 

@@ -337,6 +337,21 @@ TEST(LinkTest, LosingThePrefillWorkerIsReported) {
   EXPECT_TRUE(decode.Await([&] { return decode.lost_ == 1; }));
 }
 
+TEST(LinkTest, LinksOfAWorkerThatLeavesAsItWasAskedToEndWithoutAnAlarm) {
+  DecodeEnd decode(NewLoopbackTransport());
+  auto prefill = std::make_unique<PrefillEnd>(NewLoopbackTransport());
+  prefill->LinkTo(decode.port());
+  ASSERT_TRUE(prefill->AwaitUp());
+  decode.hub_->SetLeaving();
+  testing::internal::CaptureStderr();
+  prefill.reset();
+  EXPECT_TRUE(decode.Await([&] { return decode.lost_ == 1; }));
+  decode.hub_->Stop();
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              testing::AllOf(testing::HasSubstr("INFO"), testing::HasSubstr("link closed"),
+                             testing::Not(testing::HasSubstr("WARNING"))));
+}
+
 TEST(LinkTest, RefusalIsReportedWithItsReason) {
   DecodeEnd decode(NewLoopbackTransport());
   {

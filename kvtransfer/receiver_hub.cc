@@ -85,7 +85,9 @@ class ReceiverHub::Connection {
     const bool revoked = used != nullptr && used->revocable();
     exports_.clear();
     if (!up_) return;
-    LogWarning("link lost", {{"peer", hello_.worker_id}, {"reason", reason}});
+    const bool is_alarm = !hub_.leaving_;
+    Log(is_alarm ? LogLevel::kWarning : LogLevel::kInfo, is_alarm ? "link lost" : "link closed",
+        {{"peer", hello_.worker_id}, {"reason", reason}});
     hub_.events_.OnPeerLost(hello_.incarnation, process_ended || revoked);
   }
 

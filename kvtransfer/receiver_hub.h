@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -57,6 +58,8 @@ class ReceiverHub {
   void Start();
   // Ends the thread and all links; no callback runs after it. Calls are then ignored. Idempotent.
   void Stop();
+  // This worker leaves as it was asked to: that links end is no alarm any more.
+  void SetLeaving() { leaving_ = true; }
 
   int port() const { return port_; }
   void Accept(int64_t connection);
@@ -84,6 +87,7 @@ class ReceiverHub {
   ReceiverEvents& events_;
   const std::unique_ptr<EventLoop> loop_;
   const int listener_fd_, port_;
+  std::atomic<bool> leaving_ = false;
   // Link thread only.
   absl::flat_hash_map<int64_t, std::unique_ptr<Connection>> connections_;
   absl::flat_hash_map<Incarnation, int> process_fds_;  // pidfds of linked and lost peers of this host.

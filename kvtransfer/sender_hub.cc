@@ -34,7 +34,7 @@ class SenderHub::Link {
     state_.worker_id = peer_.worker_id;
     state_.incarnation = peer_.incarnation;
   }
-  ~Link() { Lose("the decode worker left the cluster"); }
+  ~Link() { Lose("the decode worker left the cluster", /*is_meant=*/true); }
 
   const LinkPeer& peer() const { return peer_; }
   KvSender* sender() { return sender_.get(); }
@@ -235,11 +235,13 @@ class SenderHub::Link {
     Lose(absl::StrCat("refused: ", refused.reason));
   }
 
-  void Lose(const std::string& reason) {
+  void Lose(const std::string& reason, bool is_meant = false) {
     if (socket_ == nullptr) return;
     socket_.reset();
     if (sender_ != nullptr) {
-      LogWarning("link lost", {{"peer", peer_.worker_id}, {"reason", reason}});
+      const bool is_alarm = !is_meant && !hub_.leaving_;
+      Log(is_alarm ? LogLevel::kWarning : LogLevel::kInfo, is_alarm ? "link lost" : "link closed",
+          {{"peer", peer_.worker_id}, {"reason", reason}});
       sender_->LoseAll(reason);
       hub_.Retire(peer_.incarnation, std::move(pool_), sender_->TakeOutcomes());
       sender_.reset();

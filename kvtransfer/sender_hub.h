@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -84,6 +85,8 @@ class SenderHub {
   ~SenderHub();
   // Ends the thread and all links; no callback runs after it. Calls are then ignored. Idempotent.
   void Stop();
+  // This worker leaves as it was asked to: that links end is no alarm any more.
+  void SetLeaving() { leaving_ = true; }
 
   // The decode workers there are now: links to others are dropped.
   void SetPeers(std::vector<LinkPeer> peers);
@@ -124,6 +127,7 @@ class SenderHub {
   const std::vector<std::unique_ptr<Transport>> transports_;
   SenderEvents& events_;
   const std::unique_ptr<EventLoop> loop_;
+  std::atomic<bool> leaving_ = false;
   // Link thread only.
   absl::flat_hash_map<Incarnation, std::unique_ptr<Link>> links_;
   std::vector<RetiredPool> retired_;

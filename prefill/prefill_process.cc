@@ -57,6 +57,7 @@ class PrefillParts final : public PrefillProcess, private SessionHandler, privat
   bool starts_again() const override { return starts_again_; }
   bool Drain(absl::Duration timeout) override {
     draining_ = true;
+    if (hub_ != nullptr) hub_->SetLeaving();
     reporter_->SetState("draining");
     server_->SetServing(false);
     return engine_->AwaitCondition([this] { return worker_->num_legs() == 0; }, timeout);

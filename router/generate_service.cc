@@ -388,8 +388,8 @@ void GenerateServiceParts::ServeRareCalls(CompletionLoop& loop) {
   ServeUnary<v1::ClusterStatusRequest, v1::ClusterStatusResponse>(
       loop, [this](auto... arguments) { service_.RequestClusterStatus(arguments...); },
       [this](const v1::ClusterStatusRequest&, v1::ClusterStatusResponse* response, UnaryDone done) {
-        shared_.core.ReadState([response, done](const ClusterView& view, int64_t active, bool ready) {
-          EncodeView(view, active, ready, response);
+        shared_.core.ReadState([this, response, done](const ClusterView& view, int64_t active, bool ready) {
+          EncodeView(view, active, ready && !shared_.gate.closed(), response);
           done(grpc::Status::OK);
         });
       },

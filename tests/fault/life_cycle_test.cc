@@ -182,6 +182,27 @@ TEST(LifeCycleTest, AWorkerThatNoTopologyOfTheClusterNamesJoinsAndLeaves) {
   EXPECT_GT(traffic.Stop(), 0);
 }
 
+TEST(LifeCycleTest, ARouterThatDrainsIsNotReadyAndEndsWhatItHas) {
+  ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1});
+  ASSERT_TRUE(cluster.AwaitReady()) << cluster.Output();
+  const GenerateOptions ask{.text = "The first lighthouse stood", .sampling = {.max_tokens = 100, .ignore_eos = true}};
+  bool is_draining = false;
+  const ProcessCluster::Answer answer = cluster.Ask(ask, [&](int) {
+    if (std::exchange(is_draining, true)) return true;
+    cluster.Signal("router", SIGTERM);
+    absl::StatusOr<ClusterSummary> status;
+    const absl::Time deadline = Clock::Real().Now() + absl::Seconds(20);
+    do {
+      status = cluster.client().Status();
+    } while (status.ok() && status->ready && Clock::Real().Now() < deadline);
+    EXPECT_THAT(status, IsOk());
+    EXPECT_FALSE(status.ok() && status->ready);
+    return true;
+  });
+  EXPECT_THAT(answer.summary, IsOk());
+  EXPECT_EQ(answer.tokens.size(), 100);
+}
+
 TEST(LifeCycleTest, WhatRunsWhenTheDrainTimeoutIsOverGoesOnElsewhere) {
   const ChosenSecret secret;
   ProcessCluster cluster({.prefill_replicas = 1, .decode_replicas = 1, .router_extra = "  placement: least_load\n"});
