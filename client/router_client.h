@@ -92,7 +92,8 @@ absl::StatusOr<ClientIdentity> IdentityOfEnvironment();
 // Thread-safety: thread-safe.
 class RouterClient {
  public:
-  // `router`: host:port or unix:/path. Connects when first used.
+  // `router`: host:port or unix:/path. Connects when first used; a call waits up to 100 ms for that, and less where the
+  // router answers, before it fails as UNAVAILABLE.
   explicit RouterClient(const std::string& router, const ClientIdentity& identity = {});
   ~RouterClient();
 

@@ -28,6 +28,7 @@ TEST(RouterClientTest, OneThatAsksTooEarlyFindsTheRouterWhenItHasStarted) {
   builder.AddListeningPort(address, grpc::InsecureServerCredentials());
   builder.RegisterService(&service);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  ASSERT_NE(server, nullptr);
   // Each call waits for a moment; calls that fail at once would come to thousands.
   int calls = 1;
   while (absl::IsUnavailable(client.Status().status()) && calls < 100) ++calls;

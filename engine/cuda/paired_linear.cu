@@ -166,70 +166,134 @@ __device__ __forceinline__ bool AddHalves(const PairedExchange& exchange, int nu
   return true;
 }
 
-__device__ __forceinline__ uint32_t AddPairs(uint32_t a, uint32_t b) {
-  const float2 x = UnpackPair(a), y = UnpackPair(b);
-  return PackPair(x.x + y.x, x.y + y.y);
+// A group's rows of a tile, and who of its threads has which sums: c[j] is of the row Row(j) and the column Column(j).
+struct TileView {
+  int group = 0;
+  int first_column = 0;       // Of the output.
+  int rows = 0, columns = 0;  // Of the whole output.
+
+  __device__ int thread() const { return threadIdx.x % kGroupThreads; }
+  __device__ int Row(int j) const { return thread() / 32 * 16 + thread() % 32 / 4 + j % 4 / 2 * 8; }
+  __device__ int Column(int j) const { return j / 4 * 8 + thread() % 4 * 2 + j % 2; }
+  __device__ bool IsWanted(int row, int column) const {
+    return group * kGroupRows + row < rows && first_column + column < columns;
+  }
+  __device__ int64_t At(int row, int column) const {
+    return static_cast<int64_t>(group * kGroupRows + row) * columns + first_column + column;
+  }
+};
+
+// The value of c[j], without what is added to it.
+template <typename C>
+__device__ __forceinline__ float ValueOf(const SkinnyLinearArguments& a, const TileView& tile,
+                                         const float (&c)[C::kColumns / 2], int j) {
+  if constexpr (C::kGated) {
+    return Silu(c[j]) * c[C::kOut / 2 + j];
+  } else {
+    const int column = tile.first_column + tile.Column(j);
+    return c[j] + (a.bias != nullptr && column < tile.columns ? __bfloat162float(a.bias[column]) : 0.0f);
+  }
 }
 
-// Writes a group's rows of a tile whose first feature is `first_column`. c[j] is of the rows group * 64 + warp * 16 +
-// lane / 4 (+ 8 where j % 4 >= 2) and the column j / 4 * 8 + lane % 4 * 2 + j % 2.
 template <typename C>
-__device__ __forceinline__ void WriteTile(const SkinnyLinearArguments& a, const float (&c)[C::kColumns / 2], int group,
-                                          int first_column, int out_columns, uint8_t* staged) {
-  const int thread = threadIdx.x % kGroupThreads, lane = thread % 32;
-  const int own_row = thread / 32 * 16 + lane / 4, own_column = lane % 4 * 2;
-  const auto value_of = [&](int j) {
-    float value = c[j];
-    if constexpr (C::kGated) value = Silu(value) * c[C::kOut / 2 + j];
-    const int column = first_column + j / 4 * 8 + own_column + j % 2;
-    if (!C::kGated && a.bias != nullptr && column < out_columns) value += __bfloat162float(a.bias[column]);
-    return value;
-  };
-  const auto at = [&](int row, int column) {
-    return static_cast<int64_t>(group * kGroupRows + row) * out_columns + first_column + column;
-  };
-  const auto is_wanted = [&](int row, int column) {
-    return group * kGroupRows + row < a.rows && first_column + column < out_columns;
-  };
-  if (a.is_float) {
+__device__ __forceinline__ void WriteFloats(const SkinnyLinearArguments& a, const TileView& tile,
+                                            const float (&c)[C::kColumns / 2]) {
 #pragma unroll
-    for (int j = 0; j < C::kOut / 2; j += 2) {
-      const int row = own_row + j % 4 / 2 * 8, column = j / 4 * 8 + own_column;
-      if (!is_wanted(row, column)) continue;
-      *reinterpret_cast<float2*>(static_cast<float*>(a.out) + at(row, column)) =
-          make_float2(value_of(j), value_of(j + 1));
-    }
-    return;
+  for (int j = 0; j < C::kOut / 2; j += 2) {
+    if (!tile.IsWanted(tile.Row(j), tile.Column(j))) continue;
+    *reinterpret_cast<float2*>(static_cast<float*>(a.out) + tile.At(tile.Row(j), tile.Column(j))) =
+        make_float2(ValueOf<C>(a, tile, c, j), ValueOf<C>(a, tile, c, j + 1));
   }
-  auto* const out = static_cast<__nv_bfloat16*>(a.out);
-  constexpr int kPieces = C::kOut / 8, kTurns = (kGroupRows * kPieces + kGroupThreads - 1) / kGroupThreads;
-  const auto row_of = [&](int i) { return (i * kGroupThreads + thread) / kPieces; };
-  const auto column_of = [&](int i) { return (i * kGroupThreads + thread) % kPieces * 8; };
-  const auto is_own = [&](int i) { return row_of(i) < kGroupRows && is_wanted(row_of(i), column_of(i)); };
-  uint4 added[kTurns];  // On its way while sums are rounded.
-  if (!C::kGated && a.add) {
+}
+
+// By way of `staged`, so that each thread reads and writes 16 bytes of a row at a time.
+template <typename C>
+__device__ __forceinline__ void WriteRounded(const SkinnyLinearArguments& a, const TileView& tile,
+                                             const float (&c)[C::kColumns / 2], uint8_t* staged) {
+  constexpr int kPieces = C::kOut / 8;
+  const bool adds = !C::kGated && a.add;
+  // Calls what it is given with each 16 bytes that this thread copies, there and here.
+  const auto each_piece = [&](auto copy) {
 #pragma unroll
-    for (int i = 0; i < kTurns; ++i) {
-      if (is_own(i)) added[i] = *reinterpret_cast<const uint4*>(out + at(row_of(i), column_of(i)));
+    for (int i = tile.thread(); i < kGroupRows * kPieces; i += kGroupThreads) {
+      const int row = i / kPieces, column = i % kPieces * 8;
+      if (!tile.IsWanted(row, column)) continue;
+      copy(reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(a.out) + tile.At(row, column)),
+           reinterpret_cast<uint4*>(staged + row * C::kStagedStride + column * 2));
     }
+  };
+  if (adds) {
+    each_piece([](const uint4* out, uint4* here) { *here = *out; });
+    SyncGroup(tile.group);
   }
 #pragma unroll
   for (int j = 0; j < C::kOut / 2; j += 2) {
-    const int row = own_row + j % 4 / 2 * 8, column = j / 4 * 8 + own_column;
-    *reinterpret_cast<uint32_t*>(staged + row * C::kStagedStride + column * 2) = PackPair(value_of(j), value_of(j + 1));
+    auto* const here = reinterpret_cast<uint32_t*>(staged + tile.Row(j) * C::kStagedStride + tile.Column(j) * 2);
+    const float2 old = adds ? UnpackPair(*here) : make_float2(0, 0);
+    *here = PackPair(ValueOf<C>(a, tile, c, j) + old.x, ValueOf<C>(a, tile, c, j + 1) + old.y);
   }
-  SyncGroup(group);
+  SyncGroup(tile.group);
+  each_piece([](uint4* out, const uint4* here) { *out = *here; });
+  SyncGroup(tile.group);  // The next tile's sums may be staged.
+}
+
+// A group of four warps: multiplies what comes, and writes its rows of all tiles.
+template <typename C>
+__device__ __forceinline__ void Consume(const SkinnyLinearArguments& a, const PairedExchange& exchange,
+                                        const Place& place, TileView tile, uint8_t* ring, uint64_t* full,
+                                        uint64_t* empty, uint32_t& ticket) {
+  float c[C::kColumns / 2];
+  RingPlace<C::kStages> at;
+  const auto release = [&](int stage) {
+    Barrier::arrive(&empty[stage], tile.thread(), tile.thread() < kClusterBlocks);
+  };
+  for (int pair = place.first; pair < place.end; pair += place.step) {
+    int last_stage = -1;
+    for (int chunk = 0; chunk < place.chunks; ++chunk) {
+      at.WaitFull(full);
+      const uint32_t weight = SharedAddress(ring + at.stage * C::kStageBytes);
+      const uint32_t input = weight + C::kWeightBytes + tile.group * kGroupRows * kAtomBytes;
+      FenceOperands(c);
+      cute::warpgroup_arrive();
 #pragma unroll
-  for (int i = 0; i < kTurns; ++i) {
-    if (!is_own(i)) continue;
-    uint4 piece = *reinterpret_cast<const uint4*>(staged + row_of(i) * C::kStagedStride + column_of(i) * 2);
-    if (!C::kGated && a.add) {
-      piece = make_uint4(AddPairs(piece.x, added[i].x), AddPairs(piece.y, added[i].y), AddPairs(piece.z, added[i].z),
-                         AddPairs(piece.w, added[i].w));
+      for (int k = 0; k < kAtom / 16; ++k) {
+        MultiplyAddAsync<C::kColumns>(c, MatrixAt(input + k * 32), MatrixAt(weight + k * 32), chunk == 0 && k == 0,
+                                      std::make_index_sequence<C::kColumns / 2>());
+      }
+      cute::warpgroup_commit_batch();
+      cute::warpgroup_wait<1>();
+      if (last_stage >= 0) release(last_stage);
+      last_stage = at.stage;
+      at.Next();
     }
-    *reinterpret_cast<uint4*>(out + at(row_of(i), column_of(i))) = piece;
+    cute::warpgroup_wait<0>();
+    FenceOperands(c);
+    release(last_stage);
+    const int number = pair * kClusterBlocks + place.rank;
+    if constexpr (C::kParts > 1) {
+      if (!AddHalves(exchange, number * C::kGroups + tile.group, tile.group, ticket, c)) continue;
+    }
+    tile.first_column = number * C::kOut;
+    if (a.is_float) {
+      WriteFloats<C>(a, tile, c);
+    } else {
+      WriteRounded<C>(a, tile, c, ring + C::kStages * C::kStageBytes + tile.group * kGroupRows * C::kStagedStride);
+    }
   }
-  SyncGroup(group);  // The next tile's sums may be staged.
+}
+
+template <typename C>
+__device__ __forceinline__ Place PlaceOfBlock(int in_features, int out_columns) {
+  const int cluster = blockIdx.x / kClusterBlocks, part = cluster % C::kParts;
+  const int all_chunks = (in_features + kAtom - 1) / kAtom;
+  Place place;
+  place.rank = blockIdx.x % kClusterBlocks;
+  place.first = cluster / C::kParts;
+  place.step = gridDim.x / (kClusterBlocks * C::kParts);
+  place.end = (out_columns + kClusterBlocks * C::kOut - 1) / (kClusterBlocks * C::kOut);
+  place.first_chunk = all_chunks * part / C::kParts;
+  place.chunks = all_chunks * (part + 1) / C::kParts - place.first_chunk;
+  return place;
 }
 
 template <typename C>
@@ -243,15 +307,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   uint8_t* const ring = AlignedRing(shared);
   const int half = a.out_features / 2;  // Where kGated.
   const int out_columns = C::kGated ? half : a.out_features;
-  const int cluster = blockIdx.x / kClusterBlocks, part = cluster % C::kParts;
-  const int all_chunks = (a.in_features + kAtom - 1) / kAtom;
-  Place place;
-  place.rank = blockIdx.x % kClusterBlocks;
-  place.first = cluster / C::kParts;
-  place.step = gridDim.x / (kClusterBlocks * C::kParts);
-  place.end = (out_columns + kClusterBlocks * C::kOut - 1) / (kClusterBlocks * C::kOut);
-  place.first_chunk = all_chunks * part / C::kParts;
-  place.chunks = all_chunks * (part + 1) / C::kParts - place.first_chunk;
+  const Place place = PlaceOfBlock<C>(a.in_features, out_columns);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < C::kStages; ++stage) {
       Barrier::init(&full[stage], 1);
@@ -260,47 +316,17 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     cutlass::arch::fence_barrier_init();
   }
   __syncthreads();
-  const int group = threadIdx.x / kGroupThreads, thread = threadIdx.x % kGroupThreads;
-  const bool produces = group == C::kGroups && thread == 0;
+  const int group = threadIdx.x / kGroupThreads;
+  const bool produces = group == C::kGroups && threadIdx.x % kGroupThreads == 0;
   if (produces) Produce<C>(weight_map, input_map, place, half, ring, full, empty, /*has_begun=*/false);
+  __syncwarp();
   cute::cluster_sync();
-
   if (produces) {
     Produce<C>(weight_map, input_map, place, half, ring, full, empty, /*has_begun=*/true);
   } else if (group < C::kGroups) {
     WaitForEarlierKernels();
-    float c[C::kColumns / 2];
-    RingPlace<C::kStages> at;
-    const auto release = [&](int stage) { Barrier::arrive(&empty[stage], thread, thread < kClusterBlocks); };
-    for (int pair = place.first; pair < place.end; pair += place.step) {
-      int last_stage = -1;
-      for (int chunk = 0; chunk < place.chunks; ++chunk) {
-        at.WaitFull(full);
-        const uint32_t weight = SharedAddress(ring + at.stage * C::kStageBytes);
-        const uint32_t input = weight + C::kWeightBytes + group * kGroupRows * kAtomBytes;
-        FenceOperands(c);
-        cute::warpgroup_arrive();
-#pragma unroll
-        for (int k = 0; k < kAtom / 16; ++k) {
-          MultiplyAddAsync<C::kColumns>(c, MatrixAt(input + k * 32), MatrixAt(weight + k * 32), chunk == 0 && k == 0,
-                                        std::make_index_sequence<C::kColumns / 2>());
-        }
-        cute::warpgroup_commit_batch();
-        cute::warpgroup_wait<1>();
-        if (last_stage >= 0) release(last_stage);
-        last_stage = at.stage;
-        at.Next();
-      }
-      cute::warpgroup_wait<0>();
-      FenceOperands(c);
-      release(last_stage);
-      const int tile = pair * kClusterBlocks + place.rank;
-      if constexpr (C::kParts > 1) {
-        if (!AddHalves(exchange, tile * C::kGroups + group, group, tickets[group], c)) continue;
-      }
-      WriteTile<C>(a, c, group, tile * C::kOut, out_columns,
-                   ring + C::kStages * C::kStageBytes + group * kGroupRows * C::kStagedStride);
-    }
+    Consume<C>(a, exchange, place, {.group = group, .rows = a.rows, .columns = out_columns}, ring, full, empty,
+               tickets[group]);
   }
   __syncwarp();
   cute::cluster_sync();  // The other block may still say what it has read.
@@ -332,8 +358,8 @@ class Chooser {
     const int columns = C::kGated ? a_.out_features / 2 : a_.out_features;
     const int pairs = (columns + kClusterBlocks * C::kOut - 1) / (kClusterBlocks * C::kOut);
     const int clusters = std::min(pairs * C::kParts, multiprocessors_ / kClusterBlocks);
-    // Halves wait for each other, so both are there at once.
-    if (C::kParts > 1 && pairs * C::kParts > clusters) return;
+    // There is room for the sums of as many tiles as there can be when each block has one; and each half has features.
+    if (C::kParts > 1 && (pairs * C::kParts > clusters || a_.in_features <= kAtom)) return;
     const int turns = (pairs * C::kParts + clusters - 1) / clusters;
     const double chunk = std::max(clusters * kClusterBlocks * double{C::kWeightBytes} / kMemory, C::kStageBytes / kWay);
     const double chunks = static_cast<double>(a_.in_features) / kAtom / C::kParts;
@@ -379,7 +405,7 @@ bool IsPaired(const SkinnyLinearArguments& a, int compute_major) {
          a.out_features % (a.is_gated ? 16 : 8) == 0;
 }
 
-// Each pair of halves is of one tile, and they are all there at once.
+// Tiles that are computed by halves are at most half as many as the blocks.
 int64_t PairedPartialFloats(int multiprocessors) {
   return int64_t{multiprocessors} / 2 * kMaxPairedRows * kMostSplitColumns;
 }

@@ -23,9 +23,8 @@ struct PairedExchange {
 int64_t PairedPartialFloats(int multiprocessors);
 int64_t PairedArrived(int multiprocessors);
 
-// The same as LaunchSkinnyLinear, for up to kMaxPairedRows; `in` has room for the next multiple of 64 rows, since rows
-// that are not there are slow to copy. Bound by reading weights, where cuBLAS loses 2 to 5 us at
-// the begin and the end of each layer. Results do not depend on which block comes first.
+// The same as LaunchSkinnyLinear, for up to kMaxPairedRows, bound by reading weights. `in` has room for the next
+// multiple of 64 rows: rows that a copy finds missing are slow. Results do not depend on which block comes first.
 cudaError_t LaunchPairedLinear(const SkinnyLinearArguments& arguments, const PairedExchange& exchange,
                                int multiprocessors, cudaStream_t stream);
 

@@ -15,6 +15,7 @@
 #include "engine/cuda/cublas_linear.h"
 #include "engine/cuda/cuda_check.h"
 #include "engine/cuda/launch.h"
+#include "engine/cuda/many_rows.h"
 #include "engine/cuda/paged_attention.h"
 #include "engine/cuda/paired_linear.h"
 #include "engine/cuda/prefill_attention.h"
@@ -339,9 +340,10 @@ class Bench {
 
   // What a decode step spends in its layers, as a graph.
   void Layers(int batch, int context, By by) {
-    DeviceMemory hidden = Allocate(batch * 4096 * 2), qkv = Allocate(batch * 6144 * 2),
-                 attended = Allocate(batch * 4096 * 2), activated = Allocate(batch * 14336 * 2),
-                 normed = Allocate(batch * 4096 * 2), gate_up = Allocate(batch * 28672 * 2);
+    const int64_t rows = ManyRows::RoundedRows(batch);
+    DeviceMemory hidden = Allocate(rows * 4096 * 2), qkv = Allocate(rows * 6144 * 2),
+                 attended = Allocate(rows * 4096 * 2), activated = Allocate(rows * 14336 * 2),
+                 normed = Allocate(rows * 4096 * 2), gate_up = Allocate(rows * 28672 * 2);
     DecodeRig rig = MakeDecodeRig(batch, context, context, /*float8=*/false, qkv.as<Bf16>(), attended.as<Bf16>());
     int64_t at = 0;
     const auto linear = [&](const DeviceMemory& in, const DeviceMemory& out, int out_features, int in_features,

@@ -141,7 +141,10 @@ TEST_F(LinearTest, PairedIsThatOfTheHost) {
     cases.push_back({rows, 512, 256, false, false, false, false, false});
     cases.push_back({rows, 104, 312, false, false, false, true, true});  // No tile is whole.
     cases.push_back({rows, 1024, 1024, false, false, true, true, false});
-    cases.push_back({rows, 4096, 768, false, false, true, false, false});  // Halves of the input features meet.
+    // Halves of the input features meet.
+    cases.push_back({rows, 4096, 768, false, false, true, false, false});
+    cases.push_back({rows, 4096, 768, false, false, true, true, false});
+    cases.push_back({rows, 4096, 128, false, false, false, true, true});
     cases.push_back({rows, 2056, 3000, false, false, true, false, false});
     cases.push_back({rows, 64, 33000, false, false, false, false, true});  // Several tiles for each block.
     for (int out : {1984, 4096, 6144}) cases.push_back({rows, 128, out, false, true, false, false, false});
