@@ -5,10 +5,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/clock.h"
+#include "common/log.h"
+
 namespace tandem {
 namespace {
 
 constexpr int kMaxEvents = 256;
+constexpr absl::Duration kBetweenRefusals = absl::Seconds(10);  // That are told of.
 
 // When an alarm is to ring that has nothing to wait for. "Now" would be rounded up to gRPC's next millisecond, and be
 // left to its timer thread.
@@ -41,6 +45,15 @@ void CompletionLoop::Wake() {
   if (!wake_->pending.exchange(true, std::memory_order_acq_rel)) {
     wake_alarm_.Set(queue_.get(), AtOnce(), static_cast<CompletionEvent*>(wake_.get()));
   }
+}
+
+void CompletionLoop::TellRefusal(const std::string& peer, const std::string& cause) {
+  ++refusals_;
+  const absl::Time now = Clock::Real().Now();
+  if (now - refusal_told_ < kBetweenRefusals) return;
+  LogWarning("peer refused", {{"peer", peer}, {"cause", cause}, {"refusals", refusals_}});
+  refusal_told_ = now;
+  refusals_ = 0;
 }
 
 void CompletionLoop::Handle(void* tag, bool ok) {

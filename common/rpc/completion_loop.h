@@ -71,6 +71,8 @@ class CompletionLoop {
 
   grpc::ServerCompletionQueue* queue() { return queue_.get(); }
   const PeerTrust& trust() const { return trust_; }
+  // Logs that a process was refused: the first time, and then one line in ten seconds for all. By the handling thread.
+  void TellRefusal(const std::string& peer, const std::string& cause);
   // Its turns end with each event that was handled, and before each wait.
   TurnHold& turn_hold() { return turn_hold_; }
   // Waits up to `timeout` for a first event, then handles those that are there: some hundred at most, since callers
@@ -93,6 +95,8 @@ class CompletionLoop {
   const std::unique_ptr<StopEvent> stop_;
   TurnHold turn_hold_;
   std::atomic<int> uses_ = 0;
+  absl::Time refusal_told_ = absl::InfinitePast();
+  int refusals_ = 0;  // Since then.
   grpc::Alarm wake_alarm_, stop_alarm_;
 };
 

@@ -55,9 +55,13 @@ TEST(PeerTrustTest, OnlyAProcessThatKnowsTheSecretOpensAStream) {
     stream->Send([](v1::WorkerReport& report) { report.mutable_heartbeat()->set_state("ready"); });
     return stream;
   };
+  testing::internal::CaptureStderr();
   EXPECT_EQ(dial(none.loop())->AwaitClosed(), grpc::StatusCode::UNAUTHENTICATED);   // Knows none.
   EXPECT_EQ(dial(other.loop())->AwaitClosed(), grpc::StatusCode::UNAUTHENTICATED);  // Knows another one.
   EXPECT_THAT(control.AwaitReports(0), IsEmpty());
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(told, testing::ContainsRegex("WARNING.* peer refused .*secret is missing"));
+  EXPECT_EQ(told.find("peer refused"), told.rfind("peer refused"));  // Once.
   auto known = dial(control.loop());
   EXPECT_THAT(control.AwaitReports(1), ElementsAre("ready"));
   control.EndStreams();

@@ -44,7 +44,7 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
   void Await(CompletionLoop& loop, const RequestNext& request_next) {
     self_ = this->shared_from_this();
     use_ = CompletionLoop::Use(loop);
-    trust_ = &loop.trust();
+    loop_ = &loop;
     context_.AsyncNotifyWhenDone(done_.tag());
     request_next(&context_, &rpc_, loop.queue(), loop.queue(), requested_.tag());
   }
@@ -87,7 +87,10 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
     }
     OnOpen();
     if (IsForProcesses()) {
-      if (const std::optional<grpc::Status> refusal = RefusalOfPeer(context_, *trust_)) Finish(*refusal);
+      if (const std::optional<grpc::Status> refusal = RefusalOfPeer(context_, loop_->trust())) {
+        loop_->TellRefusal(context_.peer(), refusal->error_message());
+        Finish(*refusal);
+      }
     }
     {
       absl::MutexLock lock(&mu_);
@@ -167,7 +170,7 @@ class ServerStream : public std::enable_shared_from_this<ServerStream<In, Out>> 
       written_{*this, &ServerStream::OnWritten}, finished_{*this, &ServerStream::OnFinished},
       done_{*this, &ServerStream::OnDone};
   std::shared_ptr<ServerStream> self_;  // The loop's thread only.
-  const PeerTrust* trust_ = nullptr;    // The loop's.
+  CompletionLoop* loop_ = nullptr;      // Of `use_`.
   CompletionLoop::Use use_;             // As self_.
   In incoming_;                         // The loop's thread only.
   absl::Mutex mu_;

@@ -39,7 +39,9 @@ absl::StatusOr<PreparedCall> Prepare(const OpenAiShared& shared, OpenAiEndpoint 
   std::vector<RawRequest>& prompts = prepared.call.prompts;
   const int64_t samples = static_cast<int64_t>(prompts.size()) * std::max(1, prompts[0].num_samples);
   if (samples > shared.max_samples) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt: ", prompts.size(), " prompts make ", samples,
+    const bool is_one = prompts.size() == 1;
+    return absl::InvalidArgumentError(absl::StrCat(is_one ? "n: " : "prompt: ", prompts.size(),
+                                                   is_one ? " prompt makes " : " prompts make ", samples,
                                                    " samples, and the router takes ", shared.max_samples, " at most"));
   }
   for (size_t i = 0; i < prompts.size(); ++i) {

@@ -249,6 +249,10 @@ TEST_F(OpenAiServiceTest, ACallThatCanNeverBeAdmittedIsNoCaseForARetry) {
   HttpAnswer answer = client_.Ask("POST", kCompletions, R"({"prompt":["a","b","c"],"n":3})");
   EXPECT_EQ(answer.status, 400);
   EXPECT_THAT(answer.body, HasSubstr("3 prompts make 9 samples, and the router takes 8 at most"));
+  EXPECT_THAT(answer.body, HasSubstr(R"("param":"prompt")"));
+  answer = client_.Ask("POST", kCompletions, R"({"prompt":"a","n":9})");
+  EXPECT_THAT(answer.body, HasSubstr("n: 1 prompt makes 9 samples, and the router takes 8 at most"));
+  EXPECT_THAT(answer.body, HasSubstr(R"("param":"n")"));
 }
 
 TEST_F(OpenAiServiceTest, NamesWhatIsWrongWithARequest) {
